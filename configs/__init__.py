@@ -1,0 +1,3 @@
+from configs.defaults import get_cfg as get_cfg
+from configs.errors import ConfigError as ConfigError
+from configs.load import load_cfg as load_cfg

@@ -1,0 +1,112 @@
+"""Values and contradictions of a config, found before data or weights are read."""
+
+import math
+
+from yacs.config import CfgNode
+
+from configs.errors import ConfigError
+
+_CHOICES = {
+    "MODEL.PRETRAIN_CHOICE": ("openai", "none"),
+    "MODEL.SSP.VARIANT": ("full", "simple"),
+    "SOLVER.AMP": ("auto", "bf16", "fp16", "off"),
+    "TEST.SAMPLING": ("dense", "first"),
+    "TEST.EVAL_SAMPLING": ("dense", "first"),
+    "TEST.NECK_FEAT": ("before", "after"),
+    "TEST.GALLERY_INCLUDES_QUERY": ("auto", "True", "False"),
+}
+_AT_LEAST = {
+    "MODEL.ID_LOSS_WEIGHT": 0, "MODEL.TRIPLET_LOSS_WEIGHT": 0, "MODEL.V2M_LOSS_WEIGHT": 0, "MODEL.SSP.LAYERS": 1,
+    "MODEL.ENCODER.WIDTH": 0, "MODEL.ENCODER.DEPTH": 0, "MODEL.ENCODER.HEADS": 0, "MODEL.ENCODER.PATCH": 0,
+    "MODEL.ENCODER.EMBED": 0, "INPUT.SEQ_LEN": 1, "DATALOADER.NUM_WORKERS": 0, "DATALOADER.NUM_INSTANCE": 2,
+    "SOLVER.SEED": 0, "SOLVER.IMS_PER_BATCH": 1, "SOLVER.MAX_EPOCHS": 1, "SOLVER.BASE_LR": 0,
+    "SOLVER.BIAS_LR_FACTOR": 0, "SOLVER.WEIGHT_DECAY": 0, "SOLVER.WEIGHT_DECAY_BIAS": 0, "SOLVER.MARGIN": 0,
+    "SOLVER.WARMUP_EPOCHS": 0, "SOLVER.LOG_PERIOD": 1, "SOLVER.EVAL_PERIOD": 1, "TEST.RE_RANKING_K1": 1,
+    "TEST.RE_RANKING_K2": 1, "TEST.CONTACT_SHEET": 0,
+}  # fmt: skip
+_SHARES = ("INPUT.PROB", "INPUT.RE_PROB", "SOLVER.WARMUP_FACTOR", "SOLVER.GAMMA", "TEST.RE_RANKING_LAMBDA")
+
+
+def check_cfg(cfg: CfgNode) -> None:
+    """Raise ConfigError at the first value out of range and at the first contradiction between keys."""
+    _restore_off(cfg)
+    for key, allowed in _CHOICES.items():
+        if _value(cfg, key) not in allowed:
+            raise ConfigError(f"{key} must be one of {', '.join(allowed)}, found '{_value(cfg, key)}'")
+    for key, least in _AT_LEAST.items():
+        value = _value(cfg, key)
+        if not (value >= least and math.isfinite(value)):
+            raise ConfigError(f"{key} must be {least} or more, found {value}")
+    for key in _SHARES:
+        if not 0 <= _value(cfg, key) <= 1:
+            raise ConfigError(f"{key} must lie between 0 and 1, found {_value(cfg, key)}")
+    _check_input(cfg)
+    _check_solver(cfg)
+    _check_encoder(cfg)
+
+
+def _value(cfg: CfgNode, key: str):
+    node = cfg
+    for part in key.split("."):
+        node = node[part]
+    return node
+
+
+def _restore_off(cfg: CfgNode) -> None:
+    """YAML reads a plain `off` as False; for SOLVER.AMP the word itself is meant."""
+    if cfg.SOLVER.AMP == "False":
+        cfg.SOLVER.AMP = "off"
+
+
+def _check_input(cfg: CfgNode) -> None:
+    for key in ("INPUT.SIZE_TRAIN", "INPUT.SIZE_TEST", "MODEL.STRIDE_SIZE"):
+        size = _value(cfg, key)
+        if len(size) != 2 or min(size) < 1:
+            raise ConfigError(f"{key} must be two positive numbers [vertical, horizontal], found {size}")
+    if cfg.INPUT.SIZE_TEST != cfg.INPUT.SIZE_TRAIN:
+        raise ConfigError(
+            f"INPUT.SIZE_TEST {cfg.INPUT.SIZE_TEST} must equal INPUT.SIZE_TRAIN {cfg.INPUT.SIZE_TRAIN}: "
+            "the position embeddings have one grid"
+        )
+    for key in ("INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD"):
+        if len(_value(cfg, key)) != 3:
+            raise ConfigError(f"{key} must be three numbers (red, green, blue), found {_value(cfg, key)}")
+    if min(cfg.INPUT.PIXEL_STD) <= 0:
+        raise ConfigError(f"INPUT.PIXEL_STD must be positive, found {cfg.INPUT.PIXEL_STD}")
+    if cfg.TEST.FRAMES_PER_BATCH < cfg.INPUT.SEQ_LEN:
+        raise ConfigError(
+            f"TEST.FRAMES_PER_BATCH {cfg.TEST.FRAMES_PER_BATCH} must hold a clip of INPUT.SEQ_LEN {cfg.INPUT.SEQ_LEN}"
+        )
+
+
+def _check_solver(cfg: CfgNode) -> None:
+    clips, per_identity = cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_INSTANCE
+    if clips % per_identity:
+        raise ConfigError(
+            f"SOLVER.IMS_PER_BATCH {clips} must be divisible by DATALOADER.NUM_INSTANCE {per_identity} (P x K clips)"
+        )
+    if clips // per_identity < 2:
+        raise ConfigError(
+            f"SOLVER.IMS_PER_BATCH {clips} with DATALOADER.NUM_INSTANCE {per_identity} is one identity per batch; "
+            "the triplet loss needs two"
+        )
+    steps = cfg.SOLVER.STEPS
+    if steps != sorted(set(steps)) or (steps and steps[0] < 1):
+        raise ConfigError(f"SOLVER.STEPS must be rising epochs from 1 on, found {steps}")
+
+
+def _check_encoder(cfg: CfgNode) -> None:
+    sizes = cfg.MODEL.ENCODER
+    if cfg.MODEL.PRETRAIN_CHOICE != "none":
+        changed = [f"MODEL.ENCODER.{key}" for key, value in sizes.items() if value]
+        if changed:
+            raise ConfigError(f"{changed[0]} needs MODEL.PRETRAIN_CHOICE 'none': CLIP's weights have fixed sizes")
+    elif cfg.MODEL.PRETRAIN_PATH:
+        raise ConfigError("MODEL.PRETRAIN_PATH needs MODEL.PRETRAIN_CHOICE 'openai'; with 'none' no weights are read")
+    for key in ("WIDTH", "EMBED"):
+        if sizes[key] % 64:
+            raise ConfigError(f"MODEL.ENCODER.{key} must be a multiple of 64 (SSP and TMD have heads 64 wide)")
+    if sizes.WIDTH and sizes.HEADS and sizes.WIDTH % sizes.HEADS:
+        raise ConfigError(f"MODEL.ENCODER.HEADS {sizes.HEADS} must divide MODEL.ENCODER.WIDTH {sizes.WIDTH}")
+    if sizes.PATCH and min(cfg.INPUT.SIZE_TRAIN) < sizes.PATCH:
+        raise ConfigError(f"INPUT.SIZE_TRAIN {cfg.INPUT.SIZE_TRAIN} is smaller than a patch of {sizes.PATCH} pixels")

@@ -1,0 +1,92 @@
+"""Every key of a run with its default value, unit, meaning and source; the defaults are the paper's MARS recipe."""
+
+from yacs.config import CfgNode
+
+_C = CfgNode()
+
+# --------------------------------------------------------------------------- model
+_C.MODEL = CfgNode()
+_C.MODEL.NAME = "ViT-B-16"  # 'ViT-B-16', or any timm CLIP ViT whose activation its weights need (…_quickgelu_….openai)
+_C.MODEL.PRETRAIN_CHOICE = "openai"  # 'openai': CLIP's weights; 'none': encoder from scratch
+_C.MODEL.PRETRAIN_PATH = ""  # OpenAI's ViT-B-16.pt (or other CLIP weights) on disk; empty: timm downloads them
+_C.MODEL.STRIDE_SIZE = [16, 16]  # pixels [vertical, horizontal] between patches; [12, 12] gives overlapping patches
+_C.MODEL.SIE_CAMERA = True  # add a learned camera embedding to the class token (method: SIE)
+_C.MODEL.SIE_COE = 1.0  # factor of the camera embedding
+_C.MODEL.ID_LOSS_WEIGHT = 0.25  # weight of the three clip-level cross-entropies (the frame term stands outside it)
+_C.MODEL.TRIPLET_LOSS_WEIGHT = 1.0  # weight of the three triplet terms
+_C.MODEL.V2M_LOSS_WEIGHT = 1.0  # weight of the video-to-memory term (Eq. 14); the release calls it I2T_LOSS_WEIGHT
+_C.MODEL.IF_LABELSMOOTH = True  # label smoothing 0.1 in every cross-entropy, the frame term too
+_C.MODEL.SSP = CfgNode()
+_C.MODEL.SSP.VARIANT = "full"  # 'full': release and the authors' MARS weights; 'simple': paper's figure, LS-VID, iLIDS
+_C.MODEL.SSP.LAYERS = 2  # decoder layers of SSP (paper's Table 6 tries 1 to 4)
+_C.MODEL.ENCODER = CfgNode()  # sizes of an encoder from scratch (PRETRAIN_CHOICE 'none'); 0: as MODEL.NAME has it
+_C.MODEL.ENCODER.WIDTH = 0  # channels of a token (D), a multiple of 64
+_C.MODEL.ENCODER.DEPTH = 0  # transformer blocks
+_C.MODEL.ENCODER.HEADS = 0  # attention heads, a divisor of WIDTH; 0: WIDTH / 64
+_C.MODEL.ENCODER.PATCH = 0  # pixels, side of a patch
+_C.MODEL.ENCODER.EMBED = 0  # channels after the projection (E), a multiple of 64
+
+# --------------------------------------------------------------------------- input
+_C.INPUT = CfgNode()
+_C.INPUT.SIZE_TRAIN = [256, 128]  # pixels [height, width]
+_C.INPUT.SIZE_TEST = [256, 128]  # pixels [height, width]; must equal SIZE_TRAIN (one grid of position embeddings)
+_C.INPUT.SEQ_LEN = 8  # frames per clip (T)
+_C.INPUT.PROB = 0.5  # probability of a horizontal flip, decided once per clip
+_C.INPUT.RE_PROB = 0.5  # probability of random erasing, decided per frame
+_C.INPUT.RE_LEGACY = False  # True: paste the erased patch at (its width, its height) as the release does
+_C.INPUT.PIXEL_MEAN = [0.485, 0.456, 0.406]  # RGB in [0, 1]; the release uses these whatever its YAML says
+_C.INPUT.PIXEL_STD = [0.229, 0.224, 0.225]  # RGB in [0, 1]
+
+# --------------------------------------------------------------------------- data
+_C.DATASETS = CfgNode()
+_C.DATASETS.NAMES = "MARS"  # data set, whatever its case and hyphens
+_C.DATASETS.ROOT_DIR = "your_dataset_dir"  # the data set's own folder or its parent
+
+_C.DATALOADER = CfgNode()
+_C.DATALOADER.NUM_WORKERS = 8  # loader processes; 0 decodes in the main process
+_C.DATALOADER.NUM_INSTANCE = 4  # tracklets per identity in a batch (K)
+
+# --------------------------------------------------------------------------- training
+_C.SOLVER = CfgNode()
+_C.SOLVER.SEED = 1234  # seed of weights, batches, frames and augmentation
+_C.SOLVER.IMS_PER_BATCH = 16  # clips per batch (P x K)
+_C.SOLVER.MAX_EPOCHS = 80  # epochs
+_C.SOLVER.BASE_LR = 5e-6  # learning rate of Adam before its factors
+_C.SOLVER.BIAS_LR_FACTOR = 2.0  # factor of the learning rate of parameters with 'bias' in their name
+_C.SOLVER.WEIGHT_DECAY = 1e-4  # L2 inside Adam, all parameters but biases
+_C.SOLVER.WEIGHT_DECAY_BIAS = 1e-4  # L2 inside Adam, biases
+_C.SOLVER.LARGE_FC_LR = True  # x10 for the classifier shared by v_t and the frame features
+_C.SOLVER.LARGE_PROMPT_LR = True  # x10 for SSP and TMD; False is what the release does by accident
+_C.SOLVER.MARGIN = 0.3  # margin of the batch-hard triplet loss (Euclidean distance)
+_C.SOLVER.WARMUP_EPOCHS = 10  # epochs of linear warm-up; the release calls this WARMUP_ITERS but steps once per epoch
+_C.SOLVER.WARMUP_FACTOR = 0.1  # factor of the learning rate at the first epoch
+_C.SOLVER.STEPS = [30, 50, 70]  # epochs (from 0) at which the learning rate is multiplied by GAMMA
+_C.SOLVER.GAMMA = 0.1  # factor at each of STEPS
+_C.SOLVER.AMP = "auto"  # 'auto': bf16 where the GPU has it, else fp16, off on CPU; 'bf16'; 'fp16'; 'off'
+_C.SOLVER.LOG_PERIOD = 50  # steps between two log lines of losses
+_C.SOLVER.EVAL_PERIOD = 2  # epochs between two tests during training; the last epoch is always tested
+
+# --------------------------------------------------------------------------- test
+_C.TEST = CfgNode()
+_C.TEST.WEIGHT = ""  # weight file to test: ours or a published one; empty: OUTPUT_DIR/best.pth
+_C.TEST.SAMPLING = "dense"  # final test: 'dense' (all frames) or 'first' (first frame of each of T chunks)
+_C.TEST.EVAL_SAMPLING = "first"  # the same choice for the tests during training
+_C.TEST.FRAMES_PER_BATCH = 512  # bound on frames per forward pass; clips of several tracklets share a pass
+_C.TEST.NECK_FEAT = "before"  # retrieval feature [v_g, v_p, v_t]: 'before' or 'after' the BNNecks
+_C.TEST.FEAT_NORM = True  # L2-normalise the tracklet feature before distances
+_C.TEST.GALLERY_INCLUDES_QUERY = "auto"  # 'auto': the data set's protocol (MARS: in); 'True'; 'False'
+_C.TEST.RE_RANKING = False  # k-reciprocal re-ranking (Zhong et al. 2017) instead of Euclidean distance
+_C.TEST.RE_RANKING_K1 = 50  # neighbours of the reciprocal sets; release: 50, textbook: 20
+_C.TEST.RE_RANKING_K2 = 15  # neighbours of the query expansion; release: 15, textbook: 6
+_C.TEST.RE_RANKING_LAMBDA = 0.3  # weight of the original distance
+_C.TEST.SAVE_FEATURES = False  # write features.npz beside metrics.json
+_C.TEST.SAVE_RANKS = False  # write ranks.csv: per query AP, first match and the ten nearest with distances
+_C.TEST.CONTACT_SHEET = 0  # queries drawn with their five nearest into contact_sheet.png; 0: none
+_C.TEST.UNTRAINED = False  # train-main.py also gives the final test to the model before its first epoch
+
+_C.OUTPUT_DIR = "your_output_dir"  # everything a run writes
+
+
+def get_cfg() -> CfgNode:
+    """A fresh, unfrozen copy of the defaults."""
+    return _C.clone()

@@ -1,0 +1,5 @@
+"""The error of a config that cannot be run."""
+
+
+class ConfigError(ValueError):
+    """A key, value or config file is wrong; the message is one line that names it and the accepted values."""

@@ -1,0 +1,47 @@
+"""Keys of the original release and of its ancestor CLIP-ReID, and what became of them here."""
+
+_REMOVED_SINGLE_STAGE = "there is one training stage here; drop the key"
+
+RENAMED = {
+    "MODEL.I2T_LOSS_WEIGHT": "MODEL.V2M_LOSS_WEIGHT",
+    "SOLVER.WARMUP_ITERS": "SOLVER.WARMUP_EPOCHS",
+    "SOLVER.STAGE2.WARMUP_ITERS": "SOLVER.WARMUP_EPOCHS",
+    "SOLVER.LARGE_Prompt_LR": "SOLVER.LARGE_PROMPT_LR",
+    "SOLVER.STAGE2.LARGE_Prompt_LR": "SOLVER.LARGE_PROMPT_LR",
+    "TEST.IMS_PER_BATCH": "TEST.FRAMES_PER_BATCH",
+}
+
+REMOVED = {
+    "MODEL.DEVICE": "the GPU is used when there is one; CUDA_VISIBLE_DEVICES chooses it",
+    "MODEL.DEVICE_ID": "choose the GPU with CUDA_VISIBLE_DEVICES",
+    "MODEL.DIST_TRAIN": "training runs on one GPU",
+    "MODEL.LAST_STRIDE": "it belongs to a CNN encoder",
+    "MODEL.NECK": "the BNNeck is always there",
+    "MODEL.METRIC_LOSS_TYPE": "the triplet loss is always on; MODEL.TRIPLET_LOSS_WEIGHT 0 removes it",
+    "MODEL.IF_WITH_CENTER": "there is no centre loss",
+    "MODEL.SIE_VIEW": "the video data sets have no view labels",
+    "MODEL.NO_MARGIN": "set SOLVER.MARGIN",
+    "INPUT.PADDING": "frames are not padded",
+    "DATALOADER.SAMPLER": "batches are always P x K",
+    "SOLVER.OPTIMIZER_NAME": "the optimiser is Adam",
+    "SOLVER.WARMUP_METHOD": "the warm-up is linear",
+    "SOLVER.CHECKPOINT_PERIOD": "last.pth is written after every epoch",
+    "SOLVER.CENTER_LR": "there is no centre loss",
+    "SOLVER.CENTER_LOSS_WEIGHT": "there is no centre loss",
+    "TEST.DIST_MAT": "set TEST.SAVE_FEATURES or TEST.SAVE_RANKS",
+    "TEST.EVAL": "eval-main.py evaluates, train-main.py trains",
+}
+
+
+def advice(key: str) -> str | None:
+    """What to do about a key of the release that is not a key here, or None when the name is unknown there too."""
+    if key in RENAMED:
+        return f"it is called {RENAMED[key]} here"
+    if key.startswith("SOLVER.STAGE1."):
+        return _REMOVED_SINGLE_STAGE
+    plain = key.replace("SOLVER.STAGE2.", "SOLVER.", 1)
+    if plain in REMOVED:
+        return f"it is gone: {REMOVED[plain]}"
+    if plain != key:
+        return f"it is called {plain} here"
+    return None

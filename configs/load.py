@@ -1,0 +1,134 @@
+"""YAML file and command-line options -> a checked, frozen config."""
+
+import ast
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yacs.config import CfgNode
+
+from configs.check import check_cfg
+from configs.defaults import get_cfg
+from configs.errors import ConfigError
+from configs.legacy import advice
+
+_SWITCH_WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+
+def load_cfg(path: str | Path | None = None, opts: Sequence[str] = ()) -> CfgNode:
+    """Merge the defaults, the YAML file `path` (if any) and `opts` (KEY VALUE KEY VALUE ...), check and freeze.
+
+    Raises ConfigError naming the key or file at fault and the accepted values.
+    """
+    cfg = get_cfg()
+    leaves = dict(_flatten(cfg))
+    settings = [] if path is None else [(key, value, str(path)) for key, value in _flatten(_read_yaml(Path(path)))]
+    settings += [(key, value, "command line") for key, value in _pairs(opts)]
+    for key, value, source in settings:
+        if key not in leaves:
+            raise ConfigError(f"{source}: {_unknown_key(key, value, leaves)}")
+        *rooms, leaf = key.split(".")
+        node = cfg
+        for room in rooms:
+            node = node[room]
+        node[leaf] = _coerce(key, value, leaves[key], source)
+    check_cfg(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ConfigError(f"config file {path} does not exist")
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', None) or 'not text'})") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected sections such as MODEL:, found {type(tree).__name__}")
+    return tree
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def _pairs(opts: Sequence[str]) -> list[tuple[str, str]]:
+    if len(opts) % 2:
+        raise ConfigError(f"command line: options come in pairs KEY VALUE, '{opts[-1]}' has no partner")
+    return list(zip(opts[::2], opts[1::2]))
+
+
+def _unknown_key(key: str, value: Any, leaves: dict[str, Any]) -> str:
+    if any(leaf.startswith(f"{key}.") for leaf in leaves):
+        found = "nothing" if value is None else repr(value)
+        return f"{key} is a section with keys of its own, found {found} in its place"
+    hint = advice(key)
+    if hint is None:
+        by_upper_case = {leaf.upper(): leaf for leaf in leaves}
+        near = difflib.get_close_matches(key.upper(), by_upper_case, n=1, cutoff=0.6)
+        hint = f"did you mean {by_upper_case[near[0]]}?" if near else "see configs/defaults.py for all keys"
+    return f"unknown key {key}: {hint}"
+
+
+def _coerce(key: str, value: Any, default: Any, source: str) -> Any:
+    """`value` in the type of `default`, mending what YAML and the command line do to plain words and numbers."""
+    if isinstance(default, str):
+        coerced = _as_text(value)
+    elif isinstance(default, bool):
+        coerced = _SWITCH_WORDS.get(str(_literal(value)).lower())
+    elif isinstance(default, (int, float)):
+        coerced = _as_number(_literal(value), type(default))
+    else:
+        coerced = _as_list(_literal(value), default)
+    if coerced is None:
+        kind = {str: "text", bool: "True or False", int: "a whole number", float: "a number"}.get(type(default))
+        kind = kind or f"a list like {default}"
+        raise ConfigError(f"{source}: {key} must be {kind}, found {value!r}")
+    return coerced
+
+
+def _literal(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return ast.literal_eval(value.strip())
+    except (ValueError, SyntaxError):
+        return value
+
+
+def _as_text(value: Any) -> str | None:
+    if isinstance(value, bool):
+        # YAML reads the words off and on as booleans; True and False stay themselves for three-way keys.
+        return str(value)
+    if isinstance(value, str):
+        literal = _literal(value)  # ('MARS') in a YAML file is text with brackets and quotes
+        return literal if isinstance(literal, str) else value
+    return str(value) if isinstance(value, (int, float)) else None
+
+
+def _as_number(value: Any, kind: type) -> int | float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return kind(value) if kind is float or float(value).is_integer() else None
+
+
+def _as_list(value: Any, default: list) -> list | None:
+    element = type(default[0])
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = [value] * (len(default) if len(default) == 2 else 1)
+    if not isinstance(value, (list, tuple)):
+        return None
+    numbers = [_as_number(_literal(item), element) for item in value]
+    return None if None in numbers else numbers

@@ -1,0 +1,1 @@
+from loss.build import build_criterion as build_criterion

@@ -1,0 +1,49 @@
+"""Eq. 14: identity, triplet, video-to-memory and frame terms, and their weighted sum."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from loss.triplet import batch_hard_triplet
+from model.output import TFCLIPOutput
+
+LABEL_SMOOTHING = 0.1
+
+
+class Criterion(nn.Module):
+    """total = id_weight * id + triplet_weight * triplet + v2m_weight * v2m + (1/T) * frame_id."""
+
+    def __init__(
+        self,
+        id_weight: float = 0.25,
+        triplet_weight: float = 1.0,
+        v2m_weight: float = 1.0,
+        margin: float = 0.3,
+        label_smoothing: float = LABEL_SMOOTHING,
+    ) -> None:
+        super().__init__()
+        self.id_weight = id_weight
+        self.triplet_weight = triplet_weight
+        self.v2m_weight = v2m_weight
+        self.margin = margin
+        self.label_smoothing = label_smoothing
+
+    def forward(self, output: TFCLIPOutput, pids: Tensor) -> dict[str, Tensor]:
+        """Scalars {id, triplet, v2m, frame_id, total} of a batch with labels (B,).
+
+        Every term is before weighting; `id` and `triplet` are sums over v_g, v_p, v_t. Without memory `v2m` is 0.
+        """
+        num_frames = len(output.frame_scores) // len(pids)
+        frame_pids = pids.repeat_interleave(num_frames)  # (B*T,)
+        identity = sum(self._cross_entropy(scores, pids) for scores in output.scores)
+        triplet = sum(batch_hard_triplet(feature, pids, self.margin) for feature in output.features)
+        frame_id = self._cross_entropy(output.frame_scores, frame_pids)
+        v2m = torch.zeros_like(identity)
+        if output.v2m_logits is not None:
+            v2m = self._cross_entropy(output.v2m_logits, pids)
+        total = self.id_weight * identity + self.triplet_weight * triplet + self.v2m_weight * v2m
+        total = total + frame_id / num_frames
+        return {"id": identity, "triplet": triplet, "v2m": v2m, "frame_id": frame_id, "total": total}
+
+    def _cross_entropy(self, scores: Tensor, pids: Tensor) -> Tensor:
+        return F.cross_entropy(scores.float(), pids, label_smoothing=self.label_smoothing)

@@ -1,0 +1,1 @@
+from model.build import build_model as build_model

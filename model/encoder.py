@@ -1,0 +1,103 @@
+"""CLIP's image encoder (timm's) for clips: token features, projection, camera embedding, stride (Eq. 2-5).
+
+B clips, T frames, N tokens per frame (1 class + patches), D width, E projection width, K cameras.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from utils.errors import InputError
+
+TIMM_NAMES = {"ViT-B-16": "vit_base_patch16_clip_quickgelu_224.openai"}
+
+
+class ClipTokens(NamedTuple):
+    tokens: Tensor  # z (B, T, N, D), after the last LayerNorm
+    projected: Tensor  # p (B, T, N, E)
+
+
+class CLIPImageEncoder(nn.Module):
+    """timm's CLIP ViT; the projection is applied to all tokens, the camera embedding to the class token only."""
+
+    def __init__(self, vit: VisionTransformer, num_cameras: int = 0, sie_coefficient: float = 1.0) -> None:
+        """`vit` comes from `create_vit`; `num_cameras` 0 means no camera embedding."""
+        super().__init__()
+        self.vit = vit
+        self.sie_coefficient = sie_coefficient
+        self.camera_embed: nn.Parameter | None = None
+        if num_cameras:
+            self.camera_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(num_cameras, vit.embed_dim), std=0.02))
+
+    @property
+    def width(self) -> int:
+        return self.vit.embed_dim
+
+    @property
+    def embed_width(self) -> int:
+        return self.vit.num_classes
+
+    def forward(self, clips: Tensor, camids: Tensor | None = None) -> ClipTokens:
+        """Normalised clips (B, T, 3, H, W) and camids (B,) or None -> z (B, T, N, D), p (B, T, N, E)."""
+        B, T = clips.shape[:2]
+        vit = self.vit
+        patches = vit.patch_embed(clips.flatten(0, 1))  # (B*T, N-1, D)
+        cls_BTD = vit.cls_token.expand(B, T, -1)
+        if self.camera_embed is not None and camids is not None:
+            cls_BTD = cls_BTD + self.sie_coefficient * self.camera_embed[camids][:, None]
+        tokens = torch.cat([cls_BTD.reshape(B * T, 1, -1), patches], dim=1) + vit.pos_embed  # (B*T, N, D)
+        tokens = vit.norm(vit.blocks(vit.norm_pre(tokens)))
+        return ClipTokens(tokens.unflatten(0, (B, T)), vit.head(tokens).unflatten(0, (B, T)))
+
+
+def create_vit(
+    name: str, image_size: Sequence[int], stride: Sequence[int] | None = None, **sizes: int
+) -> VisionTransformer:
+    """timm's CLIP ViT `name` with random weights, a bias-free projection as its head and a grid for `image_size`.
+
+    `stride` (vertical, horizontal pixels) below the patch size gives overlapping patches. `sizes` are timm's
+    embed_dim, depth, num_heads, patch_size, num_classes. Raises InputError for a name that is no CLIP ViT of timm's.
+    """
+    timm_name = TIMM_NAMES.get(name, name)
+    if not timm.is_model(timm_name) or "_clip_" not in timm_name or not timm_name.startswith("vit_"):
+        known = ", ".join(TIMM_NAMES)
+        raise InputError(f"MODEL.NAME '{name}' must be {known} or a CLIP ViT of timm, such as {TIMM_NAMES['ViT-B-16']}")
+    sizes = {"num_classes": timm.get_pretrained_cfg(timm_name).num_classes} | sizes
+    vit = timm.create_model(timm_name, pretrained=False, img_size=tuple(image_size), **sizes)
+    vit.head = nn.Linear(vit.embed_dim, vit.num_classes, bias=False)  # CLIP's projection has no bias
+    nn.init.normal_(vit.head.weight, std=vit.embed_dim**-0.5)
+    if stride is not None:
+        _set_stride(vit, image_size, stride)
+    return vit
+
+
+def _set_stride(vit: VisionTransformer, image_size: Sequence[int], stride: Sequence[int]) -> None:
+    patch_embed = vit.patch_embed
+    grid = tuple((pixels - patch) // step + 1 for pixels, patch, step in zip(image_size, patch_embed.patch_size, stride))
+    patch_embed.proj.stride = tuple(stride)
+    patch_embed.grid_size = grid
+    patch_embed.num_patches = grid[0] * grid[1]
+    if vit.pos_embed.shape[1] != 1 + patch_embed.num_patches:
+        positions = torch.empty(1, 1 + patch_embed.num_patches, vit.embed_dim)
+        vit.pos_embed = nn.Parameter(nn.init.trunc_normal_(positions, std=0.02))
+
+
+def resize_positions(positions: Tensor, grid: Sequence[int], old_grid: Sequence[int] | None = None) -> Tensor:
+    """Position embeddings (1 + h*w, D) of one grid -> (1 + new h * new w, D): class kept, grid resized bilinearly.
+
+    The old grid is square when it is not given. Raises InputError when the tokens do not fill it.
+    """
+    class_position, patches = positions[:1], positions[1:]
+    if old_grid is None:
+        side = round(len(patches) ** 0.5)
+        old_grid = (side, side)
+    if old_grid[0] * old_grid[1] != len(patches):
+        raise InputError(f"position embeddings of {len(positions)} tokens do not form a grid of {tuple(old_grid)}")
+    image = patches.unflatten(0, tuple(old_grid)).permute(2, 0, 1)[None]  # (1, D, h, w)
+    resized = F.interpolate(image.float(), size=tuple(grid), mode="bilinear", align_corners=False, antialias=False)
+    return torch.cat([class_position, resized[0].flatten(1).T.to(positions.dtype)])

@@ -1,0 +1,127 @@
+"""Names of weights in CLIP's and in published TF-CLIP files -> names of this project, one explicit table each.
+
+CLIP: openai/CLIP. Published: the public release (SSP.*, TMD.*) and the authors' packages (prompts_generator.*, SAT.*).
+"""
+
+import re
+from collections.abc import Iterable
+
+from torch import Tensor
+
+DROP = ""  # the target of a weight that exists in files only
+
+# The image tower of OpenAI's CLIP; published files hold the same names behind image_encoder.
+_CLIP_TOWER = [
+    (r"class_embedding", "encoder.vit.cls_token"),
+    (r"positional_embedding", "encoder.vit.pos_embed"),
+    (r"proj", "encoder.vit.head.weight"),
+    (r"conv1\.weight", "encoder.vit.patch_embed.proj.weight"),
+    (r"ln_pre\.(weight|bias)", r"encoder.vit.norm_pre.\1"),
+    (r"ln_post\.(weight|bias)", r"encoder.vit.norm.\1"),
+    (r"transformer\.resblocks\.(\d+)\.(.+)", r"encoder.vit.blocks.\1.<block>\2"),
+]
+_BLOCK = {
+    "ln_1": "norm1", "ln_2": "norm2", "attn.in_proj_": "attn.qkv.", "attn.out_proj": "attn.proj",
+    "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2",
+}  # fmt: skip
+
+_PUBLISHED = [
+    (r"cv_embed", "encoder.camera_embed"),
+    (r"image_encoder\.(.+)", r"<tower>\1"),
+    (r"classifier2\.weight", "classifier_g.weight"),
+    (r"classifier_proj\.weight", "classifier_p.weight"),
+    (r"classifier_proj_temp\.weight", "classifier_t.weight"),
+    (r"classifier_proj_temp2\.weight", DROP),
+    (r"bottleneck\.(.+)", r"neck_g.\1"),
+    (r"bottleneck_proj\.(.+)", r"neck_p.\1"),
+    (r"bottleneck_proj_temp\.(.+)", r"neck_f.\1"),
+    (r"bottleneck_proj_temp2\.(.+)", r"neck_t.\1"),
+    (r"(?:TMD|SAT)\.resblocks\.0\.message_fc\.(.+)", r"tmd.construction.fc.\1"),
+    (r"(?:TMD|SAT)\.resblocks\.0\.message_ln\.(.+)", r"tmd.construction.norm.\1"),
+    (r"(?:TMD|SAT)\.resblocks\.0\.message_(attn\..+)", r"tmd.construction.<block>\1"),
+    (r"(?:TMD|SAT)\.resblocks\.0\.(.+)", r"tmd.diffusion.<block>\1"),
+    (r"(?:SSP|prompts_generator)\.alpha", DROP),
+    (r"(?:SSP|prompts_generator)\.(decoder\.\d+)\.((?:self|cross)_attn\.[qkv]_proj\.weight)", r"ssp.\1.\2"),
+    (r"(?:SSP|prompts_generator)\.(decoder\.\d+)\.((?:self|cross)_attn)\.proj\.(.+)", r"ssp.\1.\2.out_proj.\3"),
+    (r"(?:SSP|prompts_generator)\.(decoder\.\d+)\.(mlp\..+)", r"ssp.\1.\2"),
+    (r"(?:SSP|prompts_generator)\.(decoder\.\d+)\.norm3\.(.+)", r"ssp.\1.mlp_norm.\2"),
+]
+_PUBLISHED_FULL = [
+    # In these files `memory_proj` acts on the visual context and `text_proj` on the memory.
+    (r"(?:SSP|prompts_generator)\.memory_proj\.(.+)", r"ssp.context_proj.\1"),
+    (r"(?:SSP|prompts_generator)\.text_proj\.(.+)", r"ssp.memory_proj.\1"),
+    (r"(?:SSP|prompts_generator)\.out_proj\.(.+)", r"ssp.out_proj.\1"),
+    (r"(?:SSP|prompts_generator)\.norm\.(.+)", DROP),
+    (r"(?:SSP|prompts_generator)\.(decoder\.\d+)\.norm1\.(.+)", r"ssp.\1.self_norm.\2"),
+    (r"(?:SSP|prompts_generator)\.(decoder\.\d+)\.norm2\.(.+)", r"ssp.\1.cross_norm.\2"),
+]
+_PUBLISHED_SIMPLE = [
+    (r"(?:SSP|prompts_generator)\.norm\.(.+)", r"ssp.context_norm.\1"),
+    (r"(?:SSP|prompts_generator)\.(decoder\.\d+)\.norm1\.(.+)", r"ssp.\1.cross_norm.\2"),
+]
+
+
+def is_published(names: Iterable[str]) -> bool:
+    """Whether these are the names of a published TF-CLIP file."""
+    return any(name.startswith("image_encoder.") for name in names)
+
+
+def is_clip(names: Iterable[str]) -> bool:
+    """Whether these are the names of OpenAI's CLIP (a ViT or a CNN)."""
+    return any(name.startswith("visual.") for name in names)
+
+
+def is_timm_vit(names: Iterable[str]) -> bool:
+    """Whether these are the names of a timm CLIP ViT."""
+    return "blocks.0.attn.qkv.weight" in names and "norm_pre.weight" in names
+
+
+def published_names(names: Iterable[str]) -> dict[str, str | None]:
+    """{published name: ours, DROP, or None when the name is not known}."""
+    names = list(names)
+    full = any(".text_proj." in name for name in names)
+    table = _PUBLISHED + (_PUBLISHED_FULL if full else _PUBLISHED_SIMPLE)
+    return {name: _translate(name, table) for name in names}
+
+
+def clip_names(names: Iterable[str]) -> dict[str, str | None]:
+    """{CLIP name: ours, DROP for the text tower, or None for a part of another image tower}."""
+    return {n: _translate(n[7:], _CLIP_TOWER) if n.startswith("visual.") else DROP for n in names}
+
+
+def timm_names(names: Iterable[str]) -> dict[str, str | None]:
+    """{timm name: ours}; timm gives the projection a bias that CLIP does not have."""
+    return {name: DROP if name == "head.bias" else f"encoder.vit.{name}" for name in names}
+
+
+def to_our_shape(our_name: str, value: Tensor, from_timm: bool) -> Tensor:
+    """CLIP keeps the projection as (D, E), the class token as (D,) and positions as (N, D); timm as this project."""
+    if from_timm:
+        return value
+    if our_name == "encoder.vit.head.weight":
+        return value.T
+    if our_name == "encoder.vit.cls_token":
+        return value.reshape(1, 1, -1)
+    if our_name == "encoder.vit.pos_embed":
+        return value.unsqueeze(0)
+    return value
+
+
+def _translate(name: str, table: list[tuple[str, str]]) -> str | None:
+    for pattern, target in table:
+        match = re.fullmatch(pattern, name)
+        if not match:
+            continue
+        ours = match.expand(target).replace("ssp.decoder.", "ssp.layers.")
+        if ours.startswith("<tower>"):
+            return _translate(ours.removeprefix("<tower>"), _CLIP_TOWER)
+        stem, marker, rest = ours.partition("<block>")
+        return stem + _block_name(rest) if marker else ours
+    return None
+
+
+def _block_name(name: str) -> str:
+    for theirs, ours in _BLOCK.items():
+        if name.startswith(theirs):
+            return ours + name.removeprefix(theirs)
+    return name

@@ -1,0 +1,232 @@
+"""Weights from files: CLIP's, published TF-CLIP's and this project's, recognised by content.
+
+Everything is read with torch's restricted unpickler (weights_only) or as bare tensors; no code of a file runs.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from model import weight_names
+from model.encoder import TIMM_NAMES, resize_positions
+from model.tfclip import TFCLIP
+from model.torchscript_archive import is_torchscript, read_torchscript_tensors
+from utils.errors import InputError, MissingFileError
+
+logger = logging.getLogger(__name__)
+
+_POSITIONS = "encoder.vit.pos_embed"
+_CAMERAS = "encoder.camera_embed"
+_TRAINING_ONLY = ("ssp.", "classifier_")  # no part of retrieval
+
+
+@dataclass
+class LoadReport:
+    """What became of every weight of a file and of the model; fields are read as attributes or as items."""
+
+    kind: str  # 'openai', 'timm', 'published' or 'checkpoint'
+    renamed: dict[str, str] = field(default_factory=dict)  # name in the file -> name in the model
+    dropped: list[str] = field(default_factory=list)  # names in the file that no model uses
+    skipped: dict[str, str] = field(default_factory=dict)  # names in the file that do not fit this model -> why
+    missing: list[str] = field(default_factory=list)  # names in the model that the file did not fill
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self, name)
+
+    def lines(self) -> list[str]:
+        """The report for a log, one line per fate; weights renamed one to one are only counted."""
+        lines = [f"{self.kind} weights: {len(self.renamed)} renamed"]
+        if self.dropped:
+            lines.append(f"dropped (used by no model): {_shorten(self.dropped)}")
+        by_reason: dict[str, list[str]] = {}
+        for name, reason in self.skipped.items():
+            by_reason.setdefault(reason, []).append(name)
+        lines += [f"skipped ({reason}): {_shorten(names)}" for reason, names in by_reason.items()]
+        if self.missing:
+            lines.append(f"not in the file: {_shorten(self.missing)}")
+        return lines
+
+
+def load_weights(model: TFCLIP, path: str | Path, allow_skipped: bool = True) -> LoadReport:
+    """Fill `model` from a weight file of any kind and report what happened to each name.
+
+    Kinds: OpenAI's CLIP, timm's CLIP ViT (both fill the encoder alone), published TF-CLIP, checkpoints of this project.
+    With `allow_skipped` (evaluation) an SSP of another variant, classifiers of another number of identities and a
+    camera table of another number of cameras are skipped; a table that is skipped or missing turns the camera embedding
+    off. Without it (training) they are refused. Raises MissingFileError, or InputError naming the file and the weight
+    that does not fit; the model is left untouched then.
+    """
+    kind, state = read_weight_file(Path(path))
+    return _load_state(model, kind, state, str(path), allow_skipped)
+
+
+def load_pretrained(model: TFCLIP, name: str, path: str) -> LoadReport:
+    """Fill the encoder with CLIP's weights: the file at `path`, or timm's download of `name` when it is empty."""
+    if path:
+        report = load_weights(model, path, allow_skipped=False)
+    else:
+        report = _load_state(model, "timm", _download(name), f"timm's {TIMM_NAMES.get(name, name)}", False)
+    for line in report.lines():
+        logger.info("%s", line)
+    return report
+
+
+def read_weight_file(path: Path) -> tuple[str, dict[str, Tensor]]:
+    """(kind, {name in the file: tensor}) of a weight file, recognised by content."""
+    if not path.is_file():
+        raise MissingFileError(f"weight file {path} does not exist")
+    state = read_torchscript_tensors(path) if is_torchscript(path) else _read_plain(path)
+    is_checkpoint = isinstance(state.get("model"), Mapping) and "epoch" in state
+    for wrapper in ("model", "state_dict"):
+        if isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
+    state = {name.removeprefix("module."): value for name, value in state.items() if isinstance(value, Tensor)}
+    if is_checkpoint:
+        return "checkpoint", state
+    for kind, recognise in (
+        ("published", weight_names.is_published),
+        ("openai", weight_names.is_clip),
+        ("timm", weight_names.is_timm_vit),
+    ):
+        if recognise(state):
+            return kind, state
+    if any(name.startswith("encoder.vit.") for name in state):
+        return "checkpoint", state
+    raise InputError(
+        f"weight file {path} is none of CLIP (OpenAI, timm), published TF-CLIP or a checkpoint of this project "
+        f"(first names: {_shorten(list(state)) or 'none'})"
+    )
+
+
+def _read_plain(path: Path) -> Mapping[str, Any]:
+    with path.open("rb") as file:
+        head = file.read(9)
+    try:
+        if head[8:9] == b"{":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, Exception) as error:  # torch.load raises many kinds for a broken file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"weight file {path} cannot be read; it is truncated or not a weight file ({reason})") from None
+    if not isinstance(content, Mapping):
+        raise InputError(f"weight file {path} holds a {type(content).__name__}, not named weights")
+    return content
+
+
+def _download(name: str) -> dict[str, Tensor]:
+    timm_name = TIMM_NAMES.get(name, name)
+    try:
+        vit = timm.create_model(timm_name, pretrained=True, num_classes=timm.get_pretrained_cfg(timm_name).num_classes)
+    except Exception as error:  # the hub client raises many kinds for a missing network
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"timm could not download {timm_name} ({reason}); put OpenAI's ViT-B-16.pt on disk and set "
+            "MODEL.PRETRAIN_PATH to it"
+        ) from None
+    return vit.state_dict()
+
+
+def _load_state(
+    model: TFCLIP, kind: str, state: Mapping[str, Tensor], source: str, allow_skipped: bool
+) -> LoadReport:
+    report = LoadReport(kind)
+    named = _rename(kind, state, source, report)
+    own = model.state_dict()
+    _fit_positions(model, kind, named, source)
+    _skip_training_only(named, own, report)
+    _skip_cameras(named, own, report)
+    if report.skipped and not allow_skipped:
+        name, reason = next(iter(report.skipped.items()))
+        raise InputError(f"weight file {source} does not fit this training run: {name}: {reason}")
+    for name, value in named.items():
+        if name not in own or own[name].shape != value.shape:
+            here = f"has {tuple(own[name].shape)} here" if name in own else "has no place here"
+            raise InputError(
+                f"weight file {source} is of another architecture: {name} {tuple(value.shape)} {here}; "
+                "check MODEL.NAME, MODEL.ENCODER, MODEL.STRIDE_SIZE and INPUT.SIZE_TEST"
+            )
+    report.missing = [name for name in own if name not in named]
+    lacking = [name for name in report.missing if name.startswith("encoder.vit.")]
+    if lacking:
+        raise InputError(f"weight file {source} is of another architecture: it lacks {_shorten(lacking)}")
+    if kind in ("published", "checkpoint"):
+        lost = [n for n in report.missing if not n.startswith(_TRAINING_ONLY) and n != _CAMERAS]
+        if not allow_skipped:
+            lost = report.missing
+        if lost:
+            raise InputError(f"weight file {source} lacks {_shorten(lost)}")
+        if _CAMERAS in report.missing:
+            model.encoder.camera_embed = None
+    model.load_state_dict(named, strict=False)
+    return report
+
+
+def _rename(kind: str, state: Mapping[str, Tensor], source: str, report: LoadReport) -> dict[str, Tensor]:
+    if kind == "checkpoint":
+        return dict(state)
+    translate = {
+        "published": weight_names.published_names,
+        "openai": weight_names.clip_names,
+        "timm": weight_names.timm_names,
+    }[kind]
+    named = {}
+    for theirs, ours in translate(state).items():
+        if ours is None:
+            raise InputError(f"weight file {source} is of another architecture: {theirs} has no place in TF-CLIP's ViT")
+        if ours == weight_names.DROP:
+            report.dropped.append(theirs)
+        else:
+            report.renamed[theirs] = ours
+            named[ours] = weight_names.to_our_shape(ours, state[theirs], from_timm=kind == "timm")
+    return named
+
+
+def _fit_positions(model: TFCLIP, kind: str, named: dict[str, Tensor], source: str) -> None:
+    """CLIP's square grid is resized to this image size; trained grids of TF-CLIP are taken as they are."""
+    positions = named.get(_POSITIONS)
+    vit = model.encoder.vit
+    if kind not in ("openai", "timm") or positions is None or positions.shape[-1] != vit.embed_dim:
+        return
+    if positions.shape != vit.pos_embed.shape:
+        named[_POSITIONS] = resize_positions(positions[0].float(), vit.patch_embed.grid_size)[None]
+
+
+def _skip_training_only(named: dict[str, Tensor], own: Mapping[str, Tensor], report: LoadReport) -> None:
+    """Take SSP out when it is of another variant or depth, and classifiers of another number of identities."""
+    ssp_here = {name: value.shape for name, value in own.items() if name.startswith("ssp.")}
+    ssp_there = {name: value.shape for name, value in named.items() if name.startswith("ssp.")}
+    if ssp_there and ssp_there != ssp_here:
+        for name in ssp_there:
+            report.skipped[name] = "SSP of another variant or depth (MODEL.SSP.VARIANT, MODEL.SSP.LAYERS)"
+            del named[name]
+    for name in [name for name in named if name.startswith("classifier_") and name in own]:
+        there, here = named[name].shape, own[name].shape
+        if there != here and there[1:] == here[1:]:
+            report.skipped[name] = f"classifier of {there[0]} identities, {here[0]} here"
+            del named[name]
+
+
+def _skip_cameras(named: dict[str, Tensor], own: Mapping[str, Tensor], report: LoadReport) -> None:
+    if _CAMERAS not in named:
+        return
+    there = named[_CAMERAS].shape
+    if _CAMERAS not in own:
+        report.skipped[_CAMERAS] = "the camera embedding is off here (MODEL.SIE_CAMERA)"
+        del named[_CAMERAS]
+    elif there != own[_CAMERAS].shape and there[1:] == own[_CAMERAS].shape[1:]:
+        reason = f"table of {there[0]} cameras, {len(own[_CAMERAS])} here: camera embedding off"
+        report.skipped[_CAMERAS] = reason
+        del named[_CAMERAS]
+
+
+def _shorten(names: list[str], most: int = 6) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest

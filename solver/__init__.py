@@ -1,0 +1,2 @@
+from solver.build import build_lr_schedule as build_lr_schedule
+from solver.build import build_optimizer as build_optimizer

@@ -1,0 +1,38 @@
+"""Config -> optimiser and learning-rate schedule."""
+
+from functools import partial
+
+from torch import nn
+from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from yacs.config import CfgNode
+
+from solver.lr_schedule import lr_factor
+from solver.optimizer import parameter_groups
+
+_LARGE = 10.0
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
+    """Adam with L2 weight decay over groups of equal learning rate (method: biases x2, shared classifier, SSP, TMD)."""
+    lr_scale = {r"bias": cfg.SOLVER.BIAS_LR_FACTOR}
+    if cfg.SOLVER.LARGE_FC_LR:
+        lr_scale[r"^classifier_t\."] = _LARGE
+    if cfg.SOLVER.LARGE_PROMPT_LR:
+        lr_scale[r"^ssp\."] = _LARGE
+        lr_scale[r"^tmd\."] = _LARGE
+    return Adam(
+        parameter_groups(model, cfg.SOLVER.BASE_LR, lr_scale, cfg.SOLVER.WEIGHT_DECAY, cfg.SOLVER.WEIGHT_DECAY_BIAS)
+    )
+
+
+def build_lr_schedule(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
+    """The schedule of the method, stepped once after each epoch."""
+    factor = partial(
+        lr_factor,
+        warmup_epochs=cfg.SOLVER.WARMUP_EPOCHS,
+        warmup_factor=cfg.SOLVER.WARMUP_FACTOR,
+        steps=cfg.SOLVER.STEPS,
+        gamma=cfg.SOLVER.GAMMA,
+    )
+    return LambdaLR(optimizer, factor)

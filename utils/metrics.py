@@ -1,0 +1,108 @@
+"""Distances, CMC and mAP of retrieval.
+
+Q queries, G gallery items, F features.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+class QueryRanking(NamedTuple):
+    """One query's ranked list after the camera filter; positions are 1-based."""
+
+    average_precision: float  # nan without a true match
+    first_match: int  # position of the first true match; 0 without one
+    order: NDArray[np.int64]  # kept gallery rows, nearest first
+
+
+def euclidean_distances(q_feats: ArrayLike, g_feats: ArrayLike) -> NDArray[np.float32]:
+    """Euclidean distances (Q, G) float32 of features (Q, F), (G, F)."""
+    q, g = np.asarray(q_feats, dtype=np.float32), np.asarray(g_feats, dtype=np.float32)
+    squared = np.square(q).sum(axis=1)[:, None] + np.square(g).sum(axis=1)[None, :]
+    squared -= 2 * (q @ g.T)
+    return np.sqrt(np.maximum(squared, 0, out=squared), out=squared)
+
+
+def l2_normalize(features: ArrayLike) -> NDArray[np.float32]:
+    """Rows of unit length (n, F); a zero row stays zero."""
+    features = np.asarray(features, dtype=np.float32)
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+
+
+def rank_query(
+    dist_G: NDArray, matches_G: NDArray[np.bool_], ignored_G: NDArray[np.bool_], ap: str = "step"
+) -> QueryRanking:
+    """Rank one query: distances, true matches and gallery items to leave out, all (G,); ties keep gallery order."""
+    order = np.argsort(dist_G, kind="stable")
+    order = order[~ignored_G[order]]
+    hits = np.flatnonzero(matches_G[order])
+    if not len(hits):
+        return QueryRanking(float("nan"), 0, order)
+    found = np.arange(1, len(hits) + 1)
+    precision = found / (hits + 1)
+    if ap == "trapezoid":
+        # Precision just before each hit; with no item before the first one it counts as 1 (MARS compute_AP).
+        before = np.divide(found - 1, hits, out=np.ones(len(hits)), where=hits > 0)
+        precision = (precision + before) / 2
+    return QueryRanking(float(precision.mean()), int(hits[0]) + 1, order)
+
+
+def evaluate_ranking(
+    dist_QG: ArrayLike,
+    q_pids: ArrayLike,
+    g_pids: ArrayLike,
+    q_camids: ArrayLike,
+    g_camids: ArrayLike,
+    max_rank: int = 50,
+    ap: str = "step",
+    camera_filter: bool = True,
+) -> dict:
+    """CMC and mAP of distances (Q, G) under the protocol of video ReID.
+
+    With `camera_filter` gallery items of the query's own person and camera are left out (the query itself too). `ap`:
+    'step' is the mean precision at the hits (what papers report), 'trapezoid' MARS' official rule. Returns fractions:
+    {"mAP", "cmc" (min(max_rank, G) values), "rank1", "rank5", "rank10", "rank20", "num_valid", "num_query",
+    "num_gallery"}; means run over the `num_valid` queries with a true match. Raises ValueError when there is none, or
+    when shapes disagree.
+    """
+    dist_QG = np.asarray(dist_QG)
+    q_pids, g_pids, q_camids, g_camids = (np.asarray(x) for x in (q_pids, g_pids, q_camids, g_camids))
+    if dist_QG.shape != (len(q_pids), len(g_pids)) or len(q_camids) != len(q_pids) or len(g_camids) != len(g_pids):
+        raise ValueError(
+            f"distances {dist_QG.shape} do not fit {len(q_pids)} query and {len(g_pids)} gallery ids "
+            f"({len(q_camids)}, {len(g_camids)} cameras)"
+        )
+    if ap not in ("step", "trapezoid"):
+        raise ValueError(f"ap must be step or trapezoid, found {ap}")
+    if np.isnan(dist_QG).any():
+        raise ValueError("distances hold nan")
+    rankings = rank_queries(dist_QG, q_pids, g_pids, q_camids, g_camids, ap, camera_filter)
+    valid = [ranking for ranking in rankings if ranking.first_match]
+    if not valid:
+        raise ValueError(f"none of {len(q_pids)} queries has a true match in the gallery")
+    num_ranks = min(max_rank, len(g_pids))
+    first = np.array([ranking.first_match for ranking in valid])
+    cmc = (first[:, None] <= np.arange(1, num_ranks + 1)).mean(axis=0)
+    result = {"mAP": float(np.mean([ranking.average_precision for ranking in valid])), "cmc": cmc}
+    result |= {f"rank{k}": float((first <= k).mean()) for k in (1, 5, 10, 20)}
+    return result | {"num_valid": len(valid), "num_query": len(q_pids), "num_gallery": len(g_pids)}
+
+
+def rank_queries(
+    dist_QG: NDArray,
+    q_pids: NDArray,
+    g_pids: NDArray,
+    q_camids: NDArray,
+    g_camids: NDArray,
+    ap: str = "step",
+    camera_filter: bool = True,
+) -> list[QueryRanking]:
+    """The ranked list of every query; see `evaluate_ranking` for the arguments."""
+    rankings = []
+    for dist_G, pid, camid in zip(dist_QG, q_pids, q_camids):
+        same_person = g_pids == pid
+        ignored = same_person & (g_camids == camid) & camera_filter
+        rankings.append(rank_query(dist_G, same_person & ~ignored, ignored, ap))
+    return rankings
