@@ -23,8 +23,8 @@ def load_cfg(path: str | Path | None = None, opts: Sequence[str] = ()) -> CfgNod
     Raises ConfigError naming the key or file at fault and the accepted values.
     """
     cfg = get_cfg()
-    leaves = dict(_flatten(cfg))
-    settings = [] if path is None else [(key, value, str(path)) for key, value in _flatten(_read_yaml(Path(path)))]
+    leaves = dict(flatten(cfg))
+    settings = [] if path is None else [(key, value, str(path)) for key, value in flatten(_read_yaml(Path(path)))]
     settings += [(key, value, "command line") for key, value in _pairs(opts)]
     for key, value, source in settings:
         if key not in leaves:
@@ -55,11 +55,12 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every leaf of nested sections."""
     for key, value in tree.items():
         name = f"{prefix}{key}"
         if isinstance(value, dict):
-            yield from _flatten(value, f"{name}.")
+            yield from flatten(value, f"{name}.")
         else:
             yield name, value
 

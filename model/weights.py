@@ -65,7 +65,7 @@ def load_weights(model: TFCLIP, path: str | Path, allow_skipped: bool = True) ->
     that does not fit; the model is left untouched then.
     """
     kind, state = read_weight_file(Path(path))
-    return _load_state(model, kind, state, str(path), allow_skipped)
+    return fill_model(model, kind, state, str(path), allow_skipped)
 
 
 def load_pretrained(model: TFCLIP, name: str, path: str) -> LoadReport:
@@ -73,7 +73,7 @@ def load_pretrained(model: TFCLIP, name: str, path: str) -> LoadReport:
     if path:
         report = load_weights(model, path, allow_skipped=False)
     else:
-        report = _load_state(model, "timm", _download(name), f"timm's {TIMM_NAMES.get(name, name)}", False)
+        report = fill_model(model, "timm", _download(name), f"timm's {TIMM_NAMES.get(name, name)}", False)
     for line in report.lines():
         logger.info("%s", line)
     return report
@@ -134,9 +134,10 @@ def _download(name: str) -> dict[str, Tensor]:
     return vit.state_dict()
 
 
-def _load_state(
+def fill_model(
     model: TFCLIP, kind: str, state: Mapping[str, Tensor], source: str, allow_skipped: bool
 ) -> LoadReport:
+    """`load_weights` for names and tensors that have been read already; `source` names the file in errors."""
     report = LoadReport(kind)
     named = _rename(kind, state, source, report)
     own = model.state_dict()

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import logging
+import logging.handlers
 import os
 import platform
 import subprocess
@@ -11,7 +12,16 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+_BACKLOG = 10_000  # messages
 _PACKAGES = ("torch", "torchvision", "timm", "yacs", "numpy", "scikit-image", "scipy")
+
+
+class _Backlog(logging.handlers.MemoryHandler):
+    """Messages that wait for their file."""
+
+
+class _RunFile(logging.FileHandler):
+    """The log file of a run."""
 
 
 class _BarFriendlyHandler(logging.StreamHandler):
@@ -21,27 +31,37 @@ class _BarFriendlyHandler(logging.StreamHandler):
         tqdm.write(self.format(record), file=sys.stdout)
 
 
-def setup_logging(file: Path | None = None, append: bool = False) -> None:
-    """Send the messages of all modules to the screen and, with times, to `file`; earlier handlers are replaced."""
-    root = logging.getLogger()
+def setup_logging() -> None:
+    """Send the messages of all modules to the screen, and keep them for the log file until there is one."""
     close_logging()
-    root.setLevel(logging.INFO)
     screen = _BarFriendlyHandler()
     screen.setFormatter(logging.Formatter("%(message)s"))
+    root = logging.getLogger()
+    root.setLevel(logging.INFO)
     root.addHandler(screen)
-    if file is not None:
-        to_file = logging.FileHandler(file, mode="a" if append else "w", encoding="utf-8")
-        to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        root.addHandler(to_file)
+    root.addHandler(_Backlog(capacity=_BACKLOG, flushLevel=logging.CRITICAL + 1))
     for noisy in ("httpx", "huggingface_hub", "timm"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
+def log_to_file(file: Path, append: bool = False) -> None:
+    """Write the messages so far and all later ones to `file`, with times; a run calls it once its input is sound."""
+    root = logging.getLogger()
+    to_file = _RunFile(file, mode="a" if append else "w", encoding="utf-8")
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    for handler in root.handlers[:]:
+        if isinstance(handler, _Backlog):
+            handler.setTarget(to_file)
+            root.removeHandler(handler)
+            handler.close()  # hands its messages to the file
+    root.addHandler(to_file)
+
+
 def close_logging() -> None:
-    """Close and remove the handlers that `setup_logging` added."""
+    """Close and remove the handlers of this module."""
     root = logging.getLogger()
     for handler in root.handlers[:]:
-        if isinstance(handler, (_BarFriendlyHandler, logging.FileHandler)):
+        if isinstance(handler, (_BarFriendlyHandler, _Backlog, _RunFile)):
             root.removeHandler(handler)
             handler.close()
 

@@ -1,0 +1,116 @@
+"""Evaluation in three steps: embed all tracklets, compute distances, rank.
+
+Q queries, G gallery tracklets, n = queries + other gallery tracklets, F features.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.utils.data import DataLoader
+
+from datasets.tracklet import Tracklet
+from model.tfclip import TFCLIP
+from processor.tracklet_pass import tracklet_means
+from utils.errors import InputError
+from utils.metrics import euclidean_distances, evaluate_ranking, l2_normalize
+from utils.reranking import k_reciprocal_rerank
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How tracklets are compared; written into metrics.json beside the numbers."""
+
+    dataset: str
+    sampling: str  # 'dense' or 'first'
+    gallery_includes_query: bool
+    neck_feat: str = "before"
+    feat_norm: bool = True
+    re_ranking: tuple[int, int, float] | None = None  # (k1, k2, lambda)
+
+    def describe(self) -> dict:
+        """The same as a plain dict for JSON."""
+        k1, k2, weight = self.re_ranking or (None, None, None)
+        return {
+            "dataset": self.dataset,
+            "sampling": self.sampling,
+            "gallery_includes_query": self.gallery_includes_query,
+            "neck_feat": self.neck_feat,
+            "feat_norm": self.feat_norm,
+            "re_ranking": None if k1 is None else {"k1": k1, "k2": k2, "lambda": weight},
+            "ap": "step",
+        }
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of one test and what they were computed from."""
+
+    metrics: dict  # fractions; see utils.metrics.evaluate_ranking
+    protocol: Protocol
+    features: NDArray[np.float32]  # (n, F) raw, queries first
+    tracklets: tuple[Tracklet, ...]  # n, queries first
+    num_query: int
+    dist_QG: NDArray[np.float32]
+
+    @property
+    def query(self) -> tuple[Tracklet, ...]:
+        return self.tracklets[: self.num_query]
+
+    @property
+    def gallery(self) -> tuple[Tracklet, ...]:
+        """What was ranked: the queries stand in front where the protocol keeps them."""
+        return self.tracklets if self.protocol.gallery_includes_query else self.tracklets[self.num_query :]
+
+    def summary(self) -> dict:
+        """The content of metrics.json."""
+        scores = {name: self.metrics[name] for name in ("mAP", "rank1", "rank5", "rank10", "rank20")}
+        return scores | {
+            "num_query": self.metrics["num_query"],
+            "num_gallery": self.metrics["num_gallery"],
+            "num_query_without_match": self.metrics["num_query"] - self.metrics["num_valid"],
+            "protocol": self.protocol.describe(),
+        }
+
+
+def evaluate(
+    model: TFCLIP,
+    loader: DataLoader,
+    tracklets: Sequence[Tracklet],
+    num_query: int,
+    protocol: Protocol,
+    normalize: nn.Module,
+    device: torch.device,
+    dtype: torch.dtype | None,
+) -> Evaluation:
+    """Test `model` on the loader's `tracklets`, of which the first `num_query` are the queries.
+
+    Clip features are averaged as they are; the mean is L2-normalised once (unless the protocol says no). Raises
+    InputError when no query has a true match.
+    """
+    model.eval()
+    means = tracklet_means(model.embed, loader, len(tracklets), normalize, device, dtype, f"test ({protocol.sampling})")
+    return rank_features(means.cpu().numpy(), tracklets, num_query, protocol)
+
+
+def rank_features(
+    features: NDArray[np.float32], tracklets: Sequence[Tracklet], num_query: int, protocol: Protocol
+) -> Evaluation:
+    """Distances and scores of tracklet features (n, F), queries first."""
+    compared = l2_normalize(features) if protocol.feat_norm else features
+    start = 0 if protocol.gallery_includes_query else num_query
+    query, gallery = compared[:num_query], compared[start:]
+    if protocol.re_ranking is None:
+        dist_QG = euclidean_distances(query, gallery)
+    else:
+        dist_QG = k_reciprocal_rerank(query, gallery, *protocol.re_ranking)
+    pids = np.array([t.pid for t in tracklets])
+    camids = np.array([t.camid for t in tracklets])
+    try:
+        metrics = evaluate_ranking(dist_QG, pids[:num_query], pids[start:], camids[:num_query], camids[start:])
+    except ValueError as error:
+        raise InputError(f"{protocol.dataset} cannot be scored: {error}") from None
+    return Evaluation(metrics, protocol, features, tuple(tracklets), num_query, dist_QG)

@@ -1,0 +1,35 @@
+"""One pass of the frozen model over whole tracklets: mean of the clip features of each."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from processor.progress import progress
+from utils.group_means import GroupMeans
+from utils.precision import autocast
+
+
+@torch.inference_mode()
+def tracklet_means(
+    encode: Callable[[Tensor, Tensor], Tensor],
+    loader: DataLoader,
+    num_tracklets: int,
+    normalize: nn.Module,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    title: str,
+) -> Tensor:
+    """Run `encode(clips (B, T, 3, H, W), camids (B,)) -> (B, F)` over a test loader -> float32 means (tracklets, F)."""
+    means = GroupMeans(num_tracklets)
+    bar = progress(loader, title, "batch")
+    frames = 0
+    for batch in bar:
+        clips = normalize(batch.clips.to(device, non_blocking=True))
+        with autocast(device, dtype):
+            features = encode(clips, batch.camids.to(device, non_blocking=True))
+        means.add(features, batch.rows)
+        frames += clips.shape[0] * clips.shape[1]
+        bar.set_postfix_str(f"{frames / max(bar.format_dict['elapsed'], 1e-6):,.0f} frames/s", refresh=False)
+    return means.means()

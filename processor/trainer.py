@@ -1,0 +1,122 @@
+"""One epoch of training, and the state of a run that a checkpoint holds."""
+
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
+
+from loss.criterion import Criterion
+from model.tfclip import TFCLIP
+from processor.progress import progress
+from utils.meters import Meters
+from utils.precision import autocast
+from utils.seed import get_rng_state, set_rng_state
+
+logger = logging.getLogger(__name__)
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became inf or nan; names epoch, step and the terms."""
+
+
+@dataclass
+class RunState:
+    """Everything that changes during a run."""
+
+    model: TFCLIP
+    optimizer: Optimizer
+    lr_schedule: LRScheduler
+    scaler: torch.amp.GradScaler
+    clip_memory: Tensor  # (C, E)
+    epoch: int = 0  # finished epochs
+    best: dict[str, Any] = field(default_factory=dict)  # scores and epoch of the best test so far
+    history: list[dict[str, Any]] = field(default_factory=list)  # one row per finished epoch
+    untrained: dict[str, Any] | None = None  # scores before the first epoch, where asked for
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain Python only."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "lr_schedule": _plain_schedule(self.lr_schedule),
+            "scaler": self.scaler.state_dict(),
+            "clip_memory": self.clip_memory,
+            "epoch": self.epoch,
+            "best": self.best,
+            "history": self.history,
+            "untrained": self.untrained,
+            "rng": get_rng_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue exactly from `state`, a `state_dict()` of a model of the same shape."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.lr_schedule.load_state_dict(state["lr_schedule"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.clip_memory = state["clip_memory"].to(self.clip_memory.device)
+        self.epoch, self.best, self.history = state["epoch"], state["best"], state["history"]
+        self.untrained = state["untrained"]
+        set_rng_state(state["rng"])
+
+
+def _plain_schedule(lr_schedule: LRScheduler) -> dict[str, Any]:
+    """The schedule's numbers without the functions that torch puts beside them."""
+    return {name: value for name, value in lr_schedule.state_dict().items() if name != "lr_lambdas"}
+
+
+def train_one_epoch(
+    run: RunState,
+    criterion: Criterion,
+    loader: DataLoader,
+    normalize: nn.Module,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    lr: float,
+    log_period: int,
+) -> dict[str, float]:
+    """One pass over the P x K batches -> means of the loss terms, seconds and frames per second.
+
+    `lr` (the base learning rate of this epoch) is shown only. Raises NonFiniteLossError.
+    """
+    model, memory_CE = run.model, run.clip_memory
+    model.train()
+    meters, frames, start = Meters(), 0, time.perf_counter()
+    bar = progress(loader, f"epoch {run.epoch + 1}", "step")
+    for step, batch in enumerate(bar, start=1):
+        clips, pids, camids = (tensor.to(device, non_blocking=True) for tensor in batch)
+        clips = normalize(clips)  # (B, T, 3, H, W)
+        with autocast(device, dtype):
+            output = model(clips, camids, memory_CE)
+        losses = criterion(output, pids)
+        check_finite(losses, run.epoch + 1, step)
+        run.optimizer.zero_grad(set_to_none=True)
+        run.scaler.scale(losses["total"]).backward()
+        run.scaler.step(run.optimizer)
+        run.scaler.update()
+        meters.update(losses)
+        frames += clips.shape[0] * clips.shape[1]
+        if step == 1 or step % log_period == 0:
+            speed = frames / (time.perf_counter() - start)
+            text = ", ".join(f"{name} {value:.3f}" for name, value in meters.means().items())
+            bar.set_postfix_str(f"{text}, lr {lr:.2e}, {speed:,.0f} frames/s")
+            if step > 1:
+                logger.info("epoch %d step %d/%d: %s, lr %.2e", run.epoch + 1, step, len(loader), text, lr)
+    seconds = time.perf_counter() - start
+    return meters.means() | {"seconds": seconds, "frames_per_second": frames / seconds}
+
+
+def check_finite(losses: dict[str, Tensor], epoch: int, step: int) -> None:
+    """The one host synchronisation of a step; raises NonFiniteLossError naming epoch, step and terms."""
+    if torch.isfinite(losses["total"]):
+        return
+    terms = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
+    raise NonFiniteLossError(
+        f"the loss is not finite in epoch {epoch}, step {step}: {terms}; lower SOLVER.BASE_LR or set SOLVER.AMP off"
+    )
