@@ -87,7 +87,7 @@ def _track_info(path: Path, variable: str) -> np.ndarray:
     """(n, 4) int64: first row, last row (1-based, inclusive), person, camera (1-based)."""
     info = _mat_variable(path, variable)
     if info.ndim != 2 or info.shape[1] != 4 or not len(info):
-        raise InputError(f"{path}: {variable} must have 4 columns (first, last, person, camera), has shape {info.shape}")
+        raise InputError(f"{path}: {variable} needs 4 columns (first, last, person, camera), has shape {info.shape}")
     return info.astype(np.int64)
 
 

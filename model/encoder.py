@@ -78,7 +78,10 @@ def create_vit(
 
 def _set_stride(vit: VisionTransformer, image_size: Sequence[int], stride: Sequence[int]) -> None:
     patch_embed = vit.patch_embed
-    grid = tuple((pixels - patch) // step + 1 for pixels, patch, step in zip(image_size, patch_embed.patch_size, stride))
+    patch = patch_embed.patch_size
+    grid = tuple((image_size[axis] - patch[axis]) // stride[axis] + 1 for axis in (0, 1))
+    if min(grid) < 1:
+        raise InputError(f"INPUT.SIZE_TRAIN {list(image_size)} is smaller than a patch of {patch} pixels")
     patch_embed.proj.stride = tuple(stride)
     patch_embed.grid_size = grid
     patch_embed.num_patches = grid[0] * grid[1]

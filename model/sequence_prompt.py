@@ -3,9 +3,9 @@
 B clips, N tokens per frame, C identities, E projection width.
 """
 
+from timm.layers import QuickGELU
 from torch import Tensor, nn
 from torch.nn import functional as F
-from timm.layers import QuickGELU
 
 HEAD_WIDTH = 64
 _DROPOUT = 0.1

@@ -11,7 +11,6 @@ from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -113,9 +112,10 @@ def _read_plain(path: Path) -> Mapping[str, Any]:
         if head[8:9] == b"{":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, Exception) as error:  # torch.load raises many kinds for a broken file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"weight file {path} cannot be read; it is truncated or not a weight file ({reason})") from None
+    except Exception as error:  # torch.load raises many kinds for a broken file
+        raise InputError(
+            f"weight file {path} cannot be read; it is truncated or not a weight file ({_first_line(error)})"
+        ) from None
     if not isinstance(content, Mapping):
         raise InputError(f"weight file {path} holds a {type(content).__name__}, not named weights")
     return content
@@ -126,9 +126,8 @@ def _download(name: str) -> dict[str, Tensor]:
     try:
         vit = timm.create_model(timm_name, pretrained=True, num_classes=timm.get_pretrained_cfg(timm_name).num_classes)
     except Exception as error:  # the hub client raises many kinds for a missing network
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"timm could not download {timm_name} ({reason}); put OpenAI's ViT-B-16.pt on disk and set "
+            f"timm could not download {timm_name} ({_first_line(error)}); put OpenAI's ViT-B-16.pt on disk and set "
             "MODEL.PRETRAIN_PATH to it"
         ) from None
     return vit.state_dict()
@@ -226,6 +225,10 @@ def _skip_cameras(named: dict[str, Tensor], own: Mapping[str, Tensor], report: L
         reason = f"table of {there[0]} cameras, {len(own[_CAMERAS])} here: camera embedding off"
         report.skipped[_CAMERAS] = reason
         del named[_CAMERAS]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _shorten(names: list[str], most: int = 6) -> str:

@@ -28,7 +28,8 @@ def save_contact_sheet(path: Path, evaluation: Evaluation, num_queries: int) -> 
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(12)
     draw.text((_GAP, _GAP), "query", _INK, font)
-    draw.text((cell_width + 3 * _GAP, _GAP), "nearest gallery tracklets: green = same person, red = another", _INK, font)
+    legend = "nearest gallery tracklets: green = same person, red = another"
+    draw.text((cell_width + 3 * _GAP, _GAP), legend, _INK, font)
     for line, place in enumerate(chosen):
         row, ranking = ranked[place]
         query = evaluation.query[row]

@@ -20,7 +20,8 @@ def results_table(rows: Mapping[str, Mapping[str, float]]) -> str:
     columns = ("mAP", "rank1", "rank5", "rank10", "rank20")
     width = max(len(name) for name in rows) + 2
     lines = [" " * width + "".join(f"{name:>9}" for name in ("mAP", "Rank-1", "Rank-5", "Rank-10", "Rank-20"))]
-    lines += [f"{name:<{width}}" + "".join(f"{100 * scores[c]:>9.2f}" for c in columns) for name, scores in rows.items()]
+    for name, scores in rows.items():
+        lines.append(f"{name:<{width}}" + "".join(f"{100 * scores[column]:>9.2f}" for column in columns))
     return "\n".join(lines)
 
 

@@ -102,7 +102,7 @@ def test(cfg: CfgNode, _arguments: argparse.Namespace) -> None:
     model = build_model(cfg, setting.splits.num_classes, setting.splits.num_cameras, pretrained=False)
     report = load_weights(model, weight)
     if report.kind not in ("published", "checkpoint"):
-        raise InputError(f"TEST.WEIGHT {weight} holds CLIP's encoder alone; a test needs the weights of a trained TF-CLIP")
+        raise InputError(f"TEST.WEIGHT {weight} holds CLIP's encoder alone; a test needs weights of a trained TF-CLIP")
     files.create_output_dir(out)
     log_to_file(out / files.TEST_LOG)
     logger.info("weights: %s", weight)

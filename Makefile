@@ -1,0 +1,26 @@
+# make demo: environment, synthetic data, training, evaluation, table and contact sheet.
+# make test: environment and test suite.
+# PYTHON chooses the interpreter of the virtual environment, VENV its folder.
+
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+DEMO_DATA := data/synthetic-mars
+DEMO_OUTPUT := runs/demo
+
+.DELETE_ON_ERROR:
+.PHONY: demo test environment
+
+environment: $(VENV)/installed
+
+$(VENV)/installed: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	touch $@
+
+demo: environment
+	$(RUN) -m datasets.synthetic --root $(DEMO_DATA)
+	$(RUN) train-main.py --config_file configs/demo.yml --overwrite DATASETS.ROOT_DIR $(DEMO_DATA) OUTPUT_DIR $(DEMO_OUTPUT)
+
+test: environment
+	$(RUN) -m pytest

@@ -1,0 +1,52 @@
+"""Shared fixtures: a small data set in MARS layout and the options of a tiny model."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from datasets.synthetic import write_mars
+
+# Files to compare with that do not belong to the project; tests that want them skip where they are absent.
+SHARED = Path(os.environ.get("TFCLIP_SHARED", Path(__file__).parent.parent.parent / "shared"))
+
+TINY_OPTIONS = {
+    "MODEL.PRETRAIN_CHOICE": "none",
+    "MODEL.STRIDE_SIZE": "[8, 8]",
+    "MODEL.ENCODER.WIDTH": "64",
+    "MODEL.ENCODER.DEPTH": "2",
+    "MODEL.ENCODER.HEADS": "2",
+    "MODEL.ENCODER.PATCH": "8",
+    "MODEL.ENCODER.EMBED": "64",
+    "INPUT.SIZE_TRAIN": "[32, 16]",
+    "INPUT.SIZE_TEST": "[32, 16]",
+    "INPUT.SEQ_LEN": "2",
+    "DATALOADER.NUM_WORKERS": "0",
+    "DATALOADER.NUM_INSTANCE": "2",
+    "SOLVER.IMS_PER_BATCH": "4",
+    "SOLVER.BASE_LR": "1e-3",
+    "SOLVER.MAX_EPOCHS": "3",
+    "SOLVER.WARMUP_EPOCHS": "1",
+    "SOLVER.STEPS": "[2]",
+    "SOLVER.EVAL_PERIOD": "1",
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_mars(tmp_path_factory) -> Path:
+    """6 training and 4 test identities, 3 cameras, 32x16 pixels, in MARS layout; tests must not write into it."""
+    root = tmp_path_factory.mktemp("data") / "mars"
+    write_mars(root, train_ids=6, test_ids=4, cameras=3, tracklets=1, frames=(3, 5), size=(32, 16), workers=0)
+    return root
+
+
+@pytest.fixture
+def tiny_argv(tiny_mars, tmp_path):
+    """argv for train_main / eval_main: the tiny model on the tiny set into tmp_path/run, with overrides."""
+
+    def build(*flags: str, **overrides) -> list[str]:
+        options = TINY_OPTIONS | {"DATASETS.ROOT_DIR": str(tiny_mars), "OUTPUT_DIR": str(tmp_path / "run")}
+        options |= {key.replace("__", "."): str(value) for key, value in overrides.items()}
+        return [*flags, *(part for pair in options.items() for part in pair)]
+
+    return build
