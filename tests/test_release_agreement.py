@@ -1,0 +1,123 @@
+"""The authors' release computed these numbers; this project must compute them too (tests/reference.py)."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from configs import load_cfg
+from loss import build_criterion
+from model import build_model
+from model.weights import fill_model
+from solver import build_optimizer
+from tests.reference import DATA, inputs, published_state
+
+NUM_CLASSES, NUM_CAMERAS, EVAL_SHAPE, TRAIN_SHAPE = 11, 6, (5, 4, 3, 64, 32), (8, 4, 3, 64, 32)
+OPTIONS = (
+    "MODEL.PRETRAIN_CHOICE none INPUT.SIZE_TRAIN [64,32] INPUT.SIZE_TEST [64,32] INPUT.SEQ_LEN 4 "
+    "SOLVER.LARGE_PROMPT_LR False"
+).split()
+
+
+@pytest.fixture(scope="module")
+def release():
+    with np.load(DATA / "release_small.npz") as file:
+        return {name: file[name] for name in file.files}
+
+
+@pytest.fixture(scope="module")
+def ours(release):
+    """Everything the release's file holds, computed here in one go: eval, step 0 with gradients, three Adam steps."""
+    cfg = load_cfg(opts=OPTIONS)
+    model = build_model(cfg, NUM_CLASSES, NUM_CAMERAS)
+    report = fill_model(model, "published", published_state(NUM_CLASSES, NUM_CAMERAS, 64, 32), "reference", False)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    clips, camids = inputs("dev/x_eval", EVAL_SHAPE), torch.from_numpy(release["eval_cam"]).long()
+    model.eval()
+    result = SimpleNamespace(report=report, losses=[])
+    with torch.no_grad():
+        result.tokens, result.projected = model.encoder(clips, camids)
+        result.tmd_tokens = model.tmd(result.tokens)
+        result.embedding = model.embed(clips, camids)
+        result.memory_feature = model.encode_memory(clips)
+    memory = 0.5 * inputs("dev/memory", (NUM_CLASSES, 512))
+    criterion, optimizer = build_criterion(cfg), build_optimizer(cfg, model.train())
+    for step in range(3):
+        pids, cams = (torch.from_numpy(release[f"traj_{name}"][step]).long() for name in ("y", "cam"))
+        output = model(inputs(f"dev/x_train{step}", TRAIN_SHAPE), cams, memory)
+        losses = criterion(output, pids)
+        optimizer.zero_grad()
+        losses["total"].backward()
+        if step == 0:
+            result.output = output
+            result.gradients = {name: p.grad for name, p in model.named_parameters()}
+            result.gradients = {name: None if g is None else g.norm().item() for name, g in result.gradients.items()}
+        result.losses.append({name: value.item() for name, value in losses.items()})
+        optimizer.step()
+    model.eval()
+    with torch.no_grad():
+        result.embedding_after = model.embed(clips, camids)
+    return result
+
+
+def assert_near(actual, expected, tolerance=2e-4):
+    np.testing.assert_allclose(actual.detach().numpy(), expected, rtol=0, atol=tolerance)
+
+
+def test_encoder_and_tmd_tokens(ours, release):
+    assert_near(ours.tokens[0], release["encoder_tokens_clip0"])
+    assert_near(ours.projected[0], release["encoder_proj_clip0"])
+    assert_near(ours.tmd_tokens[0], release["tmd_tokens_clip0"])
+
+
+def test_retrieval_and_memory_features(ours, release):
+    assert_near(ours.embedding, release["eval_feat"])
+    assert_near(ours.memory_feature, release["memory_feat"])
+
+
+def test_training_forward(ours, release):
+    output = ours.output
+    for name, feature in zip(("feat_global", "feat_proj", "feat_temporal"), output.features):
+        assert_near(feature, release[name])
+    for name, scores in zip(("score_global", "score_proj", "score_temporal"), output.scores):
+        assert_near(scores, release[name])
+    assert_near(output.frame_scores, release["score_frame"])
+    assert_near(output.v2m_logits, release["v2m_logits"])
+
+
+def test_loss_terms_of_three_steps(ours, release):
+    for step, losses in enumerate(ours.losses):
+        expected = {
+            "id": release["traj_id"][step].sum(),
+            "triplet": release["traj_triplet"][step].sum(),
+            "v2m": release["traj_v2m"][step],
+            "frame_id": release["traj_frame"][step],
+            "total": release["traj_total"][step],
+        }
+        for name, value in expected.items():
+            assert losses[name] == pytest.approx(value, rel=1e-4 if step == 0 else 1e-3), (step, name)
+
+
+def test_gradient_norm_of_every_published_parameter(ours, release):
+    compared = 0
+    for theirs, expected in zip(release["grad_names"].tolist(), release["grad_norm"]):
+        name = ours.report.renamed.get(theirs)
+        if name is None:
+            assert theirs in ours.report.dropped and np.isnan(expected)
+        elif np.isnan(expected):
+            assert ours.gradients[name] is None, theirs
+        else:
+            # A bias before a layer norm has a gradient of zero up to rounding.
+            assert ours.gradients[name] == pytest.approx(expected, rel=1e-2, abs=1e-5), theirs
+            compared += 1
+    assert compared == 234
+
+
+def test_features_after_three_steps(ours, release):
+    assert_near(ours.embedding_after, release["eval_feat_after"], 1e-3)
+    moved = np.abs(release["eval_feat_after"] - release["eval_feat"]).max()
+    assert moved > 1e-2  # so the comparison above sees the optimiser
