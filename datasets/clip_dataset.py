@@ -7,10 +7,11 @@ import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.io import ImageReadMode, decode_image, read_file
 
 from datasets.frame_sampling import dense_clips, first_per_chunk, random_per_chunk
 from datasets.tracklet import Tracklet
@@ -37,16 +38,13 @@ class TestBatch(NamedTuple):
 def read_frame(path: str, size: Sequence[int]) -> Tensor:
     """Decode one image as uint8 RGB (3, H, W) of `size`; raises MissingFileError / InputError naming the file."""
     try:
-        frame = decode_image(read_file(path), mode=ImageReadMode.RGB)
-    except (RuntimeError, ValueError) as error:
-        try:
-            with open(path, "rb"):
-                pass
-        except OSError as missing:
-            raise MissingFileError(f"frame {path} cannot be opened ({missing.strerror})") from None
-        reason = str(error).splitlines()[0]
-        raise InputError(f"frame {path} cannot be decoded ({reason}); restore the file") from None
-    return resize_frame(frame, size)
+        with Image.open(path) as image:
+            pixels = np.array(image.convert("RGB"))  # (H, W, 3)
+    except FileNotFoundError:
+        raise MissingFileError(f"frame {path} does not exist") from None
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow's errors for broken files
+        raise InputError(f"frame {path} cannot be decoded ({error}); restore the file") from None
+    return resize_frame(torch.from_numpy(pixels).permute(2, 0, 1), size).contiguous()
 
 
 def read_clip(frames: Sequence[str], indices: Sequence[int], size: Sequence[int]) -> Tensor:

@@ -44,7 +44,7 @@ class RunState:
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "lr_schedule": _plain_schedule(self.lr_schedule),
+            "lr_schedule": self.lr_schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "clip_memory": self.clip_memory,
             "epoch": self.epoch,
@@ -64,11 +64,6 @@ class RunState:
         self.epoch, self.best, self.history = state["epoch"], state["best"], state["history"]
         self.untrained = state["untrained"]
         set_rng_state(state["rng"])
-
-
-def _plain_schedule(lr_schedule: LRScheduler) -> dict[str, Any]:
-    """The schedule's numbers without the functions that torch puts beside them."""
-    return {name: value for name, value in lr_schedule.state_dict().items() if name != "lr_lambdas"}
 
 
 def train_one_epoch(

@@ -4,8 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from datasets.synthetic import write_mars
+
+torch.set_num_threads(1)  # tiny tensors: threads cost more than they give
 
 # Files to compare with that do not belong to the project; tests that want them skip where they are absent.
 SHARED = Path(os.environ.get("TFCLIP_SHARED", Path(__file__).parent.parent.parent / "shared"))
@@ -34,9 +37,9 @@ TINY_OPTIONS = {
 
 @pytest.fixture(scope="session")
 def tiny_mars(tmp_path_factory) -> Path:
-    """6 training and 4 test identities, 3 cameras, 32x16 pixels, in MARS layout; tests must not write into it."""
+    """6 training and 4 test identities, 3 cameras, 2 tracklets in each, 32x16 pixels; tests must not write into it."""
     root = tmp_path_factory.mktemp("data") / "mars"
-    write_mars(root, train_ids=6, test_ids=4, cameras=3, tracklets=1, frames=(3, 5), size=(32, 16), workers=0)
+    write_mars(root, train_ids=6, test_ids=4, cameras=3, tracklets=2, frames=(3, 5), size=(32, 16), workers=0)
     return root
 
 

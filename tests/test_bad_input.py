@@ -1,0 +1,169 @@
+"""Faults of the input: one clear line, exit code 2, nothing lost."""
+
+import shutil
+
+import pytest
+import scipy.io
+import torch
+
+from processor.run import eval_main, train_main
+
+
+@pytest.fixture
+def data(tiny_mars, tmp_path):
+    """A copy of the tiny set that a test may break."""
+    return shutil.copytree(tiny_mars, tmp_path / "mars")
+
+
+def fails(main, argv, caplog) -> str:
+    """Run and return the one error line; the run must end with exit code 2 and write no traceback."""
+    caplog.clear()
+    assert main(argv) == 2
+    errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert len(errors) == 1 and "\n" not in errors[0] and "Traceback" not in errors[0]
+    return errors[0]
+
+
+@pytest.mark.parametrize("main", [train_main, eval_main])
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["SOLVER.BASE_RL", "1"], "unknown key SOLVER.BASE_RL: did you mean SOLVER.BASE_LR?"),
+        (["SOLVER.STAGE2.BASE_LR", "1"], "unknown key SOLVER.STAGE2.BASE_LR: it is called SOLVER.BASE_LR here"),
+        (["MODEL.I2T_LOSS_WEIGHT", "1"], "it is called MODEL.V2M_LOSS_WEIGHT here"),
+        (["SOLVER.SEED"], "options come in pairs KEY VALUE, 'SOLVER.SEED' has no partner"),
+        (["--resum"], "unrecognized arguments: --resum"),
+        (["--config_file", "absent.yml"], "config file absent.yml does not exist"),
+        (["SOLVER.AMP", "fp8"], "SOLVER.AMP must be one of auto, bf16, fp16, off, found 'fp8'"),
+        (["SOLVER.AMP", "fp16"], "SOLVER.AMP fp16 needs a GPU"),
+        (["SOLVER.IMS_PER_BATCH", "5"], "SOLVER.IMS_PER_BATCH 5 must be divisible by DATALOADER.NUM_INSTANCE 2"),
+        (["DATASETS.NAMES", "MARZ"], "DATASETS.NAMES 'MARZ' is not known; it must be one of MARS"),
+        (["DATASETS.ROOT_DIR", "nowhere"], "DATASETS.ROOT_DIR nowhere is not a folder"),
+        (["TEST.WEIGHT", "a.pth", "MODEL.PRETRAIN_CHOICE", "openai", "MODEL.PRETRAIN_PATH", "b.pt"], "does not exist"),
+    ],
+)
+def test_faults_of_the_command_line(main, flags, expected, tiny_argv, tmp_path, caplog, monkeypatch):
+    if flags[:2] == ["SOLVER.AMP", "fp16"] and torch.cuda.is_available():
+        pytest.skip("fp16 is allowed on a GPU")
+    argv = tiny_argv()
+    if "MODEL.PRETRAIN_PATH" in flags:
+        argv = [part for pair in zip(argv[::2], argv[1::2]) if "ENCODER" not in pair[0] for part in pair]
+    torch.save({}, tmp_path / "weight.pth")
+    if main is eval_main and "TEST.WEIGHT" not in flags:
+        argv += ["TEST.WEIGHT", str(tmp_path / "weight.pth")]
+    assert expected in fails(main, [*argv, *flags], caplog)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["train_name.txt", "test_name.txt", "tracks_train_info.mat", "tracks_test_info.mat", "query_IDX.mat"]
+)
+def test_missing_list_is_named_with_what_was_looked_for_and_how_to_get_it(name, data, tiny_argv, tmp_path, caplog):
+    (data / "info" / name).unlink()
+    line = fails(train_main, tiny_argv(DATASETS__ROOT_DIR=data), caplog)
+    assert name in line and "info/" in line
+    if name != "tracks_train_info.mat":
+        assert str(data / "info" / name) in line and "MARS-evaluation" in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("column", "what"), [(2, "person"), (3, "camera")])
+def test_tracklet_that_mixes_people_or_cameras(column, what, data, tiny_argv, caplog):
+    path = data / "info" / "tracks_train_info.mat"
+    table = scipy.io.loadmat(path)["track_train_info"]
+    table[1, column] = table[1, column] % 3 + 1 if column == 3 else 77
+    scipy.io.savemat(path, {"track_train_info": table})
+    line = fails(train_main, tiny_argv(DATASETS__ROOT_DIR=data), caplog)
+    assert f"{path} row 2" in line and "mixes people or cameras" in line
+
+
+def test_fewer_identities_than_p(tiny_argv, caplog):
+    line = fails(train_main, tiny_argv(SOLVER__IMS_PER_BATCH=14), caplog)
+    assert "6 identities, fewer than the 7 of a batch" in line and "SOLVER.IMS_PER_BATCH" in line
+
+
+def test_images_unpacked_elsewhere(data, tiny_argv, caplog):
+    shutil.rmtree(data / "bbox_test")
+    assert "bbox_test" in fails(train_main, tiny_argv(DATASETS__ROOT_DIR=data), caplog)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("content", [b"", b"no image", None])
+def test_image_that_cannot_be_decoded_is_named(workers, content, data, tiny_argv, caplog):
+    path = sorted((data / "bbox_train").rglob("*.jpg"))[5]
+    path.write_bytes(path.read_bytes()[:300] if content is None else content)
+    line = fails(train_main, tiny_argv(DATASETS__ROOT_DIR=data, DATALOADER__NUM_WORKERS=workers), caplog)
+    assert line.startswith(f"error: frame {path} cannot be decoded")
+
+
+def test_image_that_vanished_is_named(data, tiny_argv, caplog):
+    path = sorted((data / "bbox_train").rglob("*.jpg"))[5]
+    path.unlink()
+    assert f"frame {path} does not exist" in fails(train_main, tiny_argv(DATASETS__ROOT_DIR=data), caplog)
+
+
+@pytest.fixture
+def finished(tiny_argv, tmp_path):
+    assert train_main(tiny_argv(SOLVER__MAX_EPOCHS=1, SOLVER__STEPS="[]")) == 0
+    return tmp_path / "run"
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_output_dir_that_holds_a_run_is_refused_and_kept(finished, tiny_argv, caplog):
+    before = contents(finished)
+    line = fails(train_main, tiny_argv(), caplog)
+    assert "holds a run" in line and "--resume" in line and "--overwrite" in line
+    assert "exclude each other" in fails(train_main, tiny_argv("--resume", "--overwrite"), caplog)
+    # Not even --overwrite loses the old run to a typo in another key.
+    fails(train_main, tiny_argv("--overwrite", DATASETS__ROOT_DIR="nowhere"), caplog)
+    assert contents(finished) == before
+
+
+def test_overwrite_starts_anew_and_touches_no_other_file(finished, tiny_argv):
+    (finished / "notes.txt").write_text("mine")
+    assert train_main(tiny_argv("--overwrite", SOLVER__MAX_EPOCHS=2)) == 0
+    assert torch.load(finished / "last.pth", weights_only=True)["epoch"] == 2
+    assert (finished / "notes.txt").read_text() == "mine"
+
+
+def test_resume_refuses_another_recipe_another_model_and_nothing_to_resume(finished, tiny_argv, tmp_path, caplog):
+    line = fails(train_main, tiny_argv("--resume", SOLVER__BASE_LR="1e-5", SOLVER__STEPS="[]"), caplog)
+    assert "SOLVER.BASE_LR 0.001, now it is 1e-05" in line
+    line = fails(train_main, tiny_argv("--resume", OUTPUT_DIR=tmp_path / "empty"), caplog)
+    assert "last.pth does not exist, so there is no run to resume" in line
+
+
+def test_resume_refuses_other_identities(finished, tiny_argv, data, caplog):
+    path = data / "info" / "tracks_train_info.mat"
+    table = scipy.io.loadmat(path)["track_train_info"]
+    scipy.io.savemat(path, {"track_train_info": table[table[:, 2] != table[0, 2]]})
+    argv = tiny_argv("--resume", DATASETS__ROOT_DIR=data, SOLVER__MAX_EPOCHS=1, SOLVER__STEPS="[]")
+    assert "classifier of 6 identities, 5 here" in fails(train_main, argv, caplog)
+
+
+def test_truncated_checkpoint(finished, tiny_argv, caplog):
+    for name in ("last.pth", "best.pth"):
+        (finished / name).write_bytes((finished / name).read_bytes()[:4000])
+    argv = tiny_argv("--resume", SOLVER__MAX_EPOCHS=1, SOLVER__STEPS="[]")
+    assert "last.pth cannot be read; it is truncated" in fails(train_main, argv, caplog)
+    assert "best.pth cannot be read; it is truncated" in fails(eval_main, tiny_argv(), caplog)
+
+
+def test_weights_of_another_architecture_and_of_clip_alone(finished, tiny_argv, tmp_path, caplog):
+    line = fails(eval_main, tiny_argv(MODEL__ENCODER__WIDTH=128), caplog)
+    assert "best.pth is of another architecture" in line and "MODEL.ENCODER" in line
+    vit = {name.removeprefix("encoder.vit."): value
+           for name, value in torch.load(finished / "best.pth", weights_only=True)["model"].items()
+           if name.startswith("encoder.vit.")}  # fmt: skip
+    vit["pos_embed"] = torch.zeros(1, 5, 64)
+    torch.save(vit, tmp_path / "timm.pth")
+    assert "holds CLIP's encoder alone" in fails(eval_main, tiny_argv(TEST__WEIGHT=tmp_path / "timm.pth"), caplog)
+
+
+def test_output_dir_that_is_a_file_or_cannot_be_made(tiny_argv, tmp_path, caplog):
+    (tmp_path / "taken").write_text("")
+    assert "is a file" in fails(train_main, tiny_argv(OUTPUT_DIR=tmp_path / "taken"), caplog)
+    assert "cannot be made" in fails(train_main, tiny_argv(OUTPUT_DIR=tmp_path / "taken" / "run"), caplog)

@@ -1,0 +1,179 @@
+"""Whole runs through both scripts' entry points on the tiny set: train, resume, evaluate, bad input."""
+
+import csv
+import json
+import logging
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from processor import trainer
+from processor.run import eval_main, train_main
+
+ROOT = Path(__file__).parent.parent
+SCORES = ("mAP", "rank1", "rank5", "rank10", "rank20")
+
+
+def metrics(folder: Path) -> dict:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def assert_same_state(first: Path, second: Path) -> None:
+    """Weights, optimiser, schedule and history equal bit for bit."""
+    a, b = (torch.load(path, weights_only=True) for path in (first, second))
+    for name, value in a["model"].items():
+        assert torch.equal(value, b["model"][name]), name
+    for index, slots in a["optimizer"]["state"].items():
+        for slot, value in slots.items():
+            assert torch.equal(value, b["optimizer"]["state"][index][slot]), (index, slot)
+    assert torch.equal(a["clip_memory"], b["clip_memory"]) and torch.equal(a["rng"]["torch"], b["rng"]["torch"])
+    assert (a["epoch"], a["lr_schedule"], a["best"]) == (b["epoch"], b["lr_schedule"], b["best"])
+    drop_time = [{k: v for k, v in row.items() if k != "seconds"} for row in a["history"]]
+    assert drop_time == [{k: v for k, v in row.items() if k != "seconds"} for row in b["history"]]
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_mars, tmp_path_factory):
+    """One finished run with every file asked for."""
+    from tests.conftest import TINY_OPTIONS
+
+    out = tmp_path_factory.mktemp("trained") / "run"
+    options = TINY_OPTIONS | {
+        "DATASETS.ROOT_DIR": str(tiny_mars), "OUTPUT_DIR": str(out), "TEST.SAVE_FEATURES": "True",
+        "TEST.SAVE_RANKS": "True", "TEST.CONTACT_SHEET": "3", "TEST.UNTRAINED": "True",
+    }  # fmt: skip
+    assert train_main([part for pair in options.items() for part in pair]) == 0
+    return out
+
+
+def test_a_run_leaves_the_promised_files(trained):
+    assert {path.name for path in trained.iterdir()} == {
+        "train_log.txt", "config.yml", "history.csv", "last.pth", "best.pth", "clip_memory.pt", "metrics.json",
+        "features.npz", "ranks.csv", "contact_sheet.png",
+    }  # fmt: skip
+    rows = list(csv.DictReader((trained / "history.csv").open()))
+    assert list(rows[0]) == (
+        "epoch lr loss_id loss_triplet loss_v2m loss_frame_id loss_total seconds mAP rank1 rank5 rank10 rank20".split()
+    )
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert [float(row["lr"]) for row in rows] == pytest.approx([1e-4, 1e-3, 1e-4])
+    result = metrics(trained)
+    assert set(SCORES) <= set(result) and set(SCORES) <= set(result["last"]) and set(SCORES) <= set(result["untrained"])
+    assert result["last"]["epoch"] == 3 and result["num_query"] == 12
+    log = (trained / "train_log.txt").read_text()
+    assert "torch" in log and "commit" in log and "epoch 3/3" in log
+    memory = torch.load(trained / "clip_memory.pt", weights_only=True)
+    assert memory.shape == (6, 64) and memory.dtype is torch.float32
+
+
+def test_checkpoint_holds_tensors_and_plain_python_only(trained):
+    state = torch.load(trained / "last.pth", weights_only=True)
+    assert state["epoch"] == 3 and "MODEL:" in state["config"]
+
+
+def test_evaluation_reproduces_the_final_test_exactly(trained, tiny_argv, tmp_path):
+    assert eval_main(tiny_argv(TEST__WEIGHT=trained / "best.pth", TEST__SAVE_FEATURES=True)) == 0
+    ours, theirs = metrics(tmp_path / "run"), metrics(trained)
+    assert {name: ours[name] for name in SCORES} == {name: theirs[name] for name in SCORES}
+    with np.load(tmp_path / "run" / "features.npz") as a, np.load(trained / "features.npz") as b:
+        assert a["features"].shape[1] == 192 and np.array_equal(a["features"], b["features"])
+    assert (tmp_path / "run" / "test_log.txt").exists()
+
+
+def test_empty_test_weight_means_best_pth_of_the_output_dir(trained, tiny_argv, tmp_path):
+    (tmp_path / "run").mkdir()
+    shutil.copy(trained / "best.pth", tmp_path / "run")
+    assert eval_main(tiny_argv()) == 0
+    assert metrics(tmp_path / "run")["mAP"] == metrics(trained)["mAP"]
+
+
+def test_test_options_change_the_result(trained, tiny_argv, tmp_path):
+    found = []
+    for number, options in enumerate([
+        {}, {"TEST__SAMPLING": "first"}, {"TEST__NECK_FEAT": "after"}, {"TEST__FEAT_NORM": False},
+        {"TEST__GALLERY_INCLUDES_QUERY": False}, {"TEST__RE_RANKING": True, "TEST__RE_RANKING_K1": 4,
+         "TEST__RE_RANKING_K2": 2}, {"INPUT__PIXEL_MEAN": "[0.9,0.1,0.5]"},
+    ]):  # fmt: skip
+        out = tmp_path / str(number)
+        argv = tiny_argv(TEST__WEIGHT=trained / "best.pth", TEST__SAVE_RANKS=True, OUTPUT_DIR=out, **options)
+        assert eval_main(argv) == 0
+        found.append((out / "ranks.csv").read_text())
+    assert len(set(found)) == len(found)
+
+
+@pytest.mark.parametrize("stop_at", [(1, 1), (2, 1), (3, 2)])
+def test_interrupted_and_resumed_run_equals_an_unbroken_one(trained, tiny_argv, tmp_path, monkeypatch, caplog, stop_at):
+    check = trainer.check_finite
+
+    def interrupt(losses, epoch, step):
+        check(losses, epoch, step)
+        if (epoch, step) == stop_at:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "check_finite", interrupt)
+    with caplog.at_level(logging.INFO):
+        assert train_main(tiny_argv(TEST__UNTRAINED=True)) == 130
+    assert f"holds {stop_at[0] - 1} finished epochs" in caplog.text and "--resume" in caplog.text
+    assert torch.load(tmp_path / "run" / "last.pth", weights_only=True)["epoch"] == stop_at[0] - 1
+    monkeypatch.setattr(trainer, "check_finite", check)
+    torch.rand(7)  # whatever the process did in between
+    assert train_main(tiny_argv("--resume", TEST__UNTRAINED=True)) == 0
+    assert_same_state(tmp_path / "run" / "last.pth", trained / "last.pth")
+    assert metrics(tmp_path / "run") == metrics(trained)
+
+
+def test_worker_processes_do_not_change_a_run(trained, tiny_argv, tmp_path):
+    assert train_main(tiny_argv(DATALOADER__NUM_WORKERS=2, TEST__UNTRAINED=True)) == 0
+    assert_same_state(tmp_path / "run" / "last.pth", trained / "last.pth")
+
+
+def test_a_longer_run_may_continue_a_finished_one(trained, tiny_argv, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    assert train_main(tiny_argv("--resume", SOLVER__MAX_EPOCHS=4)) == 0
+    assert metrics(tmp_path / "run")["last"]["epoch"] == 4
+    assert len(list(csv.DictReader((tmp_path / "run" / "history.csv").open()))) == 4
+
+
+def test_other_seed_gives_another_run(trained, tiny_argv, tmp_path):
+    assert train_main(tiny_argv(SOLVER__SEED=5, SOLVER__MAX_EPOCHS=1, SOLVER__STEPS="[]")) == 0
+    ours = torch.load(tmp_path / "run" / "clip_memory.pt", weights_only=True)
+    assert not torch.equal(ours, torch.load(trained / "clip_memory.pt", weights_only=True))
+
+
+def test_non_finite_loss_stops_with_epoch_step_and_terms(tiny_argv, caplog):
+    with caplog.at_level(logging.INFO):
+        assert train_main(tiny_argv(SOLVER__BASE_LR=1e30, SOLVER__WARMUP_EPOCHS=0)) == 1
+    assert "the loss is not finite in epoch 1, step 2: id nan" in caplog.text
+
+
+def test_bfloat16_autocast_trains_on_the_cpu(tiny_argv, tmp_path):
+    assert train_main(tiny_argv(SOLVER__AMP="bf16", SOLVER__MAX_EPOCHS=1, SOLVER__STEPS="[]")) == 0
+    assert metrics(tmp_path / "run")["mAP"] > 0
+
+
+def test_both_scripts_run_from_another_folder_and_ctrl_c_leaves_a_run_to_resume(tiny_argv, tmp_path):
+    argv = tiny_argv(SOLVER__MAX_EPOCHS=500, DATALOADER__NUM_WORKERS=1)
+    command = [sys.executable, str(ROOT / "train-main.py"), *argv]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    history, deadline = tmp_path / "run" / "history.csv", time.monotonic() + 120
+    while not history.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    assert "Continue with: python train-main.py" in output and output.rstrip().endswith("--resume")
+    weight = str(tmp_path / "run" / "best.pth")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "eval-main.py"), *argv, "TEST.WEIGHT", weight],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert metrics(tmp_path / "run")["weight"] == weight

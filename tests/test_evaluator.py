@@ -1,0 +1,156 @@
+"""Embedding, distances and ranking put together: batches, cameras, protocols, files."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from configs import load_cfg
+from datasets import build_memory_loader, build_test_loader, load_splits
+from datasets.clip_dataset import read_clip
+from datasets.frame_sampling import dense_clips
+from datasets.tracklet import Tracklet
+from datasets.transforms import Normalize
+from model import build_model
+from processor.contact_sheet import save_contact_sheet
+from processor.evaluator import Protocol, evaluate, rank_features
+from processor.memory_pass import run_memory_pass
+from processor.reports import queries_without_match, results_table, save_features, save_ranks
+from tests.conftest import TINY_OPTIONS
+from utils.errors import InputError
+
+CPU = torch.device("cpu")
+NORMALIZE = Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+
+
+@pytest.fixture
+def tiny(tiny_mars):
+    def build(**overrides):
+        options = TINY_OPTIONS | {key.replace("__", "."): str(value) for key, value in overrides.items()}
+        cfg = load_cfg(opts=[part for pair in options.items() for part in pair])
+        splits = load_splits("MARS", str(tiny_mars))
+        torch.manual_seed(0)
+        return cfg, splits, build_model(cfg, splits.num_classes, splits.num_cameras).eval()
+
+    return build
+
+
+def by_hand(cfg, model, tracklets, use_camera=True):
+    """Mean clip feature of each tracklet, one clip at a time."""
+    means = []
+    for t in tracklets:
+        clips = [read_clip(t.frames, ids, cfg.INPUT.SIZE_TEST) for ids in dense_clips(len(t.frames), 2)]
+        clips = NORMALIZE(torch.stack(clips))
+        camids = torch.full((len(clips),), t.camid)
+        with torch.no_grad():
+            features = [
+                model.embed(c[None], k[None]) if use_camera else model.encode_memory(c[None])
+                for c, k in zip(clips, camids)
+            ]
+        means.append(torch.cat(features).mean(dim=0))
+    return torch.stack(means)
+
+
+@pytest.mark.parametrize("frames_per_batch", [2, 7, 512])
+def test_packed_passes_equal_one_clip_at_a_time(tiny, frames_per_batch):
+    """Several tracklets per pass, tracklets split over passes, each clip with its own camera."""
+    cfg, splits, model = tiny(TEST__FRAMES_PER_BATCH=frames_per_batch)
+    tracklets = splits.query + splits.gallery
+    loader = build_test_loader(cfg, tracklets, "dense")
+    protocol = Protocol("MARS", "dense", gallery_includes_query=True)
+    evaluation = evaluate(model, loader, tracklets, len(splits.query), protocol, NORMALIZE, CPU, None)
+    np.testing.assert_allclose(evaluation.features, by_hand(cfg, model, tracklets), atol=1e-5)
+
+
+def test_clip_memory_is_the_identity_mean_of_tracklet_means(tiny):
+    cfg, splits, model = tiny(TEST__FRAMES_PER_BATCH=5)
+    pids = [t.pid for t in splits.train]
+    memory = run_memory_pass(model, build_memory_loader(cfg, splits), pids, NORMALIZE, CPU, None)
+    features = by_hand(cfg, model, splits.train, use_camera=False)
+    for label in range(splits.num_classes):
+        rows = [row for row, pid in enumerate(pids) if pid == label]
+        torch.testing.assert_close(memory[label], features[rows].mean(dim=0), atol=1e-5, rtol=1e-4)
+
+
+def toy(num_query=2):
+    """Two queries and three gallery items on a circle: a person per 90 degrees, distractor 0 in between."""
+    angles = np.deg2rad([0, 90, 10, 80, 44])
+    features = np.stack([3 * np.cos(angles), 3 * np.sin(angles)], axis=1).astype(np.float32)
+    pids, cams = [1, 2, 1, 2, 0], [0, 0, 1, 1, 1]
+    return features, [Tracklet((f"{i}.jpg",), pid, cam) for i, (pid, cam) in enumerate(zip(pids, cams))], num_query
+
+
+def test_gallery_with_and_without_queries():
+    features, tracklets, num_query = toy()
+    kept = rank_features(features, tracklets, num_query, Protocol("toy", "dense", True))
+    out = rank_features(features, tracklets, num_query, Protocol("toy", "dense", False))
+    assert (kept.metrics["num_gallery"], out.metrics["num_gallery"]) == (5, 3)
+    assert kept.metrics["mAP"] == out.metrics["mAP"] == 1.0
+    assert kept.gallery[:2] == kept.query and out.gallery == tuple(tracklets[2:])
+    assert kept.summary()["protocol"]["gallery_includes_query"] is True
+
+
+def test_normalisation_is_applied_once_and_can_be_switched_off():
+    features, tracklets, num_query = toy()
+    on = rank_features(features, tracklets, num_query, Protocol("toy", "dense", False))
+    off = rank_features(features, tracklets, num_query, Protocol("toy", "dense", False, feat_norm=False))
+    np.testing.assert_allclose(off.dist_QG, 3 * on.dist_QG, rtol=1e-5)
+    np.testing.assert_array_equal(on.features, features)  # saved features are raw
+    assert on.dist_QG[0, 0] == pytest.approx(2 * np.sin(np.deg2rad(5)), rel=1e-4)
+
+
+def test_re_ranking_replaces_the_distances():
+    features, tracklets, num_query = toy()
+    plain = rank_features(features, tracklets, num_query, Protocol("toy", "dense", True))
+    reranked = rank_features(features, tracklets, num_query, Protocol("toy", "dense", True, re_ranking=(2, 1, 0.3)))
+    assert not np.allclose(plain.dist_QG, reranked.dist_QG)
+    assert reranked.summary()["protocol"]["re_ranking"] == {"k1": 2, "k2": 1, "lambda": 0.3}
+
+
+def test_queries_without_match_are_counted_and_said():
+    features, tracklets, _ = toy()
+    tracklets[1] = Tracklet(("1.jpg",), 9, 0)
+    evaluation = rank_features(features, tracklets, 2, Protocol("toy", "dense", False))
+    assert evaluation.summary()["num_query_without_match"] == 1
+    assert queries_without_match(evaluation).startswith("1 of 2 queries have no true match")
+    alone = [Tracklet((f"{i}.jpg",), i, 0) for i in range(5)]
+    with pytest.raises(InputError, match="toy cannot be scored: none of 2 queries"):
+        rank_features(features, alone, 2, Protocol("toy", "dense", False))
+
+
+def test_saved_features_and_ranks_agree_with_the_evaluation(tmp_path):
+    features, tracklets, num_query = toy()
+    evaluation = rank_features(features, tracklets, num_query, Protocol("toy", "dense", False))
+    save_features(tmp_path / "features.npz", evaluation)
+    with np.load(tmp_path / "features.npz") as file:
+        np.testing.assert_array_equal(file["features"], features)
+        assert file["is_query"].tolist() == [True, True, False, False, False]
+        assert file["pids"].tolist() == [1, 2, 1, 2, 0] and file["camids"].tolist() == [0, 0, 1, 1, 1]
+    save_ranks(tmp_path / "ranks.csv", evaluation)
+    rows = list(csv.DictReader((tmp_path / "ranks.csv").open()))
+    assert [row["AP"] for row in rows] == ["1.000000"] * 2 and [row["first_match"] for row in rows] == ["1", "1"]
+    assert [rows[0][f"top{k}"] for k in (1, 2, 3, 4)] == ["2.jpg", "4.jpg", "3.jpg", ""]
+    assert float(rows[0]["top1_distance"]) == pytest.approx(evaluation.dist_QG[0, 0], abs=1e-6)
+
+
+def test_contact_sheet_frames_right_answers_green_and_wrong_ones_red(tmp_path):
+    features, tracklets, num_query = toy()
+    for tracklet in tracklets:
+        Image.new("RGB", (16, 32), (10, 20, 30)).save(tmp_path / tracklet.frames[0].replace("jpg", "png"))
+    tracklets = [Tracklet((str(tmp_path / t.frames[0].replace("jpg", "png")),), t.pid, t.camid) for t in tracklets]
+    evaluation = rank_features(features, tracklets, num_query, Protocol("toy", "dense", False))
+    save_contact_sheet(tmp_path / "sheet.png", evaluation, 2)
+    pixels = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB")).reshape(-1, 3)
+    counts = {c: int((pixels == np.array(rgb)).all(axis=1).sum()) for c, rgb in
+              {"green": (26, 150, 65), "red": (215, 25, 28), "blue": (43, 92, 138)}.items()}  # fmt: skip
+    border = 108 * 204 - 96 * 192
+    assert counts == {"green": 2 * border, "red": 4 * border, "blue": 2 * border}
+
+
+def test_results_table_is_in_percent():
+    scores = {"mAP": 0.5, "rank1": 0.25, "rank5": 1.0, "rank10": 1.0, "rank20": 1.0}
+    lines = results_table({"best": scores}).splitlines()
+    assert lines[0].split() == ["mAP", "Rank-1", "Rank-5", "Rank-10", "Rank-20"]
+    assert lines[1].split() == ["best", "50.00", "25.00", "100.00", "100.00", "100.00"]

@@ -1,0 +1,105 @@
+"""Each loss term against plain Python loops."""
+
+import math
+
+import pytest
+import torch
+
+from configs import load_cfg
+from loss import build_criterion
+from loss.criterion import Criterion
+from loss.triplet import batch_hard_triplet
+from model.output import TFCLIPOutput
+
+PIDS = torch.tensor([0, 0, 1, 1, 2, 2, 2, 0])
+
+
+def random_output(num_frames=3, num_classes=5):
+    torch.manual_seed(0)
+    scores = tuple(torch.randn(8, num_classes) for _ in range(3))
+    features = (torch.randn(8, 6), torch.randn(8, 4), torch.randn(8, 6))
+    return TFCLIPOutput(scores, torch.randn(8 * num_frames, num_classes), features, torch.randn(8, num_classes))
+
+
+def smoothed_cross_entropy(scores, labels, smoothing=0.1):
+    total, num_classes = 0.0, scores.shape[1]
+    for row, label in zip(scores.tolist(), labels.tolist()):
+        norm = math.log(sum(math.exp(s) for s in row))
+        for c, s in enumerate(row):
+            target = smoothing / num_classes + (1 - smoothing) * (c == label)
+            total -= target * (s - norm)
+    return total / len(labels)
+
+
+def hard_triplet(features, labels, margin=0.3):
+    rows, labels, total = features.tolist(), labels.tolist(), 0.0
+    for i, anchor in enumerate(rows):
+        distances = [math.sqrt(max(sum((a - b) ** 2 for a, b in zip(anchor, other)), 1e-12)) for other in rows]
+        positive = max(d for d, label in zip(distances, labels) if label == labels[i])
+        negative = min(d for d, label in zip(distances, labels) if label != labels[i])
+        total += max(0.0, margin + positive - negative)
+    return total / len(rows)
+
+
+def test_terms_and_total_against_loops():
+    output = random_output()
+    losses = Criterion()(output, PIDS)
+    frame_pids = torch.tensor([pid for pid in PIDS.tolist() for _ in range(3)])
+    expected = {
+        "id": sum(smoothed_cross_entropy(s, PIDS) for s in output.scores),
+        "triplet": sum(hard_triplet(f, PIDS) for f in output.features),
+        "v2m": smoothed_cross_entropy(output.v2m_logits, PIDS),
+        "frame_id": smoothed_cross_entropy(output.frame_scores, frame_pids),
+    }
+    expected["total"] = 0.25 * expected["id"] + expected["triplet"] + expected["v2m"] + expected["frame_id"] / 3
+    assert set(losses) == set(expected)
+    for name, value in expected.items():
+        assert losses[name].item() == pytest.approx(value, rel=1e-4), name
+
+
+def test_config_keys_reach_the_criterion():
+    options = {
+        "MODEL.ID_LOSS_WEIGHT": "0.5", "MODEL.TRIPLET_LOSS_WEIGHT": "2", "MODEL.V2M_LOSS_WEIGHT": "3",
+        "SOLVER.MARGIN": "0.7", "MODEL.IF_LABELSMOOTH": "False",
+    }  # fmt: skip
+    cfg = load_cfg(opts=[part for pair in options.items() for part in pair])
+    output = random_output()
+    losses = build_criterion(cfg)(output, PIDS)
+    assert losses["triplet"].item() == pytest.approx(sum(hard_triplet(f, PIDS, 0.7) for f in output.features), rel=1e-4)
+    # IF_LABELSMOOTH False unsmooths every cross-entropy, the frame term too.
+    frame_id = smoothed_cross_entropy(output.frame_scores, PIDS.repeat_interleave(3), smoothing=0)
+    identity = sum(smoothed_cross_entropy(scores, PIDS, smoothing=0) for scores in output.scores)
+    assert losses["frame_id"].item() == pytest.approx(frame_id, rel=1e-4)
+    assert losses["id"].item() == pytest.approx(identity, rel=1e-4)
+    total = 0.5 * losses["id"] + 2 * losses["triplet"] + 3 * losses["v2m"] + losses["frame_id"] / 3
+    assert losses["total"].item() == pytest.approx(total.item(), rel=1e-6)
+
+
+def test_without_memory_the_v2m_term_is_zero():
+    output = random_output()
+    losses = Criterion()(TFCLIPOutput(output.scores, output.frame_scores, output.features, None), PIDS)
+    assert losses["v2m"].item() == 0
+    assert losses["total"].item() == pytest.approx(
+        (0.25 * losses["id"] + losses["triplet"] + losses["frame_id"] / 3).item(), rel=1e-6
+    )
+
+
+def test_triplet_on_a_line_worked_by_hand():
+    """Points 0, 1 (person a) and 3, 7 (person b): hardest positives 1, 1, 4, 4; hardest negatives 3, 2, 2, 6."""
+    features, pids = torch.tensor([[0.0], [1.0], [3.0], [7.0]]), torch.tensor([0, 0, 1, 1])
+    expected = (0 + 0 + (0.3 + 4 - 2) + 0) / 4
+    assert batch_hard_triplet(features, pids, 0.3).item() == pytest.approx(expected)
+
+
+def test_triplet_of_equal_features_has_finite_gradients():
+    features = torch.ones(4, 3, requires_grad=True)
+    loss = batch_hard_triplet(features, torch.tensor([0, 0, 1, 1]), 0.3)
+    loss.backward()
+    assert loss.item() == pytest.approx(0.3) and torch.isfinite(features.grad).all()
+
+
+def test_triplet_is_computed_in_float32():
+    features = (1000 + torch.arange(4.0)[:, None] * torch.ones(4, 8)).to(torch.bfloat16)
+    loss = batch_hard_triplet(features, torch.tensor([0, 0, 1, 1]), 0.3)
+    assert loss.dtype is torch.float32
+    assert loss.item() == pytest.approx(hard_triplet(features.float(), torch.tensor([0, 0, 1, 1])), rel=1e-5)

@@ -1,0 +1,142 @@
+"""The assembled network: shapes, invariances, gradients."""
+
+import pytest
+import torch
+
+from configs import load_cfg
+from loss import build_criterion
+from model import build_model
+from tests.conftest import TINY_OPTIONS
+
+NUM_CLASSES, NUM_CAMERAS = 5, 3
+
+
+def tiny_model(**overrides):
+    options = TINY_OPTIONS | {key.replace("__", "."): str(value) for key, value in overrides.items()}
+    cfg = load_cfg(opts=[part for pair in options.items() for part in pair])
+    torch.manual_seed(0)
+    return cfg, build_model(cfg, NUM_CLASSES, NUM_CAMERAS)
+
+
+def batch(num_clips=4, num_frames=2):
+    generator = torch.Generator().manual_seed(1)
+    clips = torch.randn(num_clips, num_frames, 3, 32, 16, generator=generator)
+    return clips, torch.arange(num_clips) % NUM_CAMERAS, torch.randn(NUM_CLASSES, 64, generator=generator)
+
+
+@pytest.mark.parametrize("variant", ["full", "simple"])
+def test_output_shapes(variant):
+    _, model = tiny_model(MODEL__SSP__VARIANT=variant)
+    clips, camids, memory = batch()
+    output = model(clips, camids, memory)
+    assert [tuple(s.shape) for s in output.scores] == [(4, 5)] * 3
+    assert [tuple(f.shape) for f in output.features] == [(4, 64)] * 3
+    assert output.frame_scores.shape == (8, 5) and output.v2m_logits.shape == (4, 5)
+    assert model.embed(clips, camids).shape == (4, 192) and model.encode_memory(clips).shape == (4, 64)
+    assert model(clips, camids, None).v2m_logits is None
+
+
+def test_frames_of_a_clip_stand_together_in_frame_scores():
+    _, model = tiny_model()
+    model.eval()
+    clips, camids, memory = batch()
+    whole = model(clips, camids, memory).frame_scores.unflatten(0, (4, 2))
+    for clip in range(4):
+        alone = model(clips[clip : clip + 1], camids[clip : clip + 1], memory).frame_scores
+        torch.testing.assert_close(whole[clip], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_shuffling_a_batch_shuffles_its_output():
+    _, model = tiny_model()
+    model.eval()
+    clips, camids, memory = batch()
+    order = torch.tensor([2, 0, 3, 1])
+    straight, shuffled = model(clips, camids, memory), model(clips[order], camids[order], memory)
+    torch.testing.assert_close(straight.v2m_logits[order], shuffled.v2m_logits, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(model.embed(clips, camids)[order], model.embed(clips[order], camids[order]))
+
+
+def test_embedding_is_the_three_features_before_or_after_their_necks():
+    _, model = tiny_model()
+    model.eval()
+    clips, camids, _ = batch()
+    features = model(clips, camids, None).features
+    torch.testing.assert_close(model.embed(clips, camids), torch.cat(features, dim=1))
+    with torch.no_grad():
+        for neck in (model.neck_g, model.neck_p, model.neck_t):
+            neck.running_mean.normal_()
+    _, after = tiny_model(TEST__NECK_FEAT="after")
+    after.load_state_dict(model.state_dict())
+    after.eval()
+    expected = torch.cat([neck(f) for neck, f in zip((model.neck_g, model.neck_p, model.neck_t), features)], dim=1)
+    torch.testing.assert_close(after.embed(clips, camids), expected)
+    assert (expected - torch.cat(features, dim=1)).abs().max() > 0.1
+
+
+def test_features_are_the_means_the_method_names():
+    _, model = tiny_model()
+    model.eval()
+    clips, camids, memory = batch()
+    tokens, projected = model.encoder(clips, camids)
+    v_g, v_p, v_t = model(clips, camids, memory).features
+    torch.testing.assert_close(v_g, tokens[:, :, 0].mean(dim=1))
+    torch.testing.assert_close(v_p, projected[:, :, 0].mean(dim=1))
+    torch.testing.assert_close(v_t, model.tmd(tokens).mean(dim=2).mean(dim=1))
+    updated = model.ssp(memory.expand(4, -1, -1), projected.mean(dim=1))
+    by_hand = torch.stack([torch.stack([v_p[b] @ updated[b, c] for c in range(5)]) for b in range(4)])
+    torch.testing.assert_close(model(clips, camids, memory).v2m_logits, by_hand)
+
+
+def test_memory_feature_ignores_cameras():
+    _, model = tiny_model()
+    model.eval()
+    clips, camids, _ = batch()
+    torch.testing.assert_close(model.encode_memory(clips), model.encoder(clips).projected[:, :, 0].mean(dim=1))
+    assert (model.encode_memory(clips) - model(clips, camids, None).features[1]).abs().max() > 1e-5
+
+
+@pytest.mark.parametrize("variant", ["full", "simple"])
+def test_every_trainable_parameter_receives_a_gradient(variant):
+    cfg, model = tiny_model(MODEL__SSP__VARIANT=variant)
+    clips, camids, memory = batch()
+    pids = torch.tensor([0, 0, 1, 1])
+    build_criterion(cfg)(model(clips, camids, memory), pids)["total"].backward()
+    without = [name for name, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert without == []
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert frozen == {f"neck_{letter}.bias" for letter in "gptf"}
+
+
+def test_temporal_branch_sends_no_gradient_into_the_encoder():
+    _, model = tiny_model()
+    clips, camids, _ = batch()
+    model(clips, camids, None).features[2].sum().backward()
+    assert all(p.grad is None for p in model.encoder.parameters())
+    assert model.tmd.construction.fc.weight.grad is not None
+
+
+def test_camera_embedding_is_absent_when_switched_off():
+    _, model = tiny_model(MODEL__SIE_CAMERA=False)
+    model.eval()
+    clips, camids, _ = batch()
+    assert model.encoder.camera_embed is None
+    torch.testing.assert_close(model.embed(clips, camids), model.embed(clips, None))
+
+
+def test_heads_start_as_the_method_says():
+    _, model = tiny_model()
+    for letter in "gptf":
+        neck = getattr(model, f"neck_{letter}")
+        assert (neck.weight == 1).all() and (neck.bias == 0).all()
+    for letter in "gpt":
+        classifier = getattr(model, f"classifier_{letter}")
+        assert classifier.bias is None and 0.0005 < classifier.weight.std() < 0.0015
+
+
+def test_parameter_count_of_the_paper():
+    """Row 4 of Table 2 (CLIP-M and TMD, no SSP): 97.02 M with 625 identities; ours counts all classifiers."""
+    cfg = load_cfg(opts=["MODEL.PRETRAIN_CHOICE", "none"])
+    with torch.device("meta"):
+        model = build_model(cfg, 625, 6)
+    without_ssp = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("ssp."))
+    assert without_ssp / 1e6 == pytest.approx(97.02, rel=0.01)

@@ -1,0 +1,294 @@
+"""Weight files of every kind: each value lands where its name says, and what does not fit is said or refused."""
+
+import json
+import zipfile
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from configs import load_cfg
+from model import build_model
+from model.encoder import resize_positions
+from model.torchscript_archive import read_torchscript_tensors
+from model.weights import fill_model, load_weights
+from tests.conftest import TINY_OPTIONS
+from tests.reference import DATA, published_state
+from utils.errors import InputError, MissingFileError
+
+
+def tiny_model(num_classes=5, num_cameras=3, **overrides):
+    options = TINY_OPTIONS | {key.replace("__", "."): str(value) for key, value in overrides.items()}
+    cfg = load_cfg(opts=[part for pair in options.items() for part in pair])
+    return build_model(cfg, num_classes, num_cameras)
+
+
+class ClipBlock(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.attn = nn.MultiheadAttention(width, 2)
+        self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.mlp = nn.Module()
+        self.mlp.c_fc, self.mlp.c_proj = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.ln_1(x)
+
+
+class ClipTower(nn.Module):
+    """The names of OpenAI's image tower at a tiny size (patch 8, 32x32 pixels, width 64, 2 blocks)."""
+
+    def __init__(self, width=64, depth=2, embed=64):
+        super().__init__()
+        self.class_embedding = nn.Parameter(torch.randn(width))
+        self.positional_embedding = nn.Parameter(torch.randn(17, width))
+        self.proj = nn.Parameter(torch.randn(width, embed))
+        self.conv1 = nn.Conv2d(3, width, 8, 8, bias=False)
+        self.ln_pre, self.ln_post = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.transformer = nn.Module()
+        self.transformer.resblocks = nn.Sequential(*(ClipBlock(width) for _ in range(depth)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.class_embedding
+
+
+class Clip(nn.Module):
+    def __init__(self, **sizes):
+        super().__init__()
+        self.visual = ClipTower(**sizes)
+        self.logit_scale = nn.Parameter(torch.tensor(4.6))  # stands for the text side
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.visual(x) * self.logit_scale
+
+
+@pytest.fixture
+def openai_file(tmp_path):
+    torch.manual_seed(3)
+    clip = Clip().half()
+    torch.jit.script(clip).save(str(tmp_path / "ViT-tiny.pt"))
+    return tmp_path / "ViT-tiny.pt", {name: value.detach() for name, value in clip.state_dict().items()}
+
+
+def test_torchscript_archive_is_read_bit_for_bit(openai_file):
+    path, state = openai_file
+    tensors = read_torchscript_tensors(path)
+    assert set(tensors) == set(state)
+    assert all(torch.equal(tensors[name], state[name]) and tensors[name].dtype is torch.float16 for name in state)
+
+
+def test_openai_file_fills_the_encoder(openai_file):
+    path, state = openai_file
+    model = tiny_model()
+    report = load_weights(model, path)
+    vit, tower = model.encoder.vit, {k.removeprefix("visual."): v.float() for k, v in state.items()}
+    torch.testing.assert_close(vit.cls_token[0, 0], tower["class_embedding"])
+    torch.testing.assert_close(vit.head.weight, tower["proj"].T)
+    torch.testing.assert_close(vit.blocks[1].attn.qkv.weight, tower["transformer.resblocks.1.attn.in_proj_weight"])
+    torch.testing.assert_close(vit.blocks[0].mlp.fc2.bias, tower["transformer.resblocks.0.mlp.c_proj.bias"])
+    torch.testing.assert_close(vit.pos_embed[0], resize_positions(tower["positional_embedding"], (4, 2)))
+    assert report["kind"] == report.kind == "openai" and report.dropped == ["logit_scale"]
+    assert not [name for name in report.missing if name.startswith("encoder.vit.")]
+
+
+def test_pretrain_path_fills_the_encoder_that_name_builds(openai_file, tmp_path):
+    small = load_cfg(opts=["MODEL.PRETRAIN_PATH", str(openai_file[0])])
+    with pytest.raises(InputError, match="another architecture"):
+        build_model(small, 5, 3)
+    published = published_state(5, 3, 224, 224)
+    tower = {f"visual.{n.removeprefix('image_encoder.')}": v for n, v in published.items() if "image_encoder" in n}
+    torch.save(tower, tmp_path / "clip.pth")
+    vit = build_model(load_cfg(opts=["MODEL.PRETRAIN_PATH", str(tmp_path / "clip.pth")]), 5, 3).encoder.vit
+    assert torch.equal(vit.blocks[11].mlp.fc2.weight, tower["visual.transformer.resblocks.11.mlp.c_proj.weight"])
+    assert torch.equal(vit.patch_embed.proj.weight, tower["visual.conv1.weight"])
+    torch.testing.assert_close(vit.pos_embed[0], resize_positions(tower["visual.positional_embedding"], (16, 8)))
+
+
+def test_archive_that_names_code_is_refused(tmp_path):
+    path = tmp_path / "hostile.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("hostile/data.pkl", b"cos\nsystem\n(S'echo hacked'\ntR.")
+        archive.writestr("hostile/code/x.py", "")
+    with pytest.raises(InputError, match="os.system"):
+        load_weights(tiny_model(), path)
+
+
+def test_pickle_that_runs_code_is_refused(tmp_path):
+    path = tmp_path / "hostile.pth"
+    path.write_bytes(b"cos\nsystem\n(S'touch hacked'\ntR.")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_weights(tiny_model(), path)
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_timm_file_fills_the_encoder(tmp_path, suffix):
+    torch.manual_seed(4)
+    name = "vit_base_patch16_clip_quickgelu_224.openai"
+    sizes = {"embed_dim": 64, "depth": 2, "num_heads": 2, "patch_size": 8, "num_classes": 64, "img_size": 32}
+    vit = timm.create_model(name, pretrained=False, **sizes)
+    path = tmp_path / f"timm.{suffix}"
+    (save_file if suffix == "safetensors" else torch.save)(vit.state_dict(), path)
+    model = tiny_model()
+    report = load_weights(model, path)
+    assert report.kind == "timm" and report.dropped == ["head.bias"]
+    torch.testing.assert_close(model.encoder.vit.blocks[1].mlp.fc1.weight, vit.blocks[1].mlp.fc1.weight)
+    torch.testing.assert_close(model.encoder.vit.pos_embed[0], resize_positions(vit.pos_embed[0], (4, 2)))
+
+
+def test_without_a_path_timm_is_asked_and_its_failure_says_what_to_do(monkeypatch):
+    asked = []
+    create = timm.create_model
+
+    def refuse_download(name, pretrained=False, **options):
+        if not pretrained:
+            return create(name, pretrained=False, **options)
+        asked.append(name)
+        raise OSError("no network\nmore lines")
+
+    monkeypatch.setattr(timm, "create_model", refuse_download)
+    with pytest.raises(InputError, match=r"no network\); put OpenAI's ViT-B-16.pt on disk and set MODEL.PRETRAIN_PATH"):
+        build_model(load_cfg(), 5, 3)
+    assert asked == ["vit_base_patch16_clip_quickgelu_224.openai"]
+
+
+def test_timm_download_is_loaded_at_224_and_resized_here(monkeypatch):
+    create, downloaded = timm.create_model, {}
+
+    def download(name, pretrained=False, **options):
+        vit = create(name, pretrained=False, **options)
+        if pretrained:
+            downloaded["vit"] = vit
+        return vit
+
+    monkeypatch.setattr(timm, "create_model", download)
+    model = build_model(load_cfg(), 5, 3)
+    assert downloaded["vit"].pos_embed.shape == (1, 197, 768)
+    expected = resize_positions(downloaded["vit"].pos_embed[0], (16, 8))
+    torch.testing.assert_close(model.encoder.vit.pos_embed[0], expected)
+    torch.testing.assert_close(model.encoder.vit.head.weight, downloaded["vit"].head.weight)
+
+
+@pytest.fixture(scope="module")
+def full_model():
+    cfg = load_cfg(opts="MODEL.PRETRAIN_CHOICE none INPUT.SIZE_TRAIN [64,32] INPUT.SIZE_TEST [64,32]".split())
+    return build_model(cfg, 5, 3)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("names", ["names_full.json", "names_simple.json"])
+def test_published_file_lands_where_its_names_say(full_model, tmp_path, names, prefix):
+    state = published_state(5, 3, 64, 32, names)
+    assert len(state) == (254 if "full" in names else 225) == len(json.loads((DATA / names).read_text()))
+    path = tmp_path / "best_model.pth.tar"
+    torch.save({prefix + name: value for name, value in state.items()}, path)
+    report = load_weights(full_model, path)
+    root = "SSP" if "full" in names else "prompts_generator"
+    temporal = "TMD" if "full" in names else "SAT"
+    assert report.kind == "published"
+    own = full_model.state_dict()
+    assert torch.equal(own["tmd.construction.attn.qkv.bias"], state[f"{temporal}.resblocks.0.message_attn.in_proj_bias"])
+    assert torch.equal(own["tmd.diffusion.mlp.fc2.weight"], state[f"{temporal}.resblocks.0.mlp.c_proj.weight"])
+    assert torch.equal(own["encoder.camera_embed"], state["cv_embed"])
+    assert torch.equal(own["neck_f.running_var"], state["bottleneck_proj_temp.running_var"])
+    assert torch.equal(own["neck_t.bias"], state["bottleneck_proj_temp2.bias"])
+    assert torch.equal(own["classifier_t.weight"], state["classifier_proj_temp.weight"])
+    if "full" in names:
+        assert torch.equal(own["ssp.memory_proj.1.weight"], state["SSP.text_proj.1.weight"])
+        assert torch.equal(own["ssp.context_proj.1.weight"], state["SSP.memory_proj.1.weight"])
+        assert torch.equal(own["ssp.layers.1.self_norm.weight"], state["SSP.decoder.1.norm1.weight"])
+        assert set(report.dropped) == {"classifier_proj_temp2.weight", "SSP.alpha", "SSP.norm.weight", "SSP.norm.bias"}
+        assert not report.skipped and not report.missing
+    else:
+        assert report.dropped == ["classifier_proj_temp2.weight"]
+        assert all(name.startswith("ssp.") for name in [*report.skipped, *report.missing]) and report.skipped
+    assert len(report.renamed) + len(report.dropped) == len(state)
+    assert not any(root in name for name in report.missing)
+
+
+def test_simple_file_fills_a_simple_model():
+    cfg = load_cfg(opts=("MODEL.PRETRAIN_CHOICE none INPUT.SIZE_TRAIN [64,32] INPUT.SIZE_TEST [64,32] "
+                         "MODEL.SSP.VARIANT simple").split())  # fmt: skip
+    model, state = build_model(cfg, 5, 3), published_state(5, 3, 64, 32, "names_simple.json")
+    report = fill_model(model, "published", state, "file", allow_skipped=False)
+    own = model.state_dict()
+    assert torch.equal(own["ssp.context_norm.weight"], state["prompts_generator.norm.weight"])
+    assert torch.equal(own["ssp.layers.1.cross_norm.bias"], state["prompts_generator.decoder.1.norm1.bias"])
+    assert torch.equal(own["ssp.layers.0.mlp_norm.bias"], state["prompts_generator.decoder.0.norm3.bias"])
+    assert not report.skipped and not report.missing
+
+
+def checkpoint_of(model, path):
+    torch.save({"model": model.state_dict(), "epoch": 3}, path)
+    return path
+
+
+def test_own_checkpoint_fills_everything(tmp_path):
+    source, target = tiny_model(), tiny_model()
+    report = load_weights(target, checkpoint_of(source, tmp_path / "best.pth"), allow_skipped=False)
+    assert report.kind == "checkpoint" and not report.skipped and not report.missing
+    assert all(torch.equal(value, target.state_dict()[name]) for name, value in source.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("there", "skipped"),
+    [
+        ({"num_classes": 7}, {"classifier_g.weight", "classifier_p.weight", "classifier_t.weight"}),
+        ({"num_cameras": 4}, {"encoder.camera_embed"}),
+        ({"MODEL__SSP__VARIANT": "simple"}, None),
+        ({"MODEL__SSP__LAYERS": 1}, None),
+    ],
+)
+def test_what_does_not_fit_is_skipped_for_tests_and_refused_for_training(tmp_path, there, skipped):
+    source = tiny_model(**there)
+    path = checkpoint_of(source, tmp_path / "other.pth")
+    target = tiny_model()
+    before = {name: value.clone() for name, value in target.state_dict().items()}
+    with pytest.raises(InputError, match="does not fit this training run"):
+        load_weights(target, path, allow_skipped=False)
+    assert all(torch.equal(before[name], value) for name, value in target.state_dict().items())
+    report = load_weights(target, path)
+    expected = skipped or {name for name in source.state_dict() if name.startswith("ssp.")}
+    assert set(report.skipped) == expected
+    assert torch.equal(target.encoder.vit.cls_token, source.encoder.vit.cls_token)
+    assert (target.encoder.camera_embed is None) == (skipped == {"encoder.camera_embed"})
+    for name in before:
+        if name.startswith("ssp.") and skipped is None:
+            assert torch.equal(before[name], target.state_dict()[name])  # never a mixture of two variants
+
+
+def test_camera_table_missing_from_the_file_turns_the_embedding_off(tmp_path):
+    path = checkpoint_of(tiny_model(MODEL__SIE_CAMERA=False), tmp_path / "no_camera.pth")
+    target = tiny_model()
+    assert load_weights(target, path).missing == ["encoder.camera_embed"] and target.encoder.camera_embed is None
+    with pytest.raises(InputError, match="lacks encoder.camera_embed"):
+        load_weights(tiny_model(), path, allow_skipped=False)
+
+
+@pytest.mark.parametrize(
+    "there", [{"MODEL__ENCODER__WIDTH": 128}, {"MODEL__ENCODER__DEPTH": 3}, {"INPUT__SIZE_TRAIN": "[64,16]",
+              "INPUT__SIZE_TEST": "[64,16]"}, {"MODEL__ENCODER__DEPTH": 1}],
+)  # fmt: skip
+def test_another_architecture_is_refused(tmp_path, there):
+    path = checkpoint_of(tiny_model(**there), tmp_path / "other.pth")
+    with pytest.raises(InputError, match="other.pth is of another architecture"):
+        load_weights(tiny_model(), path)
+
+
+def test_missing_truncated_and_foreign_files(tmp_path):
+    with pytest.raises(MissingFileError, match="absent.pth does not exist"):
+        load_weights(tiny_model(), tmp_path / "absent.pth")
+    path = checkpoint_of(tiny_model(), tmp_path / "cut.pth")
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(InputError, match="cut.pth cannot be read; it is truncated"):
+        load_weights(tiny_model(), path)
+    torch.save({"features.0.weight": torch.zeros(2)}, tmp_path / "foreign.pth")
+    with pytest.raises(InputError, match="none of CLIP .*first names: features.0.weight"):
+        load_weights(tiny_model(), tmp_path / "foreign.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(InputError, match="holds a list"):
+        load_weights(tiny_model(), tmp_path / "list.pth")
+    torch.save({"visual.layer1.0.conv1.weight": torch.zeros(2)}, tmp_path / "rn50.pth")
+    with pytest.raises(InputError, match="visual.layer1.0.conv1.weight has no place"):
+        load_weights(tiny_model(), tmp_path / "rn50.pth")
