@@ -29,7 +29,7 @@ _SHARES = ("INPUT.PROB", "INPUT.RE_PROB", "SOLVER.WARMUP_FACTOR", "SOLVER.GAMMA"
 
 def check_cfg(cfg: CfgNode) -> None:
     """Raise ConfigError at the first value out of range and at the first contradiction between keys."""
-    _restore_off(cfg)
+    _restore_words(cfg)
     for key, allowed in _CHOICES.items():
         if _value(cfg, key) not in allowed:
             raise ConfigError(f"{key} must be one of {', '.join(allowed)}, found '{_value(cfg, key)}'")
@@ -52,10 +52,13 @@ def _value(cfg: CfgNode, key: str):
     return node
 
 
-def _restore_off(cfg: CfgNode) -> None:
-    """YAML reads a plain `off` as False; for SOLVER.AMP the word itself is meant."""
+def _restore_words(cfg: CfgNode) -> None:
+    """YAML reads a plain `off` as False, where SOLVER.AMP means the word; True and False may be written in any case."""
     if cfg.SOLVER.AMP == "False":
         cfg.SOLVER.AMP = "off"
+    choice = cfg.TEST.GALLERY_INCLUDES_QUERY.capitalize()
+    if choice in ("True", "False"):
+        cfg.TEST.GALLERY_INCLUDES_QUERY = choice
 
 
 def _check_input(cfg: CfgNode) -> None:

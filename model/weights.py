@@ -32,7 +32,8 @@ class LoadReport:
     """What became of every weight of a file and of the model; fields are read as attributes or as items."""
 
     kind: str  # 'openai', 'timm', 'published' or 'checkpoint'
-    renamed: dict[str, str] = field(default_factory=dict)  # name in the file -> name in the model
+    loaded: int = 0  # tensors that were copied into the model
+    renamed: dict[str, str] = field(default_factory=dict)  # name in the file -> name in the model, of those copied
     dropped: list[str] = field(default_factory=list)  # names in the file that no model uses
     skipped: dict[str, str] = field(default_factory=dict)  # names in the file that do not fit this model -> why
     missing: list[str] = field(default_factory=list)  # names in the model that the file did not fill
@@ -42,7 +43,7 @@ class LoadReport:
 
     def lines(self) -> list[str]:
         """The report for a log, one line per fate; weights renamed one to one are only counted."""
-        lines = [f"{self.kind} weights: {len(self.renamed)} renamed"]
+        lines = [f"{self.kind} weights: {self.loaded} tensors loaded, {len(self.renamed)} of them under new names"]
         if self.dropped:
             lines.append(f"dropped (used by no model): {_shorten(self.dropped)}")
         by_reason: dict[str, list[str]] = {}
@@ -141,8 +142,10 @@ def fill_model(
     named = _rename(kind, state, source, report)
     own = model.state_dict()
     _fit_positions(model, kind, named, source)
-    _skip_training_only(named, own, report)
-    _skip_cameras(named, own, report)
+    skipped = _take_out_training_only(named, own) | _take_out_cameras(named, own)
+    theirs = {ours: name for name, ours in report.renamed.items()}
+    report.skipped = {theirs.get(name, name): reason for name, reason in skipped.items()}
+    report.renamed = {name: ours for name, ours in report.renamed.items() if ours not in skipped}
     if report.skipped and not allow_skipped:
         name, reason = next(iter(report.skipped.items()))
         raise InputError(f"weight file {source} does not fit this training run: {name}: {reason}")
@@ -166,6 +169,7 @@ def fill_model(
         if _CAMERAS in report.missing:
             model.encoder.camera_embed = None
     model.load_state_dict(named, strict=False)
+    report.loaded = len(named)
     return report
 
 
@@ -199,32 +203,36 @@ def _fit_positions(model: TFCLIP, kind: str, named: dict[str, Tensor], source: s
         named[_POSITIONS] = resize_positions(positions[0].float(), vit.patch_embed.grid_size)[None]
 
 
-def _skip_training_only(named: dict[str, Tensor], own: Mapping[str, Tensor], report: LoadReport) -> None:
-    """Take SSP out when it is of another variant or depth, and classifiers of another number of identities."""
+def _take_out_training_only(named: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, str]:
+    """Remove SSP of another variant or depth and classifiers of another number of identities: {name: why}."""
+    taken = {}
     ssp_here = {name: value.shape for name, value in own.items() if name.startswith("ssp.")}
     ssp_there = {name: value.shape for name, value in named.items() if name.startswith("ssp.")}
-    if ssp_there and ssp_there != ssp_here:
-        for name in ssp_there:
-            report.skipped[name] = "SSP of another variant or depth (MODEL.SSP.VARIANT, MODEL.SSP.LAYERS)"
-            del named[name]
-    for name in [name for name in named if name.startswith("classifier_") and name in own]:
-        there, here = named[name].shape, own[name].shape
-        if there != here and there[1:] == here[1:]:
-            report.skipped[name] = f"classifier of {there[0]} identities, {here[0]} here"
-            del named[name]
+    if ssp_there != ssp_here:
+        taken = dict.fromkeys(ssp_there, "SSP of another variant or depth (MODEL.SSP.VARIANT, MODEL.SSP.LAYERS)")
+    for name in named:
+        if name.startswith("classifier_") and name in own:
+            there, here = named[name].shape, own[name].shape
+            if there != here and there[1:] == here[1:]:
+                taken[name] = f"classifier of {there[0]} identities, {here[0]} here"
+    for name in taken:
+        del named[name]
+    return taken
 
 
-def _skip_cameras(named: dict[str, Tensor], own: Mapping[str, Tensor], report: LoadReport) -> None:
+def _take_out_cameras(named: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, str]:
+    """Remove a camera table of another number of cameras, or one that this model has no use for: {name: why}."""
     if _CAMERAS not in named:
-        return
+        return {}
     there = named[_CAMERAS].shape
     if _CAMERAS not in own:
-        report.skipped[_CAMERAS] = "the camera embedding is off here (MODEL.SIE_CAMERA)"
-        del named[_CAMERAS]
+        reason = "the camera embedding is off here (MODEL.SIE_CAMERA)"
     elif there != own[_CAMERAS].shape and there[1:] == own[_CAMERAS].shape[1:]:
         reason = f"table of {there[0]} cameras, {len(own[_CAMERAS])} here: camera embedding off"
-        report.skipped[_CAMERAS] = reason
-        del named[_CAMERAS]
+    else:
+        return {}
+    del named[_CAMERAS]
+    return {_CAMERAS: reason}
 
 
 def _first_line(error: Exception) -> str:

@@ -27,4 +27,4 @@ def run_memory_pass(
     features = tracklet_means(
         lambda clips, _camids: model.encode_memory(clips), loader, len(pids), normalize, device, dtype, "CLIP-Memory"
     )
-    return build_clip_memory(features, torch.tensor(pids), model.num_classes).clone()
+    return build_clip_memory(features, torch.tensor(pids), model.num_classes)

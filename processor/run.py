@@ -69,7 +69,8 @@ def train(cfg: CfgNode, arguments: argparse.Namespace) -> None:
     """The whole run: data, model, CLIP-Memory, epochs, final test."""
     out = Path(cfg.OUTPUT_DIR)
     files.check_output_dir(out, arguments.resume, arguments.overwrite)
-    _check_file("MODEL.PRETRAIN_PATH", cfg.MODEL.PRETRAIN_PATH)
+    if not arguments.resume:
+        _check_file("MODEL.PRETRAIN_PATH", cfg.MODEL.PRETRAIN_PATH)
     checkpoint = load_checkpoint(out / files.LAST) if arguments.resume else None
     if checkpoint is not None:
         _check_same_recipe(checkpoint["config"], cfg, out / files.LAST)
@@ -248,6 +249,8 @@ def _report(setting: Setting, rows: Mapping[str, Mapping], evaluation: Evaluatio
 
 def _save(setting: Setting, run: RunState, name: str) -> None:
     save_checkpoint(setting.out / name, run.state_dict() | {"config": setting.cfg.dump()})
+    if name == files.LAST:
+        run.saved_epoch = run.epoch
 
 
 def _log_epoch(run: RunState, means: Mapping[str, float], scores: Mapping | None, max_epochs: int) -> None:
@@ -281,8 +284,7 @@ def _how_to_go_on(out: Path, run: RunState, arguments: argparse.Namespace) -> st
     command = ["python", "train-main.py", "--config_file", str(arguments.config_file), *arguments.opts]
     if not (out / files.LAST).exists():
         return f"stopped before the first state was saved; start again with: {shlex.join(command)}"
-    finished = len(run.history)
     return (
-        f"stopped; {out / files.LAST} holds {finished} finished epochs (an unfinished one is dropped). "
+        f"stopped; {out / files.LAST} holds {run.saved_epoch} finished epochs (an unfinished one is dropped). "
         f"Continue with: {shlex.join([*command, '--resume'])}"
     )

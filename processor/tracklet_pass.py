@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from processor.progress import progress
+from utils.progress import progress
 from utils.group_means import GroupMeans
 from utils.precision import autocast
 

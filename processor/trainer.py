@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from loss.criterion import Criterion
 from model.tfclip import TFCLIP
-from processor.progress import progress
+from utils.progress import progress
 from utils.meters import Meters
 from utils.precision import autocast
 from utils.seed import get_rng_state, set_rng_state
@@ -35,6 +35,7 @@ class RunState:
     scaler: torch.amp.GradScaler
     clip_memory: Tensor  # (C, E)
     epoch: int = 0  # finished epochs
+    saved_epoch: int = 0  # of them in last.pth
     best: dict[str, Any] = field(default_factory=dict)  # scores and epoch of the best test so far
     history: list[dict[str, Any]] = field(default_factory=list)  # one row per finished epoch
     untrained: dict[str, Any] | None = None  # scores before the first epoch, where asked for
@@ -62,6 +63,7 @@ class RunState:
         self.scaler.load_state_dict(state["scaler"])
         self.clip_memory = state["clip_memory"].to(self.clip_memory.device)
         self.epoch, self.best, self.history = state["epoch"], state["best"], state["history"]
+        self.saved_epoch = self.epoch
         self.untrained = state["untrained"]
         set_rng_state(state["rng"])
 

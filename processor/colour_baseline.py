@@ -1,0 +1,57 @@
+"""How far colour alone goes: mean RGB of horizontal stripes, cosine distance, the same protocol as every test.
+
+python -m processor.colour_baseline [--config_file F] [KEY VALUE ...]
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from yacs.config import CfgNode
+
+from datasets import load_splits
+from datasets.clip_dataset import read_frame
+from datasets.tracklet import Tracklet
+from processor.cli import run_command
+from processor.evaluator import Evaluation, Protocol, rank_features
+from utils.progress import progress
+from processor.reports import results_table
+
+logger = logging.getLogger(__name__)
+
+_STRIPES = 8
+
+
+def main(argv: Sequence[str]) -> int:
+    """Score the data set of the config by colour; returns the exit code."""
+    return run_command(argv, "Score a data set by the mean colours of horizontal stripes.", _run)
+
+
+def _run(cfg: CfgNode, _arguments: argparse.Namespace) -> None:
+    splits = load_splits(cfg.DATASETS.NAMES, cfg.DATASETS.ROOT_DIR)
+    evaluation = score_colours(splits.query, splits.gallery, cfg.INPUT.SIZE_TEST, cfg.DATASETS.NAMES)
+    for line in results_table({f"colours of {_STRIPES} stripes": evaluation.metrics}).splitlines():
+        logger.info("%s", line)
+
+
+def score_colours(
+    query: Sequence[Tracklet], gallery: Sequence[Tracklet], size: Sequence[int], dataset: str
+) -> Evaluation:
+    """Rank tracklets by stripe colours, queries in the gallery; unit vectors rank alike by Euclid and by cosine."""
+    tracklets = (*query, *gallery)
+    features = np.stack([stripe_colours(t, size) for t in progress(tracklets, "colours", "tracklet")])
+    return rank_features(features, tracklets, len(query), Protocol(dataset, "dense", gallery_includes_query=True))
+
+
+def stripe_colours(tracklet: Tracklet, size: Sequence[int]) -> NDArray[np.float32]:
+    """Mean RGB in [0, 1] of each stripe over all frames: (stripes * 3,)."""
+    frames = np.stack([read_frame(path, size).numpy() for path in tracklet.frames])  # (n, 3, H, W)
+    stripes = np.array_split(frames.mean(axis=(0, 3)), _STRIPES, axis=1)  # each (3, rows)
+    return np.concatenate([stripe.mean(axis=1) for stripe in stripes]).astype(np.float32) / 255
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
