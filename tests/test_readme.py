@@ -1,0 +1,52 @@
+"""What the README names exists: files, commands, make targets, keys and their options."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+from configs import get_cfg, load_cfg
+from configs.load import flatten
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+LEAVES = dict(flatten(get_cfg()))
+
+
+def test_every_key_is_a_key():
+    named = set(re.findall(r"\b(?:MODEL|INPUT|DATASETS|DATALOADER|SOLVER|TEST)\.[A-Z0-9_.]*[A-Z0-9]", README))
+    assert len(named) > 15 and sorted(named - set(LEAVES)) == []
+
+
+def test_keys_with_values_load():
+    values = r"`((?:MODEL|INPUT|SOLVER|TEST)\.[A-Z0-9_.]*[A-Z0-9]) ([A-Za-z0-9]+)`"
+    pairs = re.findall(values, README)
+    assert len(pairs) >= 6
+    for key, value in pairs:
+        before = LEAVES[key]
+        after = dict(flatten(load_cfg(opts=[key, value])))[key]
+        assert after != before or str(before).lower() == value.lower(), key
+
+
+@pytest.mark.parametrize(
+    "pattern", [r"`([a-z_]+/[a-z_]+\.(?:py|yml))`", r"python ([a-z]+-main\.py)", r"--config_file (\S+)"]
+)
+def test_every_file_is_there(pattern):
+    names = set(re.findall(pattern, README))
+    assert names and [name for name in names if not (ROOT / name).exists()] == []
+
+
+def test_every_module_command_is_there():
+    names = set(re.findall(r"python -m ([a-z_.]+[a-z_])", README))
+    assert names and all(importlib.util.find_spec(name) for name in names)
+
+
+def test_every_make_target_is_there():
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"\bmake ([a-z]+)\b", README))
+    assert targets == {"demo", "test"} and all(re.search(rf"^{target}:", makefile, re.M) for target in targets)
+
+
+def test_ci_calls_the_test_command_of_the_readme():
+    assert re.search(r"^make test$", (ROOT / ".ci" / "run").read_text(), re.M)
