@@ -53,12 +53,15 @@ def _value(cfg: CfgNode, key: str):
 
 
 def _restore_words(cfg: CfgNode) -> None:
-    """YAML reads a plain `off` as False, where SOLVER.AMP means the word; True and False may be written in any case."""
-    if cfg.SOLVER.AMP == "False":
+    """A three-way key takes the words of a switch; a config written back by yacs has False for a plain `off`."""
+    if cfg.SOLVER.AMP.lower() == "false":
         cfg.SOLVER.AMP = "off"
-    choice = cfg.TEST.GALLERY_INCLUDES_QUERY.capitalize()
-    if choice in ("True", "False"):
-        cfg.TEST.GALLERY_INCLUDES_QUERY = choice
+    word = cfg.TEST.GALLERY_INCLUDES_QUERY.lower()
+    cfg.TEST.GALLERY_INCLUDES_QUERY = {"true": "True", "yes": "True", "on": "True", "false": "False", "no": "False",
+                                       "off": "False"}.get(word, cfg.TEST.GALLERY_INCLUDES_QUERY)  # fmt: skip
+    for key in ("DATASETS.ROOT_DIR", "OUTPUT_DIR"):
+        if not _value(cfg, key).strip():
+            raise ConfigError(f"{key} is empty; name a folder")
 
 
 def _check_input(cfg: CfgNode) -> None:

@@ -1,5 +1,7 @@
 """Keys of the original release and of its ancestor CLIP-ReID, and what became of them here."""
 
+from collections.abc import Collection
+
 _REMOVED_SINGLE_STAGE = "there is one training stage here; drop the key"
 
 RENAMED = {
@@ -26,6 +28,9 @@ REMOVED = {
     "SOLVER.OPTIMIZER_NAME": "the optimiser is Adam",
     "SOLVER.WARMUP_METHOD": "the warm-up is linear",
     "SOLVER.CHECKPOINT_PERIOD": "last.pth is written after every epoch",
+    "SOLVER.MOMENTUM": "the optimiser is Adam",
+    "SOLVER.COSINE_SCALE": "the classifiers are linear",
+    "SOLVER.COSINE_MARGIN": "the classifiers are linear",
     "SOLVER.CENTER_LR": "there is no centre loss",
     "SOLVER.CENTER_LOSS_WEIGHT": "there is no centre loss",
     "TEST.DIST_MAT": "set TEST.SAVE_FEATURES or TEST.SAVE_RANKS",
@@ -33,7 +38,7 @@ REMOVED = {
 }
 
 
-def advice(key: str) -> str | None:
+def advice(key: str, known: Collection[str]) -> str | None:
     """What to do about a key of the release that is not a key here, or None when the name is unknown there too."""
     if key in RENAMED:
         return f"it is called {RENAMED[key]} here"
@@ -42,6 +47,6 @@ def advice(key: str) -> str | None:
     plain = key.replace("SOLVER.STAGE2.", "SOLVER.", 1)
     if plain in REMOVED:
         return f"it is gone: {REMOVED[plain]}"
-    if plain != key:
+    if plain in known:
         return f"it is called {plain} here"
     return None

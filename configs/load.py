@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from configs.defaults import get_cfg
 from configs.errors import ConfigError
 from configs.legacy import advice
 
+_LARGEST_INT = 2**64 - 1  # what torch takes as a seed
 _SWITCH_WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
@@ -43,12 +45,15 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"config file {path} does not exist")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        # Every value arrives as text and is read like one of the command line; YAML would turn 1.10 into a number.
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+    except OSError as error:
+        raise ConfigError(f"config file {path} cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         raise ConfigError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', None) or 'not text'})") from None
-    if tree is None:
+    if not tree:
         return {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected sections such as MODEL:, found {type(tree).__name__}")
@@ -73,9 +78,9 @@ def _pairs(opts: Sequence[str]) -> list[tuple[str, str]]:
 
 def _unknown_key(key: str, value: Any, leaves: dict[str, Any]) -> str:
     if any(leaf.startswith(f"{key}.") for leaf in leaves):
-        found = "nothing" if value is None else repr(value)
+        found = repr(value) if value else "nothing"
         return f"{key} is a section with keys of its own, found {found} in its place"
-    hint = advice(key)
+    hint = advice(key, leaves)
     if hint is None:
         by_upper_case = {leaf.upper(): leaf for leaf in leaves}
         near = difflib.get_close_matches(key.upper(), by_upper_case, n=1, cutoff=0.6)
@@ -94,7 +99,7 @@ def _coerce(key: str, value: Any, default: Any, source: str) -> Any:
     else:
         coerced = _as_list(_literal(value), default)
     if coerced is None:
-        kind = {str: "text", bool: "True or False", int: "a whole number", float: "a number"}.get(type(default))
+        kind = {str: "text", bool: "True or False", int: "a whole number", float: "a finite number"}.get(type(default))
         kind = kind or f"a list like {default}"
         raise ConfigError(f"{source}: {key} must be {kind}, found {value!r}")
     return coerced
@@ -105,22 +110,21 @@ def _literal(value: Any) -> Any:
         return value
     try:
         return ast.literal_eval(value.strip())
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return value
 
 
 def _as_text(value: Any) -> str | None:
-    if isinstance(value, bool):
-        # YAML reads the words off and on as booleans; True and False stay themselves for three-way keys.
-        return str(value)
-    if isinstance(value, str):
-        literal = _literal(value)  # ('MARS') in a YAML file is text with brackets and quotes
-        return literal if isinstance(literal, str) else value
-    return str(value) if isinstance(value, (int, float)) else None
+    if not isinstance(value, str):
+        return None
+    literal = _literal(value)  # ('MARS') is text with brackets and quotes
+    return literal if isinstance(literal, str) else value
 
 
 def _as_number(value: Any, kind: type) -> int | float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    if (isinstance(value, int) and abs(value) > _LARGEST_INT) or not math.isfinite(value):
         return None
     return kind(value) if kind is float or float(value).is_integer() else None
 

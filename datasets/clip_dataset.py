@@ -42,7 +42,9 @@ def read_frame(path: str, size: Sequence[int]) -> Tensor:
             pixels = np.array(image.convert("RGB"))  # (H, W, 3)
     except FileNotFoundError:
         raise MissingFileError(f"frame {path} does not exist") from None
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow's errors for broken files
+    except (PermissionError, IsADirectoryError) as error:
+        raise InputError(f"frame {path} cannot be opened ({error.strerror})") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's, for broken files
         raise InputError(f"frame {path} cannot be decoded ({error}); restore the file") from None
     return resize_frame(torch.from_numpy(pixels).permute(2, 0, 1), size).contiguous()
 
@@ -110,5 +112,6 @@ def _clips(tracklet: Tracklet, clip_length: int, sampling: str) -> list[list[int
 
 
 def collate_clips(samples: list[tuple[Tensor, int, int]]) -> ClipBatch:
+    """Samples of TrainClips, (T, 3, H, W) with label and camera, -> one batch."""
     clips, pids, camids = zip(*samples)
     return ClipBatch(torch.stack(clips), torch.tensor(pids), torch.tensor(camids))

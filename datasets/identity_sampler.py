@@ -21,7 +21,7 @@ class IdentitySampler(Sampler[list[Draw]]):
     """
 
     def __init__(self, pids: Sequence[int], batch_size: int, tracklets_per_identity: int, seed: int) -> None:
-        if batch_size % tracklets_per_identity:
+        if batch_size < 1 or batch_size % tracklets_per_identity:
             raise InputError(
                 f"SOLVER.IMS_PER_BATCH {batch_size} must be divisible by DATALOADER.NUM_INSTANCE "
                 f"{tracklets_per_identity}"

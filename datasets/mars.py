@@ -35,13 +35,15 @@ def parse_mars(root: str | Path) -> ReIDSplits:
     info = root / "info"
     train_info = _track_info(info / "tracks_train_info.mat", "track_train_info")
     test_info = _track_info(info / "tracks_test_info.mat", "track_test_info")
-    query_rows = _query_rows(info / "query_IDX.mat", len(test_info))
+    query_rows = _query_rows(info / "query_IDX.mat", test_info)
     train_names = _frame_names(info / "train_name.txt")
     test_names = _frame_names(info / "test_name.txt")
 
     train = _tracklets(train_info, train_names, root / "bbox_train", info / "tracks_train_info.mat")
     test = _tracklets(test_info, test_names, root / "bbox_test", info / "tracks_test_info.mat")
     train = relabel([t for t in train if t.pid != _JUNK])
+    if not train:
+        raise InputError(f"{info / 'tracks_train_info.mat'} names no training person")
     query = [test[row] for row in query_rows]
     in_query = set(query_rows)
     gallery = [t for row, t in enumerate(test) if row not in in_query and t.pid != _JUNK]
@@ -60,7 +62,7 @@ def find_root(root: Path) -> Path:
     if not root.is_dir():
         raise MissingFileError(f"DATASETS.ROOT_DIR {root} is not a folder; set it to the folder of MARS. {_HOW_TO_GET}")
     candidates = [root, *sorted(path for path in root.iterdir() if path.is_dir())]
-    found = [path for path in candidates if (path / "info").is_dir() and (path / _LISTS[2]).exists()]
+    found = [path for path in candidates if any((path / name).exists() for name in _LISTS)]
     named = [path for path in found if path.name.lower() == "mars"]
     best = root if root in found or not found else (named or found)[0]
     if len(found) > 1 and best is not root and not named:
@@ -88,15 +90,26 @@ def _track_info(path: Path, variable: str) -> np.ndarray:
     info = _mat_variable(path, variable)
     if info.ndim != 2 or info.shape[1] != 4 or not len(info):
         raise InputError(f"{path}: {variable} needs 4 columns (first, last, person, camera), has shape {info.shape}")
-    return info.astype(np.int64)
+    return _whole_numbers(info, path, variable)
 
 
-def _query_rows(path: Path, num_tracklets: int) -> list[int]:
+def _whole_numbers(values: np.ndarray, path: Path, variable: str) -> np.ndarray:
+    if values.dtype.kind not in "iuf" or not np.isfinite(values).all() or (values != np.floor(values)).any():
+        raise InputError(f"{path}: {variable} must hold whole numbers, holds {values.dtype}")
+    return values.astype(np.int64)
+
+
+def _query_rows(path: Path, test_info: np.ndarray) -> list[int]:
     """0-based rows of the test list."""
-    rows = _mat_variable(path, "query_IDX").ravel().astype(np.int64) - 1
-    wrong = rows[(rows < 0) | (rows >= num_tracklets)]
+    rows = _whole_numbers(_mat_variable(path, "query_IDX"), path, "query_IDX").ravel() - 1
+    if not len(rows):
+        raise InputError(f"{path}: query_IDX names no query")
+    wrong = rows[(rows < 0) | (rows >= len(test_info))]
     if len(wrong):
-        raise InputError(f"{path}: query {wrong[0] + 1} is not a row of the {num_tracklets} test tracklets")
+        raise InputError(f"{path}: query {wrong[0] + 1} is not a row of the {len(test_info)} test tracklets")
+    junk = rows[test_info[rows, 2] == _JUNK]
+    if len(junk):
+        raise InputError(f"{path}: query {junk[0] + 1} is a junk tracklet (person {_JUNK})")
     if len(set(rows.tolist())) != len(rows):
         raise InputError(f"{path}: a test tracklet is named twice")
     return rows.tolist()
@@ -104,7 +117,10 @@ def _query_rows(path: Path, num_tracklets: int) -> list[int]:
 
 def _frame_names(path: Path) -> list[str]:
     # The official lists end their lines with CRLF.
-    return path.read_text(encoding="utf-8").split()
+    try:
+        return path.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as a list of frame names ({error})") from None
 
 
 def _tracklets(info: np.ndarray, names: list[str], folder: Path, source: Path) -> list[Tracklet]:

@@ -18,6 +18,8 @@ TIMM_NAMES = {"ViT-B-16": "vit_base_patch16_clip_quickgelu_224.openai"}
 
 
 class ClipTokens(NamedTuple):
+    """What the encoder computes for a batch of clips."""
+
     tokens: Tensor  # z (B, T, N, D), after the last LayerNorm
     projected: Tensor  # p (B, T, N, E)
 
@@ -36,10 +38,12 @@ class CLIPImageEncoder(nn.Module):
 
     @property
     def width(self) -> int:
+        """Channels of a token (D)."""
         return self.vit.embed_dim
 
     @property
     def embed_width(self) -> int:
+        """Channels after the projection (E)."""
         return self.vit.num_classes
 
     def forward(self, clips: Tensor, camids: Tensor | None = None) -> ClipTokens:
@@ -70,9 +74,9 @@ def create_vit(
     sizes = {"num_classes": timm.get_pretrained_cfg(timm_name).num_classes} | sizes
     vit = timm.create_model(timm_name, pretrained=False, img_size=tuple(image_size), **sizes)
     vit.head = nn.Linear(vit.embed_dim, vit.num_classes, bias=False)  # CLIP's projection has no bias
-    nn.init.normal_(vit.head.weight, std=vit.embed_dim**-0.5)
     if stride is not None:
         _set_stride(vit, image_size, stride)
+    _init_by_width(vit)
     return vit
 
 
@@ -86,8 +90,18 @@ def _set_stride(vit: VisionTransformer, image_size: Sequence[int], stride: Seque
     patch_embed.grid_size = grid
     patch_embed.num_patches = grid[0] * grid[1]
     if vit.pos_embed.shape[1] != 1 + patch_embed.num_patches:
-        positions = torch.empty(1, 1 + patch_embed.num_patches, vit.embed_dim)
-        vit.pos_embed = nn.Parameter(nn.init.trunc_normal_(positions, std=0.02))
+        vit.pos_embed = nn.Parameter(torch.empty(1, 1 + patch_embed.num_patches, vit.embed_dim))
+
+
+def _init_by_width(vit: VisionTransformer) -> None:
+    """Scale width^-0.5 as in CLIP, for an encoder from scratch; timm's fixed 0.02 starves narrow encoders of signal."""
+    std = vit.embed_dim**-0.5
+    for parameter in (vit.cls_token, vit.pos_embed, vit.head.weight):
+        nn.init.normal_(parameter, std=std)
+    for block in vit.blocks:
+        nn.init.xavier_uniform_(block.attn.qkv.weight)
+        for linear in (block.attn.proj, block.mlp.fc1, block.mlp.fc2):
+            nn.init.normal_(linear.weight, std=std)
 
 
 def resize_positions(positions: Tensor, grid: Sequence[int], old_grid: Sequence[int] | None = None) -> Tensor:

@@ -16,6 +16,8 @@ from model.temporal_memory import TemporalMemoryDiffusion
 
 
 class VideoFeatures(NamedTuple):
+    """What the heads and SSP read."""
+
     v_g: Tensor  # (B, D) mean class token
     v_p: Tensor  # (B, E) mean projected class token
     v_t: Tensor  # (B, D) mean frame feature of TMD
@@ -52,6 +54,7 @@ class TFCLIP(nn.Module):
 
     @property
     def num_classes(self) -> int:
+        """Training identities (C)."""
         return self.classifier_g.out_features
 
     def forward(self, clips: Tensor, camids: Tensor | None, memory: Tensor | None) -> TFCLIPOutput:

@@ -17,8 +17,8 @@ from datasets.clip_dataset import read_frame
 from datasets.tracklet import Tracklet
 from processor.cli import run_command
 from processor.evaluator import Evaluation, Protocol, rank_features
-from utils.progress import progress
 from processor.reports import results_table
+from utils.progress import progress
 
 logger = logging.getLogger(__name__)
 

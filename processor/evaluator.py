@@ -58,6 +58,7 @@ class Evaluation:
 
     @property
     def query(self) -> tuple[Tracklet, ...]:
+        """The query tracklets (Q)."""
         return self.tracklets[: self.num_query]
 
     @property

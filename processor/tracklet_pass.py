@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from utils.progress import progress
 from utils.group_means import GroupMeans
 from utils.precision import autocast
+from utils.progress import progress
 
 
 @torch.inference_mode()

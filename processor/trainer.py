@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 
 from loss.criterion import Criterion
 from model.tfclip import TFCLIP
-from utils.progress import progress
 from utils.meters import Meters
 from utils.precision import autocast
+from utils.progress import progress
 from utils.seed import get_rng_state, set_rng_state
 
 logger = logging.getLogger(__name__)

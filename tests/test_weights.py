@@ -188,8 +188,9 @@ def test_published_file_lands_where_its_names_say(full_model, tmp_path, names, p
     temporal = "TMD" if "full" in names else "SAT"
     assert report.kind == "published"
     own = full_model.state_dict()
-    assert torch.equal(own["tmd.construction.attn.qkv.bias"], state[f"{temporal}.resblocks.0.message_attn.in_proj_bias"])
-    assert torch.equal(own["tmd.diffusion.mlp.fc2.weight"], state[f"{temporal}.resblocks.0.mlp.c_proj.weight"])
+    layer = f"{temporal}.resblocks.0"
+    assert torch.equal(own["tmd.construction.attn.qkv.bias"], state[f"{layer}.message_attn.in_proj_bias"])
+    assert torch.equal(own["tmd.diffusion.mlp.fc2.weight"], state[f"{layer}.mlp.c_proj.weight"])
     assert torch.equal(own["encoder.camera_embed"], state["cv_embed"])
     assert torch.equal(own["neck_f.running_var"], state["bottleneck_proj_temp.running_var"])
     assert torch.equal(own["neck_t.bias"], state["bottleneck_proj_temp2.bias"])

@@ -6,7 +6,15 @@ from collections.abc import Iterable
 from tqdm import tqdm
 
 
-def progress(iterable: Iterable, title: str, unit: str) -> tqdm:
-    """A bar over `iterable` that vanishes when it is done."""
-    interval = 0.2 if sys.stderr.isatty() else 10.0
-    return tqdm(iterable, desc=title, unit=unit, leave=False, mininterval=interval, dynamic_ncols=True)
+def progress(iterable: Iterable, title: str, unit: str, total: int | None = None, hidden: bool = False) -> tqdm:
+    """A bar over `iterable` that vanishes when it is done; `total` where the iterable has no length."""
+    return tqdm(
+        iterable,
+        desc=title,
+        unit=unit,
+        total=total,
+        disable=hidden,
+        leave=False,
+        mininterval=0.2 if sys.stderr.isatty() else 10.0,
+        dynamic_ncols=True,
+    )

@@ -1,0 +1,177 @@
+"""Tracklets -> clips: what shares a batch, that a draw follows from its seed, and errors that name the file."""
+
+import random
+
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from configs import load_cfg
+from datasets import build_memory_loader, build_test_loader, build_train_loader, load_splits
+from datasets.clip_dataset import TestClips, TrainClips, collate_clips, read_clip, read_frame
+from datasets.frame_sampling import random_per_chunk
+from datasets.tracklet import Tracklet
+from datasets.transforms import ClipAugment
+from tests.conftest import TINY_OPTIONS
+from utils.errors import InputError, MissingFileError
+
+SIZE = (8, 4)
+LENGTHS = (3, 1, 9, 4)  # frames per tracklet; cameras 2, 0, 5, 1
+
+
+@pytest.fixture(scope="module")
+def tracklets(tmp_path_factory) -> list[Tracklet]:
+    """Four tracklets; every pixel of frame f of tracklet t is (20 t, 10 f, 255)."""
+    folder = tmp_path_factory.mktemp("frames")
+    made = []
+    for row, (length, camid) in enumerate(zip(LENGTHS, (2, 0, 5, 1))):
+        paths = [folder / f"{row}_{frame}.png" for frame in range(length)]
+        for frame, path in enumerate(paths):
+            Image.new("RGB", (SIZE[1], SIZE[0]), (20 * row, 10 * frame, 255)).save(path)
+        made.append(Tracklet(tuple(map(str, paths)), pid=row % 2, camid=camid))
+    return made
+
+
+def source_of(clip: torch.Tensor) -> tuple[int, list[int]]:
+    """(tracklet, frames) a clip (T, 3, H, W) was read from, by its colours; every frame is flat."""
+    assert torch.equal(clip, clip[:, :, :1, :1].expand_as(clip))
+    rows, frames = clip[:, 0, 0, 0] // 20, clip[:, 1, 0, 0] // 10
+    assert rows.unique().numel() == 1 and (clip[:, 2] == 255).all()
+    return rows[0].item(), frames.tolist()
+
+
+def options(**changes) -> list[str]:
+    pairs = TINY_OPTIONS | {key.replace("__", "."): str(value) for key, value in changes.items()}
+    return [part for pair in pairs.items() for part in pair]
+
+
+def test_a_clip_holds_the_frames_asked_for_as_rgb_of_the_size_asked_for(tracklets):
+    assert source_of(read_clip(tracklets[2].frames, [8, 0, 0, 3], SIZE)) == (2, [8, 0, 0, 3])
+    frame = read_frame(tracklets[2].frames[1], (16, 16))
+    assert (frame.dtype, tuple(frame.shape)) == (torch.uint8, (3, 16, 16))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK"])
+def test_grey_transparent_palette_and_cmyk_images_become_rgb(tmp_path, mode):
+    path = tmp_path / ("frame.jpg" if mode == "CMYK" else "frame.png")
+    Image.new("RGB", (4, 8), (102, 102, 102)).convert(mode).save(path)
+    frame = read_frame(str(path), SIZE)
+    assert frame.shape == (3, 8, 4) and (frame.int() - 102).abs().max() <= 2
+
+
+def test_dense_clips_fill_batches_across_tracklets_and_split_long_ones(tracklets):
+    dataset = TestClips(tracklets, clip_length=4, size=SIZE, sampling="dense", frames_per_batch=11)
+    batches = [dataset[index] for index in range(len(dataset))]
+    # 11 frames hold two clips of 4. Clips: one of tracklet 0, one of 1, three of 2, one of 3.
+    assert [batch.rows.tolist() for batch in batches] == [[0, 1], [2, 2], [2, 3]]
+    assert [batch.camids.tolist() for batch in batches] == [[2, 0], [5, 5], [5, 1]]
+    assert [source_of(clip) for batch in batches for clip in batch.clips] == [
+        (0, [0, 1, 2, 0]), (1, [0, 0, 0, 0]), (2, [0, 1, 2, 3]), (2, [4, 5, 6, 7]), (2, [8, 8, 8, 8]),
+        (3, [0, 1, 2, 3]),
+    ]  # fmt: skip
+    for batch in batches:
+        assert batch.clips.dtype == torch.uint8 and batch.rows.dtype == batch.camids.dtype == torch.int64
+
+
+@pytest.mark.parametrize(("bound", "sizes"), [(4, [1] * 6), (7, [1] * 6), (8, [2] * 3), (16, [4, 2]), (999, [6])])
+def test_a_batch_never_exceeds_the_bound_on_frames_and_is_as_full_as_it_allows(tracklets, bound, sizes):
+    dataset = TestClips(tracklets, 4, SIZE, "dense", bound)
+    assert [len(dataset[index].clips) for index in range(len(dataset))] == sizes
+    assert all(dataset[index].clips[:, :, 0, 0, 0].numel() <= bound for index in range(len(dataset)))
+
+
+def test_first_sampling_gives_one_clip_per_tracklet(tracklets):
+    dataset = TestClips(tracklets, 4, SIZE, "first", 999)
+    assert len(dataset) == 1 and dataset[0].rows.tolist() == [0, 1, 2, 3]
+    assert [source_of(clip)[1] for clip in dataset[0].clips] == [[0, 1, 2, 2], [0] * 4, [0, 3, 6, 8], [0, 1, 2, 3]]
+
+
+def test_a_training_draw_takes_the_frames_and_labels_of_its_seed(tracklets):
+    dataset = TrainClips(tracklets, 4, SIZE, ClipAugment(flip_prob=0.5, erase_prob=0))
+    for seed in range(10):
+        clip, pid, camid = dataset[2, seed]
+        assert source_of(clip) == (2, random_per_chunk(9, 4, random.Random(seed)))
+        assert (pid, camid) == (0, 5)
+    assert len({str(source_of(dataset[2, seed][0])) for seed in range(10)}) > 1
+    batch = collate_clips([dataset[2, 0], dataset[3, 0]])
+    assert [source_of(clip)[0] for clip in batch.clips] == [2, 3]
+    assert (batch.pids.tolist(), batch.camids.tolist()) == ([0, 1], [5, 1])
+    assert batch.pids.dtype == batch.camids.dtype == torch.int64
+
+
+def test_epochs_are_equal_whatever_the_number_of_workers_and_the_global_random_state(tiny_mars):
+    splits = load_splits("MARS", str(tiny_mars))
+    runs = []
+    for workers in (0, 2):
+        torch.manual_seed(workers)
+        random.seed(workers)
+        loader = build_train_loader(load_cfg(None, options(DATALOADER__NUM_WORKERS=workers)), splits)
+        loader.batch_sampler.set_epoch(1)
+        runs.append(list(loader))
+    assert len(runs[0]) == len(runs[1]) > 0
+    for alone, shared in zip(*runs):
+        assert all(torch.equal(a, b) for a, b in zip(alone, shared))
+
+
+def test_loaders_do_not_move_the_global_random_state(tiny_mars):
+    cfg, splits = load_cfg(None, options()), load_splits("MARS", str(tiny_mars))
+    before = (torch.get_rng_state(), random.getstate())
+    for loader in (build_train_loader(cfg, splits), build_memory_loader(cfg, splits)):
+        list(loader)
+    assert torch.equal(torch.get_rng_state(), before[0]) and random.getstate() == before[1]
+
+
+def test_the_memory_loader_shows_every_training_frame_in_order_without_augmentation(tiny_mars):
+    cfg, splits = load_cfg(None, options(TEST__FRAMES_PER_BATCH=6)), load_splits("MARS", str(tiny_mars))
+    seen = {}
+    for batch in build_memory_loader(cfg, splits):
+        assert batch.clips.shape[0] * batch.clips.shape[1] <= 6
+        for row, clip in zip(batch.rows.tolist(), batch.clips):
+            seen.setdefault(row, []).extend(clip)
+    assert list(seen) == list(range(len(splits.train)))
+    for row, tracklet in enumerate(splits.train):
+        shown = torch.stack(seen[row])[: len(tracklet.frames)]
+        assert torch.equal(shown, torch.stack([read_frame(path, (32, 16)) for path in tracklet.frames]))
+
+
+@pytest.mark.parametrize("fault", ["empty", "text", "cut in the header", "cut in the pixels"])
+def test_an_image_that_cannot_be_decoded_is_named_in_one_line(tmp_path, fault):
+    path = tmp_path / "frame.jpg"
+    Image.effect_noise((64, 128), 50).save(path)
+    whole = path.read_bytes()
+    cut = {"empty": 0, "text": 0, "cut in the header": 30, "cut in the pixels": len(whole) // 2}[fault]
+    path.write_bytes(b"not an image" if fault == "text" else whole[:cut])
+    with pytest.raises(InputError, match="frame.jpg cannot be decoded") as caught:
+        read_frame(str(path), SIZE)
+    assert "\n" not in str(caught.value) and not isinstance(caught.value, MissingFileError)
+
+
+def error_of(loader: DataLoader) -> InputError:
+    batches = iter(loader)
+    with pytest.raises(InputError) as caught:
+        next(batches)
+    if loader.num_workers:
+        batches._shutdown_workers()  # left to the garbage collector, a worker is waited for through five seconds
+    return caught.value
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("broken", [True, False])
+def test_the_error_of_a_frame_is_one_clean_line_also_from_a_worker(tmp_path, workers, broken):
+    path = tmp_path / "0001C1T0001F001.jpg"
+    if broken:
+        path.write_bytes(b"not an image")
+    dataset = TestClips([Tracklet((str(path),), 0, 0)], 2, SIZE, "dense", 2)
+    error = error_of(DataLoader(dataset, batch_size=None, num_workers=workers))
+    assert type(error) is (InputError if broken else MissingFileError)
+    assert error.line.startswith(f"frame {path} {'cannot be decoded' if broken else 'does not exist'}")
+    assert "\n" not in error.line and isinstance(error, FileNotFoundError) is not broken
+
+
+def test_the_test_loader_covers_query_and_gallery_once(tiny_mars):
+    cfg, splits = load_cfg(None, options()), load_splits("MARS", str(tiny_mars))
+    tracklets = splits.query + splits.gallery
+    batches = list(build_test_loader(cfg, tracklets, "first"))
+    assert torch.cat([batch.rows for batch in batches]).tolist() == list(range(len(tracklets)))
+    assert torch.cat([batch.camids for batch in batches]).tolist() == [t.camid for t in tracklets]

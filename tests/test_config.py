@@ -1,0 +1,199 @@
+"""Config: defaults, what YAML and the command line do to values, ranges and contradictions refused in one line."""
+
+import re
+
+import pytest
+
+from configs import ConfigError, changed_keys, get_cfg, load_cfg
+from configs.legacy import RENAMED
+from configs.load import flatten
+from processor.cli import DEFAULT_CONFIG
+
+SAME_IN_FILE_AND_COMMAND_LINE = [
+    ("OUTPUT_DIR", "2024", "2024"), ("OUTPUT_DIR", "2024-05-01", "2024-05-01"), ("OUTPUT_DIR", "1.10", "1.10"),
+    ("OUTPUT_DIR", "2024_05_01", "2024_05_01"), ("OUTPUT_DIR", "'quoted'", "quoted"), ("SOLVER.BASE_LR", "5", 5.0),
+    ("SOLVER.BASE_LR", "5e-6", 5e-6), ("SOLVER.BASE_LR", "5.0e-6", 5e-6), ("SOLVER.SEED", "16.0", 16),
+    ("MODEL.STRIDE_SIZE", "12", [12, 12]), ("MODEL.STRIDE_SIZE", "(12, 16)", [12, 16]),
+    ("SOLVER.STEPS", "40", [40]), ("SOLVER.STEPS", "[]", []), ("SOLVER.STEPS", "[40, 60]", [40, 60]),
+    ("INPUT.PIXEL_STD", "[1, 1, 1]", [1.0, 1.0, 1.0]), ("SOLVER.AMP", "off", "off"), ("TEST.FEAT_NORM", "'yes'", True),
+    ("TEST.FEAT_NORM", "'no'", False), ("TEST.RE_RANKING", "on", True), ("TEST.RE_RANKING", "True", True),
+    ("TEST.FEAT_NORM", "false", False), ("TEST.GALLERY_INCLUDES_QUERY", "False", "False"),
+    ("DATASETS.NAMES", "('MARS')", "MARS"), ("TEST.WEIGHT", "''", ""),
+]  # fmt: skip
+WRONG_KIND = (
+    "SOLVER.SEED 1.5|SOLVER.SEED many|SOLVER.SEED True|SOLVER.BASE_LR small|TEST.RE_RANKING maybe|TEST.RE_RANKING 1|"
+    "SOLVER.STEPS [30,half]|SOLVER.STEPS [30.5]|MODEL.STRIDE_SIZE wide"
+)
+UNKNOWN = [
+    ("SOLVER.MAX_EPOCH", "did you mean SOLVER.MAX_EPOCHS"), ("solver.base_lr", "did you mean SOLVER.BASE_LR"),
+    ("OUTPUT", "did you mean OUTPUT_DIR"), ("QQQQ", "see configs/defaults.py"), ("SOLVER", "is a section"),
+    ("SOLVER.STAGE2.BASE_LR", "called SOLVER.BASE_LR here"), ("MODEL.NECK", "the BNNeck is always there"),
+    ("SOLVER.STAGE2.WARMUP_ITERS", "called SOLVER.WARMUP_EPOCHS here"), ("MODEL.DEVICE", "CUDA_VISIBLE_DEVICES"),
+    ("MODEL.I2T_LOSS_WEIGHT", "called MODEL.V2M_LOSS_WEIGHT here"), ("SOLVER.STAGE1.BASE_LR", "one training stage"),
+    ("TEST.IMS_PER_BATCH", "called TEST.FRAMES_PER_BATCH here"), ("SOLVER.STAGE2.CHECKPOINT_PERIOD", "it is gone"),
+]  # fmt: skip
+LEAST = [  # the smallest value of each number
+    *((f"MODEL.ENCODER.{size}", 0) for size in ("WIDTH", "DEPTH", "HEADS", "PATCH", "EMBED")),
+    *((f"MODEL.{term}_LOSS_WEIGHT", 0) for term in ("ID", "TRIPLET", "V2M")), ("TEST.CONTACT_SHEET", 0),
+    *((f"SOLVER.{key}", 0) for key in ("BASE_LR", "BIAS_LR_FACTOR", "WEIGHT_DECAY", "WEIGHT_DECAY_BIAS", "MARGIN",
+      "SEED", "WARMUP_EPOCHS")), ("DATALOADER.NUM_WORKERS", 0), ("DATALOADER.NUM_INSTANCE", 2),
+    *((key, 1) for key in ("MODEL.SSP.LAYERS", "INPUT.SEQ_LEN", "SOLVER.IMS_PER_BATCH", "SOLVER.MAX_EPOCHS",
+      "SOLVER.LOG_PERIOD", "SOLVER.EVAL_PERIOD", "TEST.RE_RANKING_K1", "TEST.RE_RANKING_K2")),
+]  # fmt: skip
+SHARES = "INPUT.PROB INPUT.RE_PROB SOLVER.WARMUP_FACTOR SOLVER.GAMMA TEST.RE_RANKING_LAMBDA".split()
+WORDS = {
+    "MODEL.PRETRAIN_CHOICE": "openai none", "MODEL.SSP.VARIANT": "full simple", "SOLVER.AMP": "auto bf16 fp16 off",
+    "TEST.SAMPLING": "dense first", "TEST.EVAL_SAMPLING": "dense first", "TEST.NECK_FEAT": "before after",
+    "TEST.GALLERY_INCLUDES_QUERY": "auto True False",
+}  # fmt: skip
+NONE, OBLONG = "MODEL.PRETRAIN_CHOICE none ", "INPUT.SIZE_TRAIN (32,12) INPUT.SIZE_TEST (32,12) "
+CONTRADICTIONS = [  # refused options, start of the message, options nearby that are accepted
+    *((f"{key} {size}", f"{key} must be two positive numbers", "MODEL.STRIDE_SIZE 12")
+      for key in ("INPUT.SIZE_TRAIN", "INPUT.SIZE_TEST", "MODEL.STRIDE_SIZE")
+      for size in ("[256]", "[256,128,3]", "[0,16]", "[16,-1]", "[]")),
+    ("INPUT.SIZE_TEST [256,192]", "INPUT.SIZE_TEST [256, 192] must equal INPUT.SIZE_TRAIN [256, 128]", OBLONG),
+    ("INPUT.PIXEL_MEAN [0.5,0.5]", "INPUT.PIXEL_MEAN must be three numbers", "INPUT.PIXEL_MEAN (0,0,0)"),
+    ("INPUT.PIXEL_STD 0.5", "INPUT.PIXEL_STD must be three numbers", "INPUT.PIXEL_STD (1,1,1)"),
+    ("INPUT.PIXEL_STD [0.2,0,0.2]", "INPUT.PIXEL_STD must be positive", "INPUT.PIXEL_STD (0.2,0.1,0.2)"),
+    ("INPUT.PIXEL_MEAN [0.5,0.5,1e999]", "INPUT.PIXEL_MEAN ", "INPUT.PIXEL_MEAN [0.5,0.5,1]"),
+    ("INPUT.PIXEL_STD [0.5,0.5,1e999]", "INPUT.PIXEL_STD ", "INPUT.PIXEL_STD [0.5,0.5,1]"),
+    ("MODEL.SIE_COE 1e999", "MODEL.SIE_COE ", "MODEL.SIE_COE -1"),
+    ("SOLVER.SEED 18446744073709551616", "SOLVER.SEED ", "SOLVER.SEED 18446744073709551615"),
+    ("TEST.FRAMES_PER_BATCH 7", "TEST.FRAMES_PER_BATCH 7 must hold a clip of INPUT.SEQ_LEN 8", "INPUT.SEQ_LEN 512"),
+    ("SOLVER.IMS_PER_BATCH 18", "SOLVER.IMS_PER_BATCH 18 must be divisible by DATALOADER.NUM_INSTANCE 4",
+     "SOLVER.IMS_PER_BATCH 18 DATALOADER.NUM_INSTANCE 3"),
+    ("SOLVER.IMS_PER_BATCH 4", "SOLVER.IMS_PER_BATCH 4 with DATALOADER.NUM_INSTANCE 4 is", "SOLVER.IMS_PER_BATCH 8"),
+    *((f"SOLVER.STEPS {steps}", "SOLVER.STEPS must be rising epochs from 1 on", "SOLVER.STEPS [1,2]")
+      for steps in ("[50,30]", "[30,30]", "[0,30]", "[-1]")),
+    *((f"MODEL.ENCODER.{size} 64", f"MODEL.ENCODER.{size} needs MODEL.PRETRAIN_CHOICE 'none'",
+       NONE + "MODEL.ENCODER.WIDTH 64") for size in ("WIDTH", "DEPTH", "HEADS", "PATCH", "EMBED")),
+    (NONE + "MODEL.PRETRAIN_PATH x.pt", "MODEL.PRETRAIN_PATH needs MODEL.PRETRAIN_CHOICE", "MODEL.PRETRAIN_PATH x.pt"),
+    (NONE + "MODEL.ENCODER.WIDTH 96", "MODEL.ENCODER.WIDTH must be a multiple of 64", NONE + "MODEL.ENCODER.WIDTH 192"),
+    (NONE + "MODEL.ENCODER.EMBED 96", "MODEL.ENCODER.EMBED must be a multiple of 64", NONE + "MODEL.ENCODER.EMBED 192"),
+    (NONE + "MODEL.ENCODER.WIDTH 128 MODEL.ENCODER.HEADS 3", "MODEL.ENCODER.HEADS 3 must divide",
+     NONE + "MODEL.ENCODER.WIDTH 128 MODEL.ENCODER.HEADS 4"),
+    (NONE + OBLONG + "MODEL.ENCODER.PATCH 16", "INPUT.SIZE_TRAIN [32, 12] is smaller than a patch of 16",
+     NONE + OBLONG + "MODEL.ENCODER.PATCH 12"),
+]  # fmt: skip
+
+
+def from_yaml(tmp_path, text):
+    (tmp_path / "study.yml").write_text(text, encoding="utf-8")
+    return load_cfg(tmp_path / "study.yml")
+
+
+def nested(key, value):
+    parts = key.split(".")
+    return "\n".join(f"{'  ' * depth}{part}:" for depth, part in enumerate(parts)) + f" {value}\n"
+
+
+def refused(options, start):
+    with pytest.raises(ConfigError, match=f"^(command line: )?{re.escape(start)}") as caught:
+        load_cfg(None, options)
+    assert "\n" not in str(caught.value)
+
+
+def test_changing_one_copy_of_the_defaults_leaves_the_next_copy_alone():
+    get_cfg().SOLVER.STEPS.append(99)
+    get_cfg().SOLVER.SEED = 1
+    assert (get_cfg().SOLVER.SEED, get_cfg().SOLVER.STEPS) == (1234, [30, 50, 70])
+
+
+def test_vit_base_is_the_default_recipe_in_everything_but_the_users_three_keys():
+    loaded, defaults = dict(flatten(load_cfg(DEFAULT_CONFIG))), dict(flatten(get_cfg()))
+    assert {k for k in defaults if loaded[k] != defaults[k]} <= {"DATASETS.NAMES", "DATASETS.ROOT_DIR", "OUTPUT_DIR"}
+    assert {key: type(value) for key, value in loaded.items()} == {key: type(value) for key, value in defaults.items()}
+    assert loaded["DATASETS.NAMES"] == "MARS"
+
+
+def test_the_loaded_config_is_frozen_in_every_section():
+    cfg = load_cfg(DEFAULT_CONFIG)
+    for node, leaf in ((cfg, "OUTPUT_DIR"), (cfg.SOLVER, "SEED"), (cfg.MODEL.SSP, "LAYERS")):
+        with pytest.raises(AttributeError):
+            setattr(node, leaf, 1)
+
+
+def test_the_command_line_wins_over_the_file_and_the_file_over_the_defaults(tmp_path):
+    from_yaml(tmp_path, "SOLVER:\n  SEED: 7\n  MAX_EPOCHS: 9\n")
+    cfg = load_cfg(tmp_path / "study.yml", ["SOLVER.SEED", "8"])
+    assert (cfg.SOLVER.SEED, cfg.SOLVER.MAX_EPOCHS, cfg.SOLVER.MARGIN) == (8, 9, 0.3)
+
+
+@pytest.mark.parametrize(("key", "written", "meant"), SAME_IN_FILE_AND_COMMAND_LINE)
+def test_a_value_means_the_same_in_a_file_and_on_the_command_line(tmp_path, key, written, meant):
+    for cfg in (from_yaml(tmp_path, nested(key, written)), load_cfg(None, [key, written])):
+        found = dict(flatten(cfg))[key]
+        assert (found, type(found)) == (meant, type(meant))
+
+
+@pytest.mark.parametrize(("key", "value"), [option.split() for option in WRONG_KIND.split("|")])
+def test_a_value_of_the_wrong_kind_is_refused_by_key_wherever_it_stands(tmp_path, key, value):
+    refused([key, value], f"command line: {key} must be")
+    with pytest.raises(ConfigError, match=f"study.yml: {key} must be"):
+        from_yaml(tmp_path, nested(key, value))
+
+
+@pytest.mark.parametrize(("key", "hint"), UNKNOWN)
+def test_an_unknown_key_is_refused_with_the_name_to_use(tmp_path, key, hint):
+    with pytest.raises(ConfigError, match=f"^command line: .*{key}.*{hint}"):
+        load_cfg(None, [key, "1"])
+    with pytest.raises(ConfigError, match=f"study.yml: .*{key}.*{hint}"):
+        from_yaml(tmp_path, nested(key, "1"))
+
+
+@pytest.mark.parametrize("key", [*RENAMED, *(f"SOLVER.STAGE2.{k}" for k in ("STEPS", "MOMENTUM", "COSINE_SCALE"))])
+def test_advice_never_names_a_key_that_does_not_exist(key):
+    with pytest.raises(ConfigError) as caught:
+        load_cfg(None, [key, "1"])
+    named = re.search(r"it is called (\S+) here", str(caught.value))
+    assert named is None or named[1] in dict(flatten(get_cfg()))
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [("SOLVER:\n  SEED: 1\n  STEPS: [30,\n", ", line 4: not valid YAML"), ("A:\n\t1", ", line 2: not valid YAML"),
+     ("A: }", ", line 1: not valid YAML"), ("just words", ": expected sections such as MODEL:, found str")],
+)  # fmt: skip
+def test_a_broken_file_is_named_with_the_line(tmp_path, text, fault):
+    with pytest.raises(ConfigError, match=f"study.yml{fault}"):
+        from_yaml(tmp_path, text)
+
+
+def test_a_missing_file_and_a_missing_partner_are_named_and_an_empty_file_means_the_defaults(tmp_path):
+    refused(["SOLVER.SEED", "1", "OUTPUT_DIR"], "command line: options come in pairs KEY VALUE, 'OUTPUT_DIR'")
+    with pytest.raises(ConfigError, match="nowhere.yml does not exist"):
+        load_cfg(tmp_path / "nowhere.yml")
+    assert from_yaml(tmp_path, "# nothing set\n") == load_cfg()
+
+
+@pytest.mark.parametrize(("key", "least"), LEAST)
+def test_a_number_below_its_range_is_refused(key, least):
+    refused(["MODEL.PRETRAIN_CHOICE", "none", key, str(least - 1)], f"{key} must be {least} or more, found {least - 1}")
+
+
+@pytest.mark.parametrize("key", SHARES)
+def test_a_share_lies_between_0_and_1_with_both_ends(key):
+    for value in ("-0.01", "1.01"):
+        refused([key, value], f"{key} must lie between 0 and 1, found {value}")
+    assert [dict(flatten(load_cfg(None, [key, end])))[key] for end in ("0", "1")] == [0, 1]
+
+
+@pytest.mark.parametrize(("key", "words"), WORDS.items())
+def test_a_word_that_is_no_choice_is_refused_with_all_choices(key, words):
+    refused([key, "Neither"], f"{key} must be one of {words.replace(' ', ', ')}, found 'Neither'")
+    assert [dict(flatten(load_cfg(None, [key, word])))[key] for word in words.split()] == words.split()
+
+
+@pytest.mark.parametrize(("options", "start", "accepted"), CONTRADICTIONS)
+def test_a_contradiction_is_refused_and_the_sound_neighbour_accepted(options, start, accepted):
+    refused(options.split(), start)
+    load_cfg(None, accepted.split())
+
+
+def test_changed_keys_lists_old_and_new_values_and_absent_keys():
+    old, new = get_cfg(), get_cfg()
+    new.SOLVER.SEED, new.INPUT.SIZE_TRAIN = 7, [64, 32]
+    assert changed_keys(old.dump(), old) == {}
+    assert changed_keys(old.dump(), new) == {"INPUT.SIZE_TRAIN": ([256, 128], [64, 32]), "SOLVER.SEED": (1234, 7)}
+    assert changed_keys("OLD: 1\n" + old.dump(), old) == {"OLD": (1, None)}
+    assert changed_keys("OUTPUT_DIR: elsewhere\n", old)["SOLVER.SEED"] == (None, 1234)

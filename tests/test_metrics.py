@@ -1,0 +1,155 @@
+"""Ranking against numbers worked by hand and against a slow double loop."""
+
+import numpy as np
+import pytest
+import torch
+
+from utils.metrics import euclidean_distances, evaluate_ranking, l2_normalize, rank_queries
+
+# Three queries a, b, c (persons 1, 2, 1 in cameras 0, 0, 1) against six gallery items.
+GALLERY = {"pids": [1, 1, 2, 0, 1, 2], "camids": [0, 1, 1, 0, 2, 0]}
+QUERY = {"pids": [1, 2, 1], "camids": [0, 0, 1]}
+DIST = np.array([
+    # a: item 0 is a's own person and camera: left out. Order 3, 1, 2, 5, 4: hits at positions 2 and 5.
+    # step (1/2 + 2/5) / 2 = 0.45; trapezoid ((0 + 1/2) / 2 + (1/4 + 2/5) / 2) / 2 = 0.2875
+    [0.0, 0.2, 0.3, 0.1, 0.5, 0.4],
+    # b: item 5 is left out. Order 2, 0, 1, 3, 4: hit at position 1. step 1; trapezoid (1 + 1) / 2 = 1
+    [0.2, 0.3, 0.1, 0.4, 0.5, 0.0],
+    # c: item 1 is left out. Order 3, 2, 0, 4, 5: hits at positions 3 and 4.
+    # step (1/3 + 2/4) / 2 = 5/12; trapezoid ((0 + 1/3) / 2 + (1/3 + 2/4) / 2) / 2 = 7/24
+    [0.3, 0.0, 0.2, 0.1, 0.4, 0.5],
+])  # fmt: skip
+
+
+def evaluate(dist=DIST, query=QUERY, gallery=GALLERY, **options) -> dict:
+    return evaluate_ranking(dist, query["pids"], gallery["pids"], query["camids"], gallery["camids"], **options)
+
+
+def slow_ranking(dist, q_pids, g_pids, q_camids, g_camids, ap, camera_filter) -> tuple[list, list]:
+    """AP and first match position per query with a true match, by loops over a sorted list."""
+    precisions, firsts = [], []
+    for row in range(len(q_pids)):
+        order = sorted(range(len(g_pids)), key=lambda item, row=row: (dist[row][item], item))
+        position = found = 0
+        terms, before, first = [], 1.0, None
+        for item in order:
+            if camera_filter and g_pids[item] == q_pids[row] and g_camids[item] == q_camids[row]:
+                continue
+            position += 1
+            if g_pids[item] == q_pids[row]:
+                found += 1
+                first = first or position
+                after = found / position
+                terms.append(after if ap == "step" else (before + after) / 2)
+            before = found / position
+        if found:
+            precisions.append(sum(terms) / found)
+            firsts.append(first)
+    return precisions, firsts
+
+
+def test_three_queries_by_hand():
+    result = evaluate()
+    assert result["mAP"] == pytest.approx((0.45 + 1 + 5 / 12) / 3)
+    # First matches at positions 2, 1 and 3.
+    assert result["cmc"].tolist() == pytest.approx([1 / 3, 2 / 3, 1, 1, 1, 1])
+    assert [result[name] for name in ("rank1", "rank5", "rank10", "rank20")] == pytest.approx([1 / 3, 1, 1, 1])
+    assert (result["num_valid"], result["num_query"], result["num_gallery"]) == (3, 3, 6)
+
+
+def test_the_trapezoid_rule_by_hand():
+    assert evaluate(ap="trapezoid")["mAP"] == pytest.approx((0.2875 + 1 + 7 / 24) / 3)
+    # It changes the average precision, not the ranks.
+    assert evaluate(ap="trapezoid")["rank1"] == pytest.approx(1 / 3)
+
+
+def test_without_the_camera_filter_items_of_the_own_camera_count():
+    # a: order 0 3 1 2 5 4, hits at 1, 3, 6; b: 5 2 0 1 3 4, hits at 1, 2; c: 1 3 2 0 4 5, hits at 1, 4, 5.
+    result = evaluate(camera_filter=False)
+    by_hand = ((1 + 2 / 3 + 3 / 6) / 3 + 1 + (1 + 2 / 4 + 3 / 5) / 3) / 3
+    assert result["mAP"] == pytest.approx(by_hand) and result["rank1"] == 1
+
+
+@pytest.mark.parametrize("max_rank", [1, 2, 6, 50])
+def test_cmc_holds_as_many_values_as_asked_for_or_as_the_gallery_has(max_rank):
+    assert evaluate(max_rank=max_rank)["cmc"].tolist() == pytest.approx([1 / 3, 2 / 3, 1, 1, 1, 1][:max_rank])
+    assert evaluate(max_rank=max_rank)["rank5"] == 1  # the named ranks do not depend on it
+
+
+def test_ties_keep_the_order_of_the_gallery():
+    query, gallery = {"pids": [1], "camids": [0]}, {"pids": [2, 1, 2], "camids": [1, 1, 1]}
+    assert evaluate(np.zeros((1, 3)), query, gallery)["mAP"] == pytest.approx(1 / 2)
+
+
+def test_a_query_without_a_true_match_is_counted_and_left_out_of_the_means():
+    query, gallery = {"pids": [1, 3, 2], "camids": [0, 0, 0]}, {"pids": [1, 2, 2, 0], "camids": [1, 1, 0, 1]}
+    dist = [[1, 0, 2, 3], [1, 2, 3, 4], [3, 2, 0, 1]]
+    # Query 0: its match comes second; query 1: none; query 2: item 2 left out, then 3, 1: second.
+    result = evaluate(dist, query, gallery)
+    assert (result["mAP"], result["rank1"], result["rank5"]) == (0.5, 0, 1)
+    assert (result["num_valid"], result["num_query"]) == (2, 3)
+    rankings = rank_queries(np.array(dist), *map(np.array, ([1, 3, 2], [1, 2, 2, 0], [0, 0, 0], [1, 1, 0, 1])))
+    assert [ranking.first_match for ranking in rankings] == [2, 0, 2]
+    assert np.isnan(rankings[1].average_precision) and rankings[2].order.tolist() == [3, 1, 0]
+
+
+@pytest.mark.parametrize("ap", ["step", "trapezoid"])
+@pytest.mark.parametrize("camera_filter", [True, False])
+@pytest.mark.parametrize("queries_in_gallery", [True, False])
+def test_random_rankings_agree_with_a_double_loop(ap, camera_filter, queries_in_gallery):
+    rng = np.random.default_rng(7)
+    for _ in range(10):
+        q_pids, q_camids = rng.integers(1, 9, 12), rng.integers(0, 3, 12)
+        g_pids, g_camids = rng.integers(0, 9, 40), rng.integers(0, 3, 40)  # 0: distractors
+        dist = rng.integers(0, 12, (12, 40)).astype(np.float32)  # many ties
+        if queries_in_gallery:
+            g_pids, g_camids = np.concatenate([q_pids, g_pids]), np.concatenate([q_camids, g_camids])
+            own = rng.integers(1, 12, (12, 12)).astype(np.float32)
+            np.fill_diagonal(own, 0)
+            dist = np.concatenate([own, dist], axis=1)
+        arguments = (dist, q_pids, g_pids, q_camids, g_camids)
+        result = evaluate_ranking(*arguments, max_rank=20, ap=ap, camera_filter=camera_filter)
+        precisions, firsts = slow_ranking(*arguments, ap, camera_filter)
+        assert result["num_valid"] == len(firsts)
+        assert result["mAP"] == pytest.approx(sum(precisions) / len(precisions), abs=1e-12)
+        cmc = [sum(first <= rank for first in firsts) / len(firsts) for rank in range(1, 21)]
+        assert result["cmc"].tolist() == pytest.approx(cmc)
+        assert [result["rank5"], result["rank10"], result["rank20"]] == pytest.approx([cmc[4], cmc[9], cmc[19]])
+
+
+def test_putting_queries_in_the_gallery_gives_no_query_its_own_copy():
+    # One query, alone with itself: nothing is left to find.
+    with pytest.raises(ValueError, match="none of 1 queries has a true match"):
+        evaluate_ranking([[0.0, 1.0]], [1], [1, 2], [0], [0, 1])
+
+
+def test_shapes_that_disagree_nan_and_unknown_rules_are_refused():
+    with pytest.raises(ValueError, match=r"distances \(3, 6\) do not fit 2 query and 6 gallery ids"):
+        evaluate(query={"pids": [1, 2], "camids": [0, 0]})
+    with pytest.raises(ValueError, match="do not fit"):
+        evaluate(gallery={"pids": GALLERY["pids"], "camids": [0] * 5})
+    with pytest.raises(ValueError, match="do not fit"):
+        evaluate(query={"pids": QUERY["pids"], "camids": [0] * 4})
+    with pytest.raises(ValueError, match="hold nan"):
+        evaluate(np.where(DIST == 0.5, np.nan, DIST))
+    with pytest.raises(ValueError, match="step or trapezoid, found area"):
+        evaluate(ap="area")
+
+
+def test_distances_agree_with_torch_and_with_a_triangle_by_hand():
+    assert euclidean_distances([[0, 0], [3, 0]], [[3, 4], [3, 0]]).tolist() == [[5, 3], [4, 0]]
+    rng = np.random.default_rng(0)
+    q, g = rng.normal(size=(20, 64)), rng.normal(size=(30, 64))
+    distances = euclidean_distances(q, g)
+    assert distances.dtype == np.float32
+    np.testing.assert_allclose(distances, torch.cdist(torch.tensor(q), torch.tensor(g)).numpy(), atol=1e-5)
+
+
+def test_unit_rows_of_near_copies_have_no_nan_distance():
+    features = l2_normalize(np.random.default_rng(0).normal(size=(200, 64)))
+    distances = euclidean_distances(features, features)
+    assert np.isfinite(distances).all() and np.abs(np.diag(distances)).max() < 2e-3
+
+
+def test_normalised_rows_have_unit_length_and_zero_rows_stay_zero():
+    assert l2_normalize([[3, 4], [0, 0]]) == pytest.approx(np.array([[0.6, 0.8], [0, 0]]))

@@ -1,0 +1,140 @@
+"""Flip once per clip, erasing per frame and exactly at the drawn box, normalisation against a value by hand."""
+
+import random
+
+import pytest
+import torch
+
+from datasets.transforms import ClipAugment, Normalize, draw_erase_box, resize_frame
+
+SEEDS = range(200)
+
+
+def random_clip(frames=4, height=64, width=32) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (frames, 3, height, width), dtype=torch.uint8, generator=generator)
+
+
+def next_box(seed: int, height: int, width: int) -> tuple[random.Random, tuple[int, int, int, int]]:
+    """The box that erasing a one-frame clip draws with this seed, and the generator after it."""
+    rng = random.Random(seed)
+    rng.random()  # flip or not
+    rng.random()  # erase or not
+    box = draw_erase_box(height, width, rng)
+    assert box is not None
+    return rng, box
+
+
+def test_a_certain_flip_mirrors_every_frame_exactly():
+    clip = random_clip()
+    flipped = ClipAugment(flip_prob=1, erase_prob=0)(clip, random.Random(0))
+    for column in range(32):
+        assert torch.equal(flipped[..., column], clip[..., 31 - column])
+
+
+def test_a_flip_is_decided_once_per_clip_and_half_the_time():
+    clip, augment = random_clip(), ClipAugment(flip_prob=0.5, erase_prob=0)
+    outcomes = [augment(clip, random.Random(seed)) for seed in SEEDS]
+    flips = [torch.equal(outcome, clip.flip(-1)) for outcome in outcomes]
+    assert all(flip or torch.equal(outcome, clip) for flip, outcome in zip(flips, outcomes))
+    assert 70 < sum(flips) < 130  # 4.2 standard deviations
+
+
+def test_probability_zero_changes_nothing_and_probability_one_always_erases():
+    clip = torch.zeros(4, 3, 64, 32, dtype=torch.uint8)
+    for seed in SEEDS:
+        assert torch.equal(ClipAugment(0, 0)(random_clip(), random.Random(seed)), random_clip())
+        changed = ClipAugment(0, 1)(clip, random.Random(seed)).flatten(1).any(dim=1)
+        assert changed.all()  # black is one colour in 16.7 million
+
+
+def test_erasing_is_decided_for_each_frame():
+    clip = torch.zeros(400, 3, 16, 8, dtype=torch.uint8)
+    erased = ClipAugment(0, 0.5)(clip, random.Random(0)).flatten(1).any(dim=1)
+    assert 158 < erased.sum() < 242  # 4.2 standard deviations
+    mixed = [ClipAugment(0, 0.5)(clip[:4], random.Random(seed)).flatten(1).any(dim=1).unique() for seed in SEEDS]
+    assert sum(len(kinds) == 2 for kinds in mixed) > 150  # 7 of 8 clips of four hold both kinds
+
+
+@pytest.mark.parametrize(("height", "width"), [(256, 128), (64, 32), (20, 200)])
+def test_the_erased_box_has_the_area_and_shape_of_the_method_and_lies_in_the_frame(height, width):
+    rng = random.Random(0)
+    boxes = [draw_erase_box(height, width, rng) for _ in range(2000)]
+    for top, left, box_height, box_width in boxes:
+        assert 0 <= top <= height - box_height and 0 <= left <= width - box_width
+        # Sides are rounded down, so the drawn area and shape lie between those of the box and of one pixel more.
+        assert box_height * box_width <= 0.2 * height * width
+        assert (box_height + 1) * (box_width + 1) >= 0.02 * height * width
+        assert box_height / (box_width + 1) <= 1 / 0.3 and (box_height + 1) / box_width >= 0.3
+
+
+def test_erased_boxes_reach_all_corners_and_the_whole_range_of_areas_and_shapes():
+    rng = random.Random(0)
+    boxes = [draw_erase_box(256, 128, rng) for _ in range(4000)]
+    areas = [height * width / (256 * 128) for _, _, height, width in boxes]
+    shapes = [height / width for _, _, height, width in boxes]
+    assert min(areas) < 0.025 and max(areas) > 0.19
+    assert min(shapes) < 0.4 and max(shapes) > 3
+    assert {top == 0 for top, *_ in boxes} == {left == 0 for _, left, *_ in boxes} == {True, False}
+    assert any(top + height == 256 for top, _, height, _ in boxes)
+    assert any(left + width == 128 for _, left, _, width in boxes)
+
+
+def test_a_frame_too_small_for_any_box_is_left_alone():
+    assert draw_erase_box(1, 1, random.Random(0)) is None
+    clip = torch.full((3, 3, 1, 1), 7, dtype=torch.uint8)
+    assert torch.equal(ClipAugment(0, 1)(clip, random.Random(0)), clip)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_one_colour_fills_exactly_the_box_at_the_drawn_or_the_releases_corner(legacy):
+    for seed in SEEDS:
+        clip = random_clip(frames=1)
+        rng, (top, left, height, width) = next_box(seed, 64, 32)
+        if legacy:  # the release pastes at row = height of the box, column = width of the box
+            top, left = height, width
+        colour = [rng.randrange(256) for _ in range(3)]
+        expected = clip.clone()
+        for row in range(top, min(top + height, 64)):
+            for column in range(left, min(left + width, 32)):
+                expected[0, :, row, column] = torch.tensor(colour, dtype=torch.uint8)
+        assert torch.equal(ClipAugment(0, 1, legacy)(clip, random.Random(seed)), expected)
+
+
+def test_augmentation_follows_from_the_seed_keeps_uint8_and_leaves_its_input_alone():
+    clip, augment = random_clip(), ClipAugment(0.5, 0.5)
+    first, again, other = (augment(clip, random.Random(seed)) for seed in (3, 3, 4))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert (first.dtype, first.shape) == (torch.uint8, clip.shape)
+    for seed in SEEDS:
+        ClipAugment(0.5, 1)(clip, random.Random(seed))
+    assert torch.equal(clip, random_clip())
+
+
+def test_a_resized_frame_has_the_size_asked_for_and_a_flat_colour_stays():
+    flat = torch.tensor([10, 100, 200], dtype=torch.uint8)[:, None, None].expand(3, 50, 30)
+    resized = resize_frame(flat, [256, 128])
+    assert (resized.shape, resized.dtype) == ((3, 256, 128), torch.uint8)
+    assert resized.flatten(1).unique(dim=1).squeeze(1).tolist() == [10, 100, 200]
+    assert resize_frame(flat, [50, 30]) is flat
+
+
+def test_resizing_is_bilinear_and_antialiased():
+    # Half-pixel centres: a 1x2 frame (0, 200) at width 4 lies at 0, 0.25, 0.75 and 1 between its two pixels.
+    frame = torch.tensor([[[0, 200]]] * 3, dtype=torch.uint8)
+    assert resize_frame(frame, [1, 4])[0, 0].tolist() == [0, 50, 150, 200]
+    # Halving with antialiasing weighs the four columns around a pixel 1/8, 3/8, 3/8, 1/8; without, only the inner two.
+    frame = torch.tensor([[[0, 0, 0, 80, 0, 0, 0, 0]]] * 3, dtype=torch.uint8)
+    assert resize_frame(frame, [1, 4])[0, 0].tolist() == [0, 30, 10, 0]
+
+
+def test_normalize_agrees_with_a_value_by_hand_for_clips_and_batches():
+    normalize = Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    frames = torch.tensor([0, 128, 255], dtype=torch.uint8)[:, None, None].expand(2, 5, 3, 4, 2)
+    out = normalize(frames)
+    assert (out.shape, out.dtype) == (frames.shape, torch.float32)
+    # (0 - 0.485) / 0.229, (128/255 - 0.456) / 0.224, (1 - 0.406) / 0.225
+    for colour, value in enumerate((-2.1179039, 0.2051821, 2.64)):
+        assert out[..., colour, :, :].flatten().tolist() == pytest.approx([value] * 80, abs=1e-6)
+    assert normalize.state_dict() == {}

@@ -1,0 +1,199 @@
+"""Checkpoints that are whole or absent, random state, meters, group means, log file, number type."""
+
+import logging
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from utils.checkpoint import load_checkpoint, save_checkpoint, save_json, write_atomically
+from utils.errors import InputError, MissingFileError
+from utils.group_means import GroupMeans
+from utils.logger import close_logging, log_to_file, setup_logging
+from utils.meters import Meters
+from utils.precision import amp_dtype, autocast
+from utils.seed import get_rng_state, seed_everything, set_rng_state
+
+CPU = torch.device("cpu")
+NEEDED = ("model", "optimizer", "lr_schedule", "scaler", "clip_memory", "epoch", "best", "rng", "history", "config")
+
+
+@pytest.fixture
+def logging_restored():
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    yield root
+    close_logging()
+    root.setLevel(level)
+    assert root.handlers == handlers
+
+
+def names_in(folder) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("fault", [RuntimeError, KeyboardInterrupt])
+def test_a_write_that_fails_half_way_leaves_the_old_file_and_nothing_else(tmp_path, fault):
+    path = tmp_path / "last.pth"
+    path.write_text("old")
+
+    def half(temporary):
+        temporary.write_text("ne")
+        raise fault
+
+    with pytest.raises(fault):
+        write_atomically(path, half)
+    assert path.read_text() == "old" and names_in(tmp_path) == ["last.pth"]
+
+
+def test_the_old_file_stays_until_the_new_one_is_complete(tmp_path):
+    path = tmp_path / "last.pth"
+    path.write_text("old")
+
+    def write(temporary):
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+
+    write_atomically(path, write)
+    assert path.read_text() == "new" and names_in(tmp_path) == ["last.pth"]
+
+
+def test_content_that_cannot_be_saved_leaves_the_old_checkpoint(tmp_path):
+    path = tmp_path / "last.pth"
+    save_checkpoint(path, {"epoch": 1})
+    with pytest.raises(Exception, match="pickle|lambda"):
+        save_checkpoint(path, {"epoch": lambda: 2})
+    with pytest.raises(TypeError):
+        save_json(path, {1, 2})
+    assert torch.load(path, weights_only=True) == {"epoch": 1} and names_in(tmp_path) == ["last.pth"]
+
+
+def test_a_checkpoint_comes_back_as_it_was(tmp_path):
+    state = {name: {"x": torch.arange(3)} for name in NEEDED} | {"epoch": 7, "rng": get_rng_state()}
+    save_checkpoint(tmp_path / "last.pth", state)
+    loaded = load_checkpoint(tmp_path / "last.pth")
+    assert loaded["epoch"] == 7 and torch.equal(loaded["model"]["x"], torch.arange(3))
+    set_rng_state(loaded["rng"])  # plain enough for weights_only, complete enough to restore
+
+
+def test_a_missing_truncated_or_incomplete_checkpoint_is_named_in_one_line(tmp_path):
+    path = tmp_path / "last.pth"
+    with pytest.raises(MissingFileError, match="last.pth does not exist.*without --resume"):
+        load_checkpoint(path)
+    save_checkpoint(path, dict.fromkeys(NEEDED, 0))
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], whole[:10], b"", b"words"):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="last.pth cannot be read; it is truncated") as caught:
+            load_checkpoint(path)
+        assert "\n" not in str(caught.value)
+    save_checkpoint(path, dict.fromkeys(NEEDED[:-2], 0))
+    with pytest.raises(InputError, match="last.pth cannot be resumed: it lacks history, config$"):
+        load_checkpoint(path)
+    torch.save([1, 2], path)
+    with pytest.raises(InputError, match="last.pth cannot be resumed: it lacks model"):
+        load_checkpoint(path)
+
+
+def draws() -> list[float]:
+    # An odd number of normals leaves Python and NumPy with a second one in store, which is part of the state.
+    normals = [random.gauss(0, 1), float(np.random.normal()), torch.randn(1).item()]
+    return [*normals, random.random(), float(np.random.rand()), torch.rand(1).item()]
+
+
+def test_a_restored_random_state_goes_on_with_the_same_numbers():
+    seed_everything(5)
+    draws()
+    state = get_rng_state()
+    ahead = draws()
+    draws()
+    set_rng_state(state)
+    assert draws() == ahead
+
+
+def test_a_seed_fixes_all_three_generators_and_another_seed_changes_all():
+    runs = []
+    for seed in (5, 5, 6):
+        seed_everything(seed)
+        runs.append(draws())
+    assert runs[0] == runs[1]
+    assert all(a != b for a, b in zip(runs[0], runs[2]))
+
+
+def test_meters_give_means_over_steps_without_keeping_gradients():
+    meters = Meters()
+    assert meters.means() == {}
+    for id_loss, total in ((1.0, 4.0), (2.0, 6.0), (6.0, 5.0)):
+        meters.update({"id": torch.tensor(id_loss), "total": torch.tensor(total, requires_grad=True)})
+    assert meters.means() == {"id": 3.0, "total": 5.0}
+    assert not meters.sums["total"].requires_grad
+
+
+def test_meters_do_not_lose_small_terms_in_a_long_epoch():
+    meters = Meters()
+    meters.update({"x": torch.tensor(2.0**26)})
+    for _ in range(3):
+        meters.update({"x": torch.tensor(1.0)})
+    assert meters.means()["x"] * 4 == 2.0**26 + 3
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 7])
+def test_group_means_are_the_same_in_any_order_and_batching(batch):
+    # Group 0: rows (1, 10), (3, 30); group 1: (5, 0); group 2: (0, 3), (6, 0), (0, 0), (2, 1).
+    rows = torch.tensor([[1, 10], [5, 0], [0, 3], [3, 30], [6, 0], [0, 0], [2, 1]], dtype=torch.float32)
+    groups = torch.tensor([0, 1, 2, 0, 2, 2, 2])
+    for order in (torch.arange(7), torch.arange(7).flip(0), torch.tensor([3, 6, 0, 2, 5, 1, 4])):
+        means = GroupMeans(3)
+        for part in order.split(batch):
+            means.add(rows[part], groups[part])
+        assert means.means().tolist() == [[2, 20], [5, 0], [2, 1]]
+
+
+def test_group_means_of_half_precision_rows_are_float32():
+    means = GroupMeans(1)
+    for _ in range(4):
+        means.add(torch.full((1024, 1), 1.5, dtype=torch.bfloat16), torch.zeros(1024, dtype=torch.long))
+    assert means.means().dtype == torch.float32 and means.means().item() == 1.5
+
+
+def test_a_group_without_rows_is_refused():
+    means = GroupMeans(2)
+    with pytest.raises(ValueError, match="one of 2 groups has had no row"):
+        means.means()
+    means.add(torch.ones(1, 3), torch.tensor([1]))
+    with pytest.raises(ValueError, match="no row"):
+        means.means()
+
+
+def test_messages_before_the_file_reach_it_in_order_and_once(tmp_path, logging_restored):
+    setup_logging()
+    for number in range(3):
+        logging.getLogger("datasets.mars").info("early %d", number)
+    log_to_file(tmp_path / "train_log.txt")
+    logging.getLogger("processor.run").warning("late – ü")
+    close_logging()
+    logging.getLogger("processor.run").warning("after the end")
+    lines = (tmp_path / "train_log.txt").read_text(encoding="utf-8").splitlines()
+    kinds = ["INFO datasets.mars: early 0", "INFO datasets.mars: early 1", "INFO datasets.mars: early 2"]
+    assert [line.split(" ", 2)[2] for line in lines] == [*kinds, "WARNING processor.run: late – ü"]
+
+
+def test_a_second_setup_doubles_no_line_on_screen_and_append_keeps_the_old_log(tmp_path, logging_restored, capsys):
+    for append in (False, True):
+        setup_logging()
+        logging.getLogger("x").info("run %s", append)
+        log_to_file(tmp_path / "log.txt", append=append)
+    assert capsys.readouterr().out.splitlines() == ["run False", "run True"]
+    close_logging()
+    assert [line[-9:].split()[-1] for line in (tmp_path / "log.txt").read_text().splitlines()] == ["False", "True"]
+
+
+@pytest.mark.parametrize(("choice", "dtype"), [("auto", None), ("off", None), ("bf16", torch.bfloat16)])
+def test_number_type_on_the_cpu_where_fp16_is_refused(choice, dtype):
+    assert amp_dtype(choice, CPU) is dtype
+    with autocast(CPU, dtype):
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype == (dtype or torch.float32)
+    with pytest.raises(InputError, match="SOLVER.AMP fp16 needs a GPU"):
+        amp_dtype("fp16", CPU)
