@@ -4,6 +4,7 @@ Everything is read with torch's restricted unpickler (weights_only) or as bare t
 """
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -240,5 +241,8 @@ def _first_line(error: Exception) -> str:
 
 
 def _shorten(names: list[str], most: int = 6) -> str:
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
+    """The names, or how many of them stand under each first part when they are many."""
+    if len(names) <= most:
+        return ", ".join(names)
+    parts = Counter(name.split(".")[0] for name in names)
+    return ", ".join(f"{part} ({count})" for part, count in parts.most_common(most))
