@@ -30,7 +30,7 @@ def test_keys_with_values_load():
 
 
 @pytest.mark.parametrize(
-    "pattern", [r"`([a-z_]+/[a-z_]+\.(?:py|yml))`", r"python ([a-z]+-main\.py)", r"--config_file (\S+)"]
+    "pattern", [r"`([a-z_]+/[a-z_]+\.(?:py|yml))`", r"python ([a-z]+-main\.py)", r"--config_file ([\w./-]+)"]
 )
 def test_every_file_is_there(pattern):
     names = set(re.findall(pattern, README))
