@@ -73,7 +73,7 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 def _pairs(opts: Sequence[str]) -> list[tuple[str, str]]:
     if len(opts) % 2:
         raise ConfigError(f"command line: options come in pairs KEY VALUE, '{opts[-1]}' has no partner")
-    return list(zip(opts[::2], opts[1::2]))
+    return [(str(key), str(value)) for key, value in zip(opts[::2], opts[1::2])]
 
 
 def _unknown_key(key: str, value: Any, leaves: dict[str, Any]) -> str:

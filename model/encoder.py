@@ -3,6 +3,7 @@
 B clips, T frames, N tokens per frame (1 class + patches), D width, E projection width, K cameras.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from utils.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 TIMM_NAMES = {"ViT-B-16": "vit_base_patch16_clip_quickgelu_224.openai"}
 
@@ -86,6 +89,8 @@ def _set_stride(vit: VisionTransformer, image_size: Sequence[int], stride: Seque
     grid = tuple((image_size[axis] - patch[axis]) // stride[axis] + 1 for axis in (0, 1))
     if min(grid) < 1:
         raise InputError(f"INPUT.SIZE_TRAIN {list(image_size)} is smaller than a patch of {patch} pixels")
+    if any(stride[axis] > patch[axis] for axis in (0, 1)):
+        logger.warning("MODEL.STRIDE_SIZE %s is larger than a patch of %s pixels: pixels are skipped", stride, patch)
     patch_embed.proj.stride = tuple(stride)
     patch_embed.grid_size = grid
     patch_embed.num_patches = grid[0] * grid[1]

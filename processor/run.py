@@ -6,6 +6,7 @@ import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -255,10 +256,10 @@ def _save(setting: Setting, run: RunState, name: str) -> None:
 
 def _log_epoch(run: RunState, means: Mapping[str, float], scores: Mapping | None, max_epochs: int) -> None:
     terms = ", ".join(f"{name} {means[name]:.3f}" for name in ("total", "id", "triplet", "v2m", "frame_id"))
-    left = (max_epochs - run.epoch) * means["seconds"]
+    left = timedelta(seconds=round((max_epochs - run.epoch) * means["seconds"]))
     logger.info(
-        "epoch %d/%d: %s; %.0f s, %.0f frames/s, about %.0f min of training left",
-        run.epoch, max_epochs, terms, means["seconds"], means["frames_per_second"], left / 60,
+        "epoch %d/%d: %s; %.0f s, %.0f frames/s, training left about %s",
+        run.epoch, max_epochs, terms, means["seconds"], means["frames_per_second"], left,
     )  # fmt: skip
     if scores is not None:
         logger.info("epoch %d/%d: %s", run.epoch, max_epochs, _scores_line(scores))

@@ -103,3 +103,8 @@ def test_widths_of_another_clip_vit_are_read_from_it():
 def test_image_smaller_than_a_patch_is_refused():
     with pytest.raises(InputError, match="smaller than a patch"):
         create_vit("ViT-B-16", (4, 4), (8, 8), **SMALL)
+
+
+def test_stride_beyond_the_patch_is_said(caplog):
+    create_vit("ViT-B-16", (64, 32), (16, 16), **SMALL)
+    assert "MODEL.STRIDE_SIZE (16, 16) is larger than a patch" in caplog.text
