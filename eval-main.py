@@ -2,7 +2,9 @@
 
 import sys
 
-from processor.run import eval_main
-
 if __name__ == "__main__":
+    try:
+        from processor.run import eval_main
+    except KeyboardInterrupt:  # while torch is being imported
+        sys.exit(130)
     sys.exit(eval_main(sys.argv[1:]))

@@ -37,6 +37,9 @@ def check_cfg(cfg: CfgNode) -> None:
         value = _value(cfg, key)
         if not (value >= least and math.isfinite(value)):
             raise ConfigError(f"{key} must be {least} or more, found {value}")
+    for key in ("DATASETS.ROOT_DIR", "OUTPUT_DIR"):
+        if not _value(cfg, key).strip():
+            raise ConfigError(f"{key} is empty; name a folder")
     for key in _SHARES:
         if not 0 <= _value(cfg, key) <= 1:
             raise ConfigError(f"{key} must lie between 0 and 1, found {_value(cfg, key)}")
@@ -59,9 +62,6 @@ def _restore_words(cfg: CfgNode) -> None:
     word = cfg.TEST.GALLERY_INCLUDES_QUERY.lower()
     cfg.TEST.GALLERY_INCLUDES_QUERY = {"true": "True", "yes": "True", "on": "True", "false": "False", "no": "False",
                                        "off": "False"}.get(word, cfg.TEST.GALLERY_INCLUDES_QUERY)  # fmt: skip
-    for key in ("DATASETS.ROOT_DIR", "OUTPUT_DIR"):
-        if not _value(cfg, key).strip():
-            raise ConfigError(f"{key} is empty; name a folder")
 
 
 def _check_input(cfg: CfgNode) -> None:

@@ -43,7 +43,7 @@ def load_cfg(path: str | Path | None = None, opts: Sequence[str] = ()) -> CfgNod
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise ConfigError(f"config file {path} does not exist")
+        raise ConfigError(f"config file {path} {'is a folder' if path.is_dir() else 'does not exist'}")
     try:
         # Every value arrives as text and is read like one of the command line; YAML would turn 1.10 into a number.
         tree = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)

@@ -19,13 +19,18 @@ from utils.errors import InputError, MissingFileError
 _PARSERS: dict[str, Callable[..., ReIDSplits]] = {"MARS": parse_mars}
 
 
+def plain_name(name: str) -> str:
+    """The name of a data set without hyphens and in capitals: iLIDS-VID -> ILIDSVID."""
+    return re.sub(r"[-_ ]", "", name).upper()
+
+
 def load_splits(name: str, root: str, **options) -> ReIDSplits:
     """Splits of the data set `name` (case and hyphens do not matter) under `root`, its folder or the parent of it.
 
     Raises InputError (a ValueError) for an unknown name or option or a broken list, MissingFileError (a
     FileNotFoundError) for a missing one.
     """
-    plain = re.sub(r"[-_ ]", "", name).upper()
+    plain = plain_name(name)
     if plain not in _PARSERS:
         raise InputError(f"DATASETS.NAMES '{name}' is not known; it must be one of {', '.join(_PARSERS)}")
     parser = _PARSERS[plain]

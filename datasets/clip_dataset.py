@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -42,6 +42,8 @@ def read_frame(path: str, size: Sequence[int]) -> Tensor:
             pixels = np.array(image.convert("RGB"))  # (H, W, 3)
     except FileNotFoundError:
         raise MissingFileError(f"frame {path} does not exist") from None
+    except UnidentifiedImageError:
+        raise InputError(f"frame {path} cannot be decoded (it is no image); restore the file") from None
     except (PermissionError, IsADirectoryError) as error:
         raise InputError(f"frame {path} cannot be opened ({error.strerror})") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's, for broken files

@@ -61,14 +61,18 @@ def find_root(root: Path) -> Path:
     """`root` itself or the one folder in it that is MARS; raises MissingFileError naming what was looked for."""
     if not root.is_dir():
         raise MissingFileError(f"DATASETS.ROOT_DIR {root} is not a folder; set it to the folder of MARS. {_HOW_TO_GET}")
-    candidates = [root, *sorted(path for path in root.iterdir() if path.is_dir())]
-    found = [path for path in candidates if any((path / name).exists() for name in _LISTS)]
+    try:
+        candidates = [root, *sorted(root.iterdir())]
+    except OSError as error:
+        raise InputError(f"DATASETS.ROOT_DIR {root} cannot be read ({error.strerror})") from None
+    # os.path.exists, unlike Path.exists, passes over a sibling such as lost+found that may not be entered.
+    found = [path for path in candidates if any(os.path.exists(path / name) for name in _LISTS)]
     named = [path for path in found if path.name.lower() == "mars"]
     best = root if root in found or not found else (named or found)[0]
     if len(found) > 1 and best is not root and not named:
         raise InputError(f"DATASETS.ROOT_DIR {root} holds several sets: {', '.join(p.name for p in found)}; name one")
     for name in _LISTS:
-        if not (best / name).exists():
+        if not os.path.exists(best / name):
             looked = ", ".join(_LISTS)
             raise MissingFileError(f"{best / name} is missing (looked in {root} for {looked}). {_HOW_TO_GET}")
     return best

@@ -1,6 +1,5 @@
 """The one record of every data set, and the three lists of a protocol."""
 
-from collections import Counter
 from dataclasses import dataclass, replace
 
 
@@ -44,8 +43,3 @@ def relabel(tracklets: list[Tracklet]) -> list[Tracklet]:
     """Replace the ids by labels 0..C-1 in the order of the sorted ids."""
     label = {pid: index for index, pid in enumerate(sorted({t.pid for t in tracklets}))}
     return [replace(t, pid=label[t.pid]) for t in tracklets]
-
-
-def identities_with(tracklets: tuple[Tracklet, ...], fewer_than: int) -> int:
-    """How many identities have fewer than `fewer_than` tracklets."""
-    return sum(count < fewer_than for count in Counter(t.pid for t in tracklets).values())

@@ -2,7 +2,7 @@
 
 from yacs.config import CfgNode
 
-from model.encoder import CLIPImageEncoder, create_vit
+from model.encoder import CLIPImageEncoder, check_name, create_vit
 from model.sequence_prompt import SequenceSpecificPrompt
 from model.temporal_memory import TemporalMemoryDiffusion
 from model.tfclip import TFCLIP
@@ -15,6 +15,7 @@ def build_model(cfg: CfgNode, num_classes: int, num_cameras: int, pretrained: bo
     With `pretrained` and MODEL.PRETRAIN_CHOICE 'openai' the encoder holds CLIP's weights; evaluation and resuming pass
     False, since another file fills the model. Raises InputError for an unknown MODEL.NAME or weights that do not fit.
     """
+    check_model(cfg)
     vit = create_vit(cfg.MODEL.NAME, cfg.INPUT.SIZE_TRAIN, cfg.MODEL.STRIDE_SIZE, **_scratch_sizes(cfg))
     encoder = CLIPImageEncoder(vit, num_cameras if cfg.MODEL.SIE_CAMERA else 0, cfg.MODEL.SIE_COE)
     model = TFCLIP(
@@ -27,6 +28,11 @@ def build_model(cfg: CfgNode, num_classes: int, num_cameras: int, pretrained: bo
     if pretrained and cfg.MODEL.PRETRAIN_CHOICE == "openai":
         load_pretrained(model, cfg.MODEL.NAME, cfg.MODEL.PRETRAIN_PATH)
     return model
+
+
+def check_model(cfg: CfgNode) -> None:
+    """Raise InputError for a MODEL.NAME that cannot be built, before any data are read."""
+    check_name(cfg.MODEL.NAME, openai_weights=cfg.MODEL.PRETRAIN_CHOICE == "openai")
 
 
 def _scratch_sizes(cfg: CfgNode) -> dict[str, int]:

@@ -62,6 +62,20 @@ class CLIPImageEncoder(nn.Module):
         return ClipTokens(tokens.unflatten(0, (B, T)), vit.head(tokens).unflatten(0, (B, T)))
 
 
+def check_name(name: str, openai_weights: bool = False) -> None:
+    """Raise InputError unless `name` is a CLIP ViT of timm, of the variant that OpenAI's weights need where asked."""
+    timm_name = TIMM_NAMES.get(name, name)
+    example = TIMM_NAMES["ViT-B-16"]
+    if not timm.is_model(timm_name) or "_clip_" not in timm_name or not timm_name.startswith("vit_"):
+        known = ", ".join(TIMM_NAMES)
+        raise InputError(f"MODEL.NAME '{name}' must be {known} or a CLIP ViT of timm, such as {example}")
+    if openai_weights and not ("_quickgelu_" in timm_name and timm_name.endswith(".openai")):
+        raise InputError(
+            f"MODEL.NAME '{name}' is not the variant with QuickGELU that OpenAI's weights need (…_quickgelu_….openai, "
+            f"such as {example}); MODEL.PRETRAIN_CHOICE 'none' takes any variant"
+        )
+
+
 def create_vit(
     name: str, image_size: Sequence[int], stride: Sequence[int] | None = None, **sizes: int
 ) -> VisionTransformer:
@@ -70,12 +84,13 @@ def create_vit(
     `stride` (vertical, horizontal pixels) below the patch size gives overlapping patches. `sizes` are timm's
     embed_dim, depth, num_heads, patch_size, num_classes. Raises InputError for a name that is no CLIP ViT of timm's.
     """
+    check_name(name)
     timm_name = TIMM_NAMES.get(name, name)
-    if not timm.is_model(timm_name) or "_clip_" not in timm_name or not timm_name.startswith("vit_"):
-        known = ", ".join(TIMM_NAMES)
-        raise InputError(f"MODEL.NAME '{name}' must be {known} or a CLIP ViT of timm, such as {TIMM_NAMES['ViT-B-16']}")
     sizes = {"num_classes": timm.get_pretrained_cfg(timm_name).num_classes} | sizes
-    vit = timm.create_model(timm_name, pretrained=False, img_size=tuple(image_size), **sizes)
+    try:
+        vit = timm.create_model(timm_name, pretrained=False, img_size=tuple(image_size), **sizes)
+    except (AssertionError, ValueError, RuntimeError) as error:
+        raise InputError(f"timm cannot build MODEL.NAME '{name}' with MODEL.ENCODER {sizes}: {error}") from None
     vit.head = nn.Linear(vit.embed_dim, vit.num_classes, bias=False)  # CLIP's projection has no bias
     if stride is not None:
         _set_stride(vit, image_size, stride)

@@ -79,24 +79,24 @@ class TFCLIP(nn.Module):
         return torch.cat(features, dim=1)
 
     def encode_memory(self, clips: Tensor) -> Tensor:
-        """What CLIP-Memory averages: v_p of each clip, without camera embedding: (B, E)."""
-        return self.encoder(clips).projected[:, :, 0].mean(dim=1)
+        """What CLIP-Memory averages: v_p of each clip, without camera embedding: (B, E) float32."""
+        return self.encoder(clips).projected[:, :, 0].float().mean(dim=1)
 
     def _video_features(self, clips: Tensor, camids: Tensor | None) -> VideoFeatures:
         tokens_BTND, projected_BTNE = self.encoder(clips, camids)
         # The temporal branch reads the encoder but does not train it.
         frames_BTD = self.tmd(tokens_BTND.detach()).mean(dim=2)
-        context_BNE = projected_BTNE.mean(dim=1)
         return VideoFeatures(
-            v_g=tokens_BTND[:, :, 0].mean(dim=1),
-            v_p=context_BNE[:, 0],
-            v_t=frames_BTD.mean(dim=1),
+            v_g=tokens_BTND[:, :, 0].float().mean(dim=1),
+            v_p=projected_BTNE[:, :, 0].float().mean(dim=1),
+            v_t=frames_BTD.float().mean(dim=1),
             frames_BTD=frames_BTD,
-            context_BNE=context_BNE,
+            context_BNE=projected_BTNE.mean(dim=1),
         )
 
     def _v2m_logits(self, v_p: Tensor, context_BNE: Tensor, memory: Tensor) -> Tensor:
         """Plain dot products of v_p with the memory updated for each clip: (B, C)."""
         memory_BCE = memory.expand(len(v_p), -1, -1)
         updated_BCE = self.ssp(memory_BCE, context_BNE)
-        return torch.einsum("be,bce->bc", v_p, updated_BCE)
+        # In float32: bfloat16 has steps of 0.5 at the size of these logits.
+        return (v_p[:, None].float() * updated_BCE.float()).sum(dim=2)

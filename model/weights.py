@@ -28,6 +28,10 @@ _CAMERAS = "encoder.camera_embed"
 _TRAINING_ONLY = ("ssp.", "classifier_")  # no part of retrieval
 
 
+class ArchitectureError(InputError):
+    """A weight file whose tensors have no place in this model."""
+
+
 @dataclass
 class LoadReport:
     """What became of every weight of a file and of the model; fields are read as attributes or as items."""
@@ -83,7 +87,8 @@ def load_pretrained(model: TFCLIP, name: str, path: str) -> LoadReport:
 def read_weight_file(path: Path) -> tuple[str, dict[str, Tensor]]:
     """(kind, {name in the file: tensor}) of a weight file, recognised by content."""
     if not path.is_file():
-        raise MissingFileError(f"weight file {path} does not exist")
+        state = "is a folder" if path.is_dir() else "does not exist"
+        raise MissingFileError(f"weight file {path} {state}")
     state = read_torchscript_tensors(path) if is_torchscript(path) else _read_plain(path)
     is_checkpoint = isinstance(state.get("model"), Mapping) and "epoch" in state
     for wrapper in ("model", "state_dict"):
@@ -103,20 +108,24 @@ def read_weight_file(path: Path) -> tuple[str, dict[str, Tensor]]:
         return "checkpoint", state
     raise InputError(
         f"weight file {path} is none of CLIP (OpenAI, timm), published TF-CLIP or a checkpoint of this project "
-        f"(first names: {_shorten(list(state)) or 'none'})"
+        f"(first names: {', '.join(list(state)[:4]) or 'none'})"
     )
 
 
 def _read_plain(path: Path) -> Mapping[str, Any]:
-    with path.open("rb") as file:
-        head = file.read(9)
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError as error:
+        raise InputError(f"weight file {path} cannot be opened ({error.strerror})") from None
     try:
         if head[8:9] == b"{":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many kinds for a broken file
+    except Exception:  # torch.load raises many kinds for a broken file, with advice that does not help here
+        size = path.stat().st_size
         raise InputError(
-            f"weight file {path} cannot be read; it is truncated or not a weight file ({_first_line(error)})"
+            f"weight file {path} cannot be read; it is truncated or not a weight file ({size:,} bytes, first {head!r})"
         ) from None
     if not isinstance(content, Mapping):
         raise InputError(f"weight file {path} holds a {type(content).__name__}, not named weights")
@@ -153,14 +162,14 @@ def fill_model(
     for name, value in named.items():
         if name not in own or own[name].shape != value.shape:
             here = f"has {tuple(own[name].shape)} here" if name in own else "has no place here"
-            raise InputError(
+            raise ArchitectureError(
                 f"weight file {source} is of another architecture: {name} {tuple(value.shape)} {here}; "
                 "check MODEL.NAME, MODEL.ENCODER, MODEL.STRIDE_SIZE and INPUT.SIZE_TEST"
             )
     report.missing = [name for name in own if name not in named]
     lacking = [name for name in report.missing if name.startswith("encoder.vit.")]
     if lacking:
-        raise InputError(f"weight file {source} is of another architecture: it lacks {_shorten(lacking)}")
+        raise ArchitectureError(f"weight file {source} is of another architecture: it lacks {_shorten(lacking)}")
     if kind in ("published", "checkpoint"):
         lost = [n for n in report.missing if not n.startswith(_TRAINING_ONLY) and n != _CAMERAS]
         if not allow_skipped:
@@ -185,7 +194,9 @@ def _rename(kind: str, state: Mapping[str, Tensor], source: str, report: LoadRep
     named = {}
     for theirs, ours in translate(state).items():
         if ours is None:
-            raise InputError(f"weight file {source} is of another architecture: {theirs} has no place in TF-CLIP's ViT")
+            raise ArchitectureError(
+                f"weight file {source} is of another architecture: {theirs} has no place in TF-CLIP's ViT"
+            )
         if ours == weight_names.DROP:
             report.dropped.append(theirs)
         else:
@@ -197,11 +208,11 @@ def _rename(kind: str, state: Mapping[str, Tensor], source: str, report: LoadRep
 def _fit_positions(model: TFCLIP, kind: str, named: dict[str, Tensor], source: str) -> None:
     """CLIP's square grid is resized to this image size; trained grids of TF-CLIP are taken as they are."""
     positions = named.get(_POSITIONS)
-    vit = model.encoder.vit
+    vit, grid = model.encoder.vit, model.encoder.vit.patch_embed.grid_size
     if kind not in ("openai", "timm") or positions is None or positions.shape[-1] != vit.embed_dim:
         return
-    if positions.shape != vit.pos_embed.shape:
-        named[_POSITIONS] = resize_positions(positions[0].float(), vit.patch_embed.grid_size)[None]
+    if (len(positions[0]) - 1) != grid[0] ** 2 or grid[0] != grid[1]:
+        named[_POSITIONS] = resize_positions(positions[0].float(), grid)[None]
 
 
 def _take_out_training_only(named: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, str]:
@@ -244,5 +255,6 @@ def _shorten(names: list[str], most: int = 6) -> str:
     """The names, or how many of them stand under each first part when they are many."""
     if len(names) <= most:
         return ", ".join(names)
-    parts = Counter(name.split(".")[0] for name in names)
-    return ", ".join(f"{part} ({count})" for part, count in parts.most_common(most))
+    parts = Counter(name.split(".")[0] for name in names).most_common()
+    rest = f" and {len(parts) - most} more" if len(parts) > most else ""
+    return ", ".join(f"{part} ({count})" if count > 1 else part for part, count in parts[:most]) + rest

@@ -16,7 +16,7 @@ from datasets.tracklet import Tracklet
 from model.tfclip import TFCLIP
 from processor.tracklet_pass import tracklet_means
 from utils.errors import InputError
-from utils.metrics import euclidean_distances, evaluate_ranking, l2_normalize
+from utils.metrics import QueryRanking, euclidean_distances, evaluate_ranking, l2_normalize, rank_queries
 from utils.reranking import k_reciprocal_rerank
 
 
@@ -30,6 +30,7 @@ class Protocol:
     neck_feat: str = "before"
     feat_norm: bool = True
     re_ranking: tuple[int, int, float] | None = None  # (k1, k2, lambda)
+    camera_embedding: bool = True
 
     def describe(self) -> dict:
         """The same as a plain dict for JSON."""
@@ -40,6 +41,7 @@ class Protocol:
             "gallery_includes_query": self.gallery_includes_query,
             "neck_feat": self.neck_feat,
             "feat_norm": self.feat_norm,
+            "camera_embedding": self.camera_embedding,
             "re_ranking": None if k1 is None else {"k1": k1, "k2": k2, "lambda": weight},
             "ap": "step",
         }
@@ -66,6 +68,12 @@ class Evaluation:
         """What was ranked: the queries stand in front where the protocol keeps them."""
         return self.tracklets if self.protocol.gallery_includes_query else self.tracklets[self.num_query :]
 
+    def rankings(self) -> list[QueryRanking]:
+        """The ranked list of every query."""
+        q_pids, g_pids = (np.array([t.pid for t in side]) for side in (self.query, self.gallery))
+        q_camids, g_camids = (np.array([t.camid for t in side]) for side in (self.query, self.gallery))
+        return rank_queries(self.dist_QG, q_pids, g_pids, q_camids, g_camids)
+
     def summary(self) -> dict:
         """The content of metrics.json."""
         scores = {name: self.metrics[name] for name in ("mAP", "rank1", "rank5", "rank10", "rank20")}
@@ -90,11 +98,14 @@ def evaluate(
     """Test `model` on the loader's `tracklets`, of which the first `num_query` are the queries.
 
     Clip features are averaged as they are; the mean is L2-normalised once (unless the protocol says no). Raises
-    InputError when no query has a true match.
+    InputError when features are not finite or no query has a true match.
     """
     model.eval()
     means = tracklet_means(model.embed, loader, len(tracklets), normalize, device, dtype, f"test ({protocol.sampling})")
-    return rank_features(means.cpu().numpy(), tracklets, num_query, protocol)
+    features = means.cpu().numpy()
+    if not np.isfinite(features).all():
+        raise InputError("the features hold nan or inf: the weights are broken, or SOLVER.AMP fp16 overflows")
+    return rank_features(features, tracklets, num_query, protocol)
 
 
 def rank_features(

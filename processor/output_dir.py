@@ -2,6 +2,7 @@
 
 import csv
 import io
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,10 @@ _COLUMNS = ("epoch", "lr", *(f"loss_{name}" for name in _LOSSES), "seconds", *_S
 
 
 def check_output_dir(output_dir: Path, resume: bool, overwrite: bool) -> None:
-    """Refuse a folder that holds a run unless --resume or --overwrite says what to do with it; changes nothing."""
+    """Refuse a folder that holds a run unless --resume or --overwrite says what to do with it; changes nothing.
+
+    Raises InputError, also when nothing could be written there.
+    """
     if resume and overwrite:
         raise InputError("--resume and --overwrite exclude each other: one continues the run, the other discards it")
     if output_dir.exists() and not output_dir.is_dir():
@@ -30,6 +34,17 @@ def check_output_dir(output_dir: Path, resume: bool, overwrite: bool) -> None:
             f"OUTPUT_DIR {output_dir} holds a run ({', '.join(found)}): continue it with --resume, discard it with "
             "--overwrite, or name another folder"
         )
+    check_writable(output_dir)
+
+
+def check_writable(output_dir: Path) -> None:
+    """Try a nameless file in the folder, or in the nearest one above it that is there; raises InputError."""
+    try:
+        nearest = next(folder for folder in (output_dir, *output_dir.absolute().parents) if folder.exists())
+        with tempfile.TemporaryFile(dir=nearest):
+            return
+    except OSError as error:
+        raise InputError(f"OUTPUT_DIR {output_dir} cannot be written ({error.strerror})") from None
 
 
 def create_output_dir(output_dir: Path) -> None:
@@ -46,11 +61,15 @@ def discard_run(output_dir: Path) -> None:
         (output_dir / name).unlink(missing_ok=True)
 
 
-def history_row(epoch: int, lr: float, means: dict[str, float], scores: dict[str, float] | None) -> dict[str, Any]:
-    """One row of history.csv; scores are empty in an epoch without a test."""
+def history_row(epoch: int, lr: float, means: dict[str, float]) -> dict[str, Any]:
+    """One row of history.csv; `history_scores` are added to it after a test."""
     row = {"epoch": epoch, "lr": lr, "seconds": round(means["seconds"], 2)}
-    row |= {f"loss_{name}": means[name] for name in _LOSSES if name in means}
-    return row | {name: scores[name] for name in _SCORES if scores is not None}
+    return row | {f"loss_{name}": means[name] for name in _LOSSES}
+
+
+def history_scores(scores: dict[str, float]) -> dict[str, float]:
+    """The score columns of a row of history.csv."""
+    return {name: scores[name] for name in _SCORES}
 
 
 def write_history(output_dir: Path, history: Sequence[dict[str, Any]]) -> None:

@@ -2,17 +2,65 @@
 
 import csv
 import io
+import logging
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from processor import output_dir as files
+from processor.contact_sheet import save_contact_sheet
 from processor.evaluator import Evaluation
-from utils.checkpoint import write_atomically
-from utils.metrics import QueryRanking, rank_queries
+from utils.checkpoint import save_json, write_atomically
+
+logger = logging.getLogger(__name__)
 
 _TOP = 10
+
+
+def write_reports(
+    out: Path, evaluation: Evaluation, extra: Mapping[str, Any], features: bool, ranks: bool, sheet_queries: int
+) -> list[Path]:
+    """Write metrics.json (the evaluation's summary and `extra`) and the files asked for; return what was written.
+
+    Files of an earlier test that are not asked for are removed: beside the new metrics.json they would mislead.
+    """
+    save_json(out / files.METRICS, evaluation.summary() | dict(extra))
+    written = [out / files.METRICS]
+    for wanted, name, save in (
+        (features, files.FEATURES, save_features),
+        (ranks, files.RANKS, save_ranks),
+        (sheet_queries, files.SHEET, partial(save_contact_sheet, num_queries=sheet_queries)),
+    ):
+        if wanted:
+            save(out / name, evaluation)
+            written.append(out / name)
+        else:
+            (out / name).unlink(missing_ok=True)
+    return written
+
+
+def log_results(evaluation: Evaluation, rows: Mapping[str, Mapping[str, float]]) -> None:
+    """The protocol in one line, the table of `rows` below it, and the queries that could not be scored."""
+    metrics, protocol = evaluation.metrics, evaluation.protocol
+    kept = "with" if protocol.gallery_includes_query else "without"
+    logger.info(
+        "%s, %s sampling, %d queries against %d gallery tracklets (%s queries), percent:",
+        protocol.dataset, protocol.sampling, metrics["num_query"], metrics["num_gallery"], kept,
+    )  # fmt: skip
+    for line in results_table(rows).splitlines():
+        logger.info("%s", line)
+    unmatched = queries_without_match(evaluation)
+    if unmatched:
+        logger.warning("%s", unmatched)
+
+
+def scores_line(scores: Mapping[str, float]) -> str:
+    """Fractions -> mAP and Rank-1, 5, 10 in percent on one line."""
+    named = (("mAP", "mAP"), ("Rank-1", "rank1"), ("Rank-5", "rank5"), ("Rank-10", "rank10"))
+    return ", ".join(f"{title} {100 * scores[name]:.2f} %" for title, name in named)
 
 
 def results_table(rows: Mapping[str, Mapping[str, float]]) -> str:
@@ -64,7 +112,7 @@ def save_ranks(path: Path, evaluation: Evaluation) -> None:
     writer = csv.DictWriter(text, fields, lineterminator="\n")
     writer.writeheader()
     gallery = evaluation.gallery
-    for row, (query, ranking) in enumerate(zip(evaluation.query, rankings(evaluation))):
+    for row, (query, ranking) in enumerate(zip(evaluation.query, evaluation.rankings())):
         record = {"query": Path(query.frames[0]).name, "pid": query.pid, "camera": query.camid + 1}
         if ranking.first_match:
             record |= {"AP": f"{ranking.average_precision:.6f}", "first_match": ranking.first_match}
@@ -77,10 +125,3 @@ def save_ranks(path: Path, evaluation: Evaluation) -> None:
             }
         writer.writerow(record)
     write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))
-
-
-def rankings(evaluation: Evaluation) -> list[QueryRanking]:
-    """The ranked list of every query."""
-    q_pids, g_pids = (np.array([t.pid for t in side]) for side in (evaluation.query, evaluation.gallery))
-    q_camids, g_camids = (np.array([t.camid for t in side]) for side in (evaluation.query, evaluation.gallery))
-    return rank_queries(evaluation.dist_QG, q_pids, g_pids, q_camids, g_camids)

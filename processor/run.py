@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,35 +13,34 @@ from torch import nn
 from yacs.config import CfgNode
 
 from configs import changed_keys
-from datasets import build_memory_loader, build_test_loader, build_train_loader, check_frames_present, load_splits
+from datasets import (
+    build_memory_loader,
+    build_test_loader,
+    build_train_loader,
+    check_frames_present,
+    load_splits,
+)
 from datasets.tracklet import ReIDSplits
 from datasets.transforms import Normalize
 from loss import build_criterion
-from model import build_model
+from model import build_model, check_model
 from model.tfclip import TFCLIP
-from model.weights import fill_model, load_weights
+from model.weights import ArchitectureError, fill_model, load_weights
 from processor import output_dir as files
 from processor.cli import run_command
-from processor.contact_sheet import save_contact_sheet
 from processor.evaluator import Evaluation, Protocol, evaluate
 from processor.memory_pass import run_memory_pass
-from processor.reports import queries_without_match, results_table, save_features, save_ranks
+from processor.reports import log_results, scores_line, write_reports
+from processor.resume import check_recipe, how_to_go_on
 from processor.trainer import RunState, train_one_epoch
 from solver import build_lr_schedule, build_optimizer
-from utils.checkpoint import load_checkpoint, save_checkpoint, save_json, write_atomically
+from utils.checkpoint import load_checkpoint, save_checkpoint, write_atomically
 from utils.errors import InputError, MissingFileError
 from utils.logger import describe_environment, log_to_file
-from utils.precision import amp_dtype
+from utils.precision import amp_dtype, precision_name
 from utils.seed import seed_everything
 
 logger = logging.getLogger(__name__)
-
-# Keys that may differ between a run and its continuation: they change nothing that has been computed.
-_FREE_ON_RESUME = (
-    "TEST.", "DATALOADER.NUM_WORKERS", "DATASETS.ROOT_DIR", "MODEL.PRETRAIN_PATH", "OUTPUT_DIR", "SOLVER.EVAL_PERIOD",
-    "SOLVER.LOG_PERIOD", "SOLVER.MAX_EPOCHS",
-)  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Setting:
@@ -54,6 +52,11 @@ class Setting:
     normalize: nn.Module  # uint8 frames -> normalised float, on `device`
     device: torch.device
     dtype: torch.dtype | None  # autocast type, None for float32
+
+    @property
+    def precision(self) -> str:
+        """The name of the number type of the forward pass."""
+        return precision_name(self.dtype)
 
 
 def train_main(argv: Sequence[str]) -> int:
@@ -70,11 +73,12 @@ def train(cfg: CfgNode, arguments: argparse.Namespace) -> None:
     """The whole run: data, model, CLIP-Memory, epochs, final test."""
     out = Path(cfg.OUTPUT_DIR)
     files.check_output_dir(out, arguments.resume, arguments.overwrite)
-    if not arguments.resume:
-        _check_file("MODEL.PRETRAIN_PATH", cfg.MODEL.PRETRAIN_PATH)
+    check_model(cfg)
+    if cfg.MODEL.PRETRAIN_PATH and not arguments.resume:
+        _check_file("MODEL.PRETRAIN_PATH", Path(cfg.MODEL.PRETRAIN_PATH), "put OpenAI's ViT-B-16.pt there")
     checkpoint = load_checkpoint(out / files.LAST) if arguments.resume else None
     if checkpoint is not None:
-        _check_same_recipe(checkpoint["config"], cfg, out / files.LAST)
+        check_recipe(changed_keys(checkpoint["config"], cfg), out / files.LAST)
     setting = _prepare(cfg, out)
     seed_everything(cfg.SOLVER.SEED)
     train_loader = build_train_loader(cfg, setting.splits)
@@ -87,22 +91,33 @@ def train(cfg: CfgNode, arguments: argparse.Namespace) -> None:
         if checkpoint is not None:
             run.load_state_dict(checkpoint)
             logger.info("continuing after epoch %d", run.epoch)
+            if checkpoint["precision"] != setting.precision:
+                logger.warning("trained in %s so far, now in %s", checkpoint["precision"], setting.precision)
         else:
             _start(setting, run)
         _fit(setting, run, train_loader)
         _final_test(setting, run)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(_how_to_go_on(out, run, arguments)) from None
+        options = ["--config_file", str(arguments.config_file), *arguments.opts]
+        advice = how_to_go_on(out / files.LAST, run.saved_epoch, cfg.SOLVER.MAX_EPOCHS, options)
+        raise KeyboardInterrupt(advice) from None
 
 
 def test(cfg: CfgNode, _arguments: argparse.Namespace) -> None:
     """Test one weight file of any kind."""
     out = Path(cfg.OUTPUT_DIR)
+    files.check_writable(out)
+    check_model(cfg)
     weight = Path(cfg.TEST.WEIGHT) if cfg.TEST.WEIGHT else out / files.BEST
-    _check_file("TEST.WEIGHT", str(weight))
+    _check_file("TEST.WEIGHT", weight, "name a weight file, or the OUTPUT_DIR of a finished run")
     setting = _prepare(cfg, out)
     model = build_model(cfg, setting.splits.num_classes, setting.splits.num_cameras, pretrained=False)
-    report = load_weights(model, weight)
+    try:
+        report = load_weights(model, weight)
+    except ArchitectureError as error:
+        config = weight.parent / files.CONFIG
+        hint = f"; the config of its run is {config} (--config_file)" if config.exists() else ""
+        raise InputError(f"{error}{hint}") from None
     if report.kind not in ("published", "checkpoint"):
         raise InputError(f"TEST.WEIGHT {weight} holds CLIP's encoder alone; a test needs weights of a trained TF-CLIP")
     files.create_output_dir(out)
@@ -118,11 +133,12 @@ def _prepare(cfg: CfgNode, out: Path) -> Setting:
     """Device, number type and data set."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = amp_dtype(cfg.SOLVER.AMP, device)
-    for line in describe_environment(device).splitlines():
-        logger.info("%s", line)
     start = time.perf_counter()
     splits = load_splits(cfg.DATASETS.NAMES, cfg.DATASETS.ROOT_DIR)
     check_frames_present(splits)
+    for line in describe_environment(device).splitlines():
+        logger.info("%s", line)
+    logger.info("precision %s (SOLVER.AMP %s)", precision_name(dtype), cfg.SOLVER.AMP)
     logger.info("%s read in %.1f s from %s", cfg.DATASETS.NAMES, time.perf_counter() - start, cfg.DATASETS.ROOT_DIR)
     for line in splits.summary().splitlines():
         logger.info("%s", line)
@@ -155,16 +171,18 @@ def _start(setting: Setting, run: RunState) -> None:
     logger.info("CLIP-Memory: %d identities x %d values", *run.clip_memory.shape)
     if setting.cfg.TEST.UNTRAINED:
         run.untrained = _evaluate(setting, run.model, setting.cfg.TEST.SAMPLING).summary()
-        logger.info("before training: %s", _scores_line(run.untrained))
+        logger.info("before training: %s", scores_line(run.untrained))
     memory = run.clip_memory.cpu()
     write_atomically(setting.out / files.MEMORY, lambda path: torch.save(memory, path))
     _save(setting, run, files.LAST)
 
 
 def _fit(setting: Setting, run: RunState, loader: torch.utils.data.DataLoader) -> None:
-    """Per epoch: train, step the schedule, test, save."""
+    """Per epoch: train, step the schedule, save, test."""
     cfg = setting.cfg
     criterion = build_criterion(cfg)
+    if _test_is_due(cfg, run):  # of the epoch that a continued run ended with
+        _test_epoch(setting, run)
     for epoch in range(run.epoch, cfg.SOLVER.MAX_EPOCHS):
         loader.batch_sampler.set_epoch(epoch)
         lr = cfg.SOLVER.BASE_LR * run.lr_schedule.lr_lambdas[0](epoch)
@@ -173,16 +191,28 @@ def _fit(setting: Setting, run: RunState, loader: torch.utils.data.DataLoader) -
         )
         run.lr_schedule.step()
         run.epoch = epoch + 1
-        scores = None
-        if run.epoch % cfg.SOLVER.EVAL_PERIOD == 0 or run.epoch == cfg.SOLVER.MAX_EPOCHS:
-            scores = _evaluate(setting, run.model, cfg.TEST.EVAL_SAMPLING).metrics
-        run.history.append(files.history_row(run.epoch, lr, means, scores))
-        _log_epoch(run, means, scores, cfg.SOLVER.MAX_EPOCHS)
-        if scores is not None and scores["mAP"] + scores["rank1"] > run.best.get("score", -1.0):
-            run.best = {"epoch": run.epoch, "score": scores["mAP"] + scores["rank1"]}
-            _save(setting, run, files.BEST)
+        run.history.append(files.history_row(run.epoch, lr, means))
         _save(setting, run, files.LAST)
-        files.write_history(setting.out, run.history)
+        _log_epoch(run, means, cfg.SOLVER.MAX_EPOCHS)
+        if _test_is_due(cfg, run):
+            _test_epoch(setting, run)
+
+
+def _test_is_due(cfg: CfgNode, run: RunState) -> bool:
+    """Whether the last finished epoch is one to test and has not been."""
+    on_schedule = run.epoch % cfg.SOLVER.EVAL_PERIOD == 0 or run.epoch >= cfg.SOLVER.MAX_EPOCHS
+    return bool(run.history) and on_schedule and "mAP" not in run.history[-1]
+
+
+def _test_epoch(setting: Setting, run: RunState) -> None:
+    """Test the epoch just finished; keep it as best.pth when it is the best by mAP + Rank-1."""
+    scores = _evaluate(setting, run.model, setting.cfg.TEST.EVAL_SAMPLING).metrics
+    run.history[-1] |= files.history_scores(scores)
+    logger.info("epoch %d/%d: %s", run.epoch, setting.cfg.SOLVER.MAX_EPOCHS, scores_line(scores))
+    if scores["mAP"] + scores["rank1"] > run.best.get("score", -1.0):
+        run.best = {"epoch": run.epoch, "score": scores["mAP"] + scores["rank1"]}
+        _save(setting, run, files.BEST)
+    _save(setting, run, files.LAST)
 
 
 def _final_test(setting: Setting, run: RunState) -> None:
@@ -212,6 +242,7 @@ def _evaluate(setting: Setting, model: TFCLIP, sampling: str) -> Evaluation:
         neck_feat=cfg.TEST.NECK_FEAT,
         feat_norm=cfg.TEST.FEAT_NORM,
         re_ranking=re_ranking if cfg.TEST.RE_RANKING else None,
+        camera_embedding=model.encoder.camera_embed is not None,
     )
     tracklets = splits.query + splits.gallery
     loader = build_test_loader(cfg, tracklets, sampling)
@@ -222,70 +253,32 @@ def _evaluate(setting: Setting, model: TFCLIP, sampling: str) -> Evaluation:
 
 def _report(setting: Setting, rows: Mapping[str, Mapping], evaluation: Evaluation, extra: Mapping) -> None:
     """The table on screen and in the log, and the files that were asked for."""
-    cfg, out = setting.cfg, setting.out
-    save_json(out / files.METRICS, evaluation.summary() | dict(extra))
-    written = [files.METRICS]
-    if cfg.TEST.SAVE_FEATURES:
-        save_features(out / files.FEATURES, evaluation)
-        written.append(files.FEATURES)
-    if cfg.TEST.SAVE_RANKS:
-        save_ranks(out / files.RANKS, evaluation)
-        written.append(files.RANKS)
-    if cfg.TEST.CONTACT_SHEET:
-        save_contact_sheet(out / files.SHEET, evaluation, cfg.TEST.CONTACT_SHEET)
-        written.append(files.SHEET)
-    metrics, protocol = evaluation.metrics, evaluation.protocol
-    kept = "with" if protocol.gallery_includes_query else "without"
-    logger.info(
-        "%s, %s sampling, %d queries against %d gallery tracklets (%s queries), percent:",
-        protocol.dataset, protocol.sampling, metrics["num_query"], metrics["num_gallery"], kept,
-    )  # fmt: skip
-    for line in results_table(rows).splitlines():
-        logger.info("%s", line)
-    unmatched = queries_without_match(evaluation)
-    if unmatched:
-        logger.warning("%s", unmatched)
-    logger.info("wrote %s", ", ".join(str(out / name) for name in written))
+    keys = setting.cfg.TEST
+    written = write_reports(
+        setting.out, evaluation, extra, keys.SAVE_FEATURES, keys.SAVE_RANKS, sheet_queries=keys.CONTACT_SHEET
+    )
+    log_results(evaluation, rows)
+    logger.info("wrote %s", ", ".join(map(str, written)))
 
 
 def _save(setting: Setting, run: RunState, name: str) -> None:
-    save_checkpoint(setting.out / name, run.state_dict() | {"config": setting.cfg.dump()})
+    """Write the full state; history.csv follows last.pth."""
+    extra = {"config": setting.cfg.dump(), "precision": setting.precision}
+    save_checkpoint(setting.out / name, run.state_dict() | extra)
     if name == files.LAST:
         run.saved_epoch = run.epoch
+        files.write_history(setting.out, run.history)
 
 
-def _log_epoch(run: RunState, means: Mapping[str, float], scores: Mapping | None, max_epochs: int) -> None:
+def _log_epoch(run: RunState, means: Mapping[str, float], max_epochs: int) -> None:
     terms = ", ".join(f"{name} {means[name]:.3f}" for name in ("total", "id", "triplet", "v2m", "frame_id"))
     left = timedelta(seconds=round((max_epochs - run.epoch) * means["seconds"]))
     logger.info(
         "epoch %d/%d: %s; %.0f s, %.0f frames/s, training left about %s",
         run.epoch, max_epochs, terms, means["seconds"], means["frames_per_second"], left,
     )  # fmt: skip
-    if scores is not None:
-        logger.info("epoch %d/%d: %s", run.epoch, max_epochs, _scores_line(scores))
 
 
-def _scores_line(scores: Mapping) -> str:
-    named = (("mAP", "mAP"), ("Rank-1", "rank1"), ("Rank-5", "rank5"), ("Rank-10", "rank10"))
-    return ", ".join(f"{title} {100 * scores[name]:.2f} %" for title, name in named)
-
-
-def _check_file(key: str, path: str) -> None:
-    if path and not Path(path).is_file():
-        raise MissingFileError(f"{key}: {path} does not exist")
-
-
-def _check_same_recipe(old_text: str, cfg: CfgNode, path: Path) -> None:
-    for key, (old, new) in changed_keys(old_text, cfg).items():
-        if not key.startswith(_FREE_ON_RESUME):
-            raise InputError(f"{path} was trained with {key} {old}, now it is {new}; a continued run keeps its recipe")
-
-
-def _how_to_go_on(out: Path, run: RunState, arguments: argparse.Namespace) -> str:
-    command = ["python", "train-main.py", "--config_file", str(arguments.config_file), *arguments.opts]
-    if not (out / files.LAST).exists():
-        return f"stopped before the first state was saved; start again with: {shlex.join(command)}"
-    return (
-        f"stopped; {out / files.LAST} holds {run.saved_epoch} finished epochs (an unfinished one is dropped). "
-        f"Continue with: {shlex.join([*command, '--resume'])}"
-    )
+def _check_file(key: str, path: Path, advice: str) -> None:
+    if not path.is_file():
+        raise MissingFileError(f"{key}: {path} {'is a folder' if path.is_dir() else 'does not exist'}; {advice}")

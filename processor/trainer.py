@@ -60,7 +60,8 @@ class RunState:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.lr_schedule.load_state_dict(state["lr_schedule"])
-        self.scaler.load_state_dict(state["scaler"])
+        if self.scaler.is_enabled() and state["scaler"]:  # empty unless the run so far was in fp16
+            self.scaler.load_state_dict(state["scaler"])
         self.clip_memory = state["clip_memory"].to(self.clip_memory.device)
         self.epoch, self.best, self.history = state["epoch"], state["best"], state["history"]
         self.saved_epoch = self.epoch

@@ -166,4 +166,54 @@ def test_weights_of_another_architecture_and_of_clip_alone(finished, tiny_argv, 
 def test_output_dir_that_is_a_file_or_cannot_be_made(tiny_argv, tmp_path, caplog):
     (tmp_path / "taken").write_text("")
     assert "is a file" in fails(train_main, tiny_argv(OUTPUT_DIR=tmp_path / "taken"), caplog)
-    assert "cannot be made" in fails(train_main, tiny_argv(OUTPUT_DIR=tmp_path / "taken" / "run"), caplog)
+    for main in (train_main, eval_main):
+        assert "cannot be written" in fails(main, tiny_argv(OUTPUT_DIR=tmp_path / "taken" / "run"), caplog)
+
+
+def test_folders_in_the_place_of_files(tiny_argv, tmp_path, caplog):
+    for main, key in ((eval_main, {"TEST__WEIGHT": tmp_path}), (train_main, {"SOLVER__SEED": 1})):
+        flags = ["--config_file", str(tmp_path)] if main is train_main else []
+        assert f"{tmp_path} is a folder" in fails(main, tiny_argv(*flags, **key), caplog)
+
+
+def test_the_config_of_the_run_is_named_when_weights_do_not_fit(finished, tiny_argv, caplog):
+    line = fails(eval_main, tiny_argv(MODEL__ENCODER__DEPTH=3), caplog)
+    assert f"the config of its run is {finished / 'config.yml'}" in line
+    assert eval_main(["--config_file", str(finished / "config.yml")]) == 0
+
+
+def test_weights_that_hold_nan(finished, tiny_argv, tmp_path, caplog):
+    state = torch.load(finished / "best.pth", weights_only=True)
+    state["model"]["encoder.vit.norm.weight"][0] = float("nan")
+    torch.save(state, tmp_path / "nan.pth")
+    line = fails(eval_main, tiny_argv(TEST__WEIGHT=tmp_path / "nan.pth"), caplog)
+    assert "the features hold nan or inf: the weights are broken" in line
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\n" + bytes(99), b"PK\x05\x06" + bytes(18)])
+def test_files_that_are_no_weights(content, tiny_argv, tmp_path, caplog):
+    (tmp_path / "weight.pth").write_bytes(content)
+    line = fails(eval_main, tiny_argv(TEST__WEIGHT=tmp_path / "weight.pth"), caplog)
+    assert "weight.pth cannot be read; it is truncated or not a weight file" in line and "weights_only" not in line
+
+
+def test_a_broken_query_image_loses_no_trained_epoch(data, tiny_argv, tmp_path, caplog):
+    splits_query = sorted((data / "bbox_test" / "0007").glob("*.jpg"))[0]
+    whole = splits_query.read_bytes()
+    splits_query.write_bytes(b"no image")
+    argv = {"DATASETS__ROOT_DIR": data, "SOLVER__EVAL_PERIOD": 2}
+    assert "cannot be decoded (it is no image)" in fails(train_main, tiny_argv(**argv), caplog)
+    assert torch.load(tmp_path / "run" / "last.pth", weights_only=True)["epoch"] == 2
+    splits_query.write_bytes(whole)
+    caplog.clear()
+    assert train_main(tiny_argv("--resume", **argv)) == 0
+    assert "continuing after epoch 2" in caplog.text and "epoch 2/3: mAP" in caplog.text
+
+
+def test_a_run_cut_short_of_its_first_test_is_tested_when_resumed(finished, tiny_argv, tmp_path):
+    state = torch.load(finished / "last.pth", weights_only=True)
+    state["best"], state["history"] = {}, [{k: v for k, v in row.items() if k != "mAP"} for row in state["history"]]
+    torch.save(state, finished / "last.pth")
+    (finished / "best.pth").unlink()
+    assert train_main(tiny_argv("--resume", SOLVER__MAX_EPOCHS=1, SOLVER__STEPS="[]", DATASETS__NAMES="mars")) == 0
+    assert (finished / "best.pth").exists()

@@ -5,7 +5,7 @@ import timm
 import torch
 from torch.nn import functional as F
 
-from model.encoder import CLIPImageEncoder, create_vit, resize_positions
+from model.encoder import CLIPImageEncoder, check_name, create_vit, resize_positions
 from utils.errors import InputError
 
 SMALL = {"embed_dim": 64, "depth": 2, "num_heads": 2, "patch_size": 8, "num_classes": 64}
@@ -86,6 +86,22 @@ def test_positions_are_resized_bilinearly_and_keep_the_class():
 def test_positions_that_form_no_square_are_refused():
     with pytest.raises(InputError, match="grid"):
         resize_positions(torch.randn(1 + 15, 8), (4, 2))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["vit_base_patch16_clip_224.openai", "vit_base_patch16_clip_quickgelu_224", "vit_base_patch16_clip_224.laion2b"],
+)
+def test_variants_that_openai_weights_do_not_fit_are_refused(name):
+    with pytest.raises(InputError, match="not the variant with QuickGELU"):
+        check_name(name, openai_weights=True)
+    check_name(name)
+    check_name("ViT-B-16", openai_weights=True)
+
+
+def test_sizes_that_timm_cannot_build_are_named():
+    with pytest.raises(InputError, match="MODEL.ENCODER .*'num_heads': 5"):
+        create_vit("ViT-B-16", (32, 16), (8, 8), **(SMALL | {"num_heads": 5}))
 
 
 @pytest.mark.parametrize("name", ["ViT-B-17", "resnet50", "vit_base_patch16_224"])

@@ -94,6 +94,13 @@ def test_empty_test_weight_means_best_pth_of_the_output_dir(trained, tiny_argv, 
     assert metrics(tmp_path / "run")["mAP"] == metrics(trained)["mAP"]
 
 
+def test_files_of_an_earlier_test_do_not_stay_beside_new_metrics(trained, tiny_argv, tmp_path):
+    asked = {"TEST__WEIGHT": trained / "best.pth", "TEST__SAVE_RANKS": True, "TEST__CONTACT_SHEET": 1}
+    assert eval_main(tiny_argv(**asked)) == 0
+    assert eval_main(tiny_argv(TEST__WEIGHT=trained / "best.pth")) == 0
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"metrics.json", "test_log.txt"}
+
+
 def test_test_options_change_the_result(trained, tiny_argv, tmp_path):
     found = []
     for number, options in enumerate([
@@ -120,7 +127,8 @@ def test_interrupted_and_resumed_run_equals_an_unbroken_one(trained, tiny_argv, 
     monkeypatch.setattr(trainer, "check_finite", interrupt)
     with caplog.at_level(logging.INFO):
         assert train_main(tiny_argv(TEST__UNTRAINED=True)) == 130
-    assert f"holds {stop_at[0] - 1} finished epochs" in caplog.text and "--resume" in caplog.text
+    said = f"{stop_at[0] - 1} epochs are finished" if stop_at[0] > 1 else "CLIP-Memory is finished, no epoch is"
+    assert said in caplog.text and "--resume" in caplog.text
     assert torch.load(tmp_path / "run" / "last.pth", weights_only=True)["epoch"] == stop_at[0] - 1
     monkeypatch.setattr(trainer, "check_finite", check)
     torch.rand(7)  # whatever the process did in between
@@ -162,14 +170,14 @@ def test_both_scripts_run_from_another_folder_and_ctrl_c_leaves_a_run_to_resume(
     argv = tiny_argv(SOLVER__MAX_EPOCHS=500, DATALOADER__NUM_WORKERS=1)
     command = [sys.executable, str(ROOT / "train-main.py"), *argv]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    history, deadline = tmp_path / "run" / "history.csv", time.monotonic() + 120
-    while not history.exists() and process.poll() is None and time.monotonic() < deadline:
+    best, deadline = tmp_path / "run" / "best.pth", time.monotonic() + 120
+    while not best.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
     assert "Traceback" not in output
-    assert "Continue with: python train-main.py" in output and output.rstrip().endswith("--resume")
+    assert f"Continue with: python {ROOT / 'train-main.py'}" in output and output.rstrip().endswith("--resume")
     weight = str(tmp_path / "run" / "best.pth")
     done = subprocess.run(
         [sys.executable, str(ROOT / "eval-main.py"), *argv, "TEST.WEIGHT", weight],

@@ -34,7 +34,8 @@ def test_keys_with_values_load():
 )
 def test_every_file_is_there(pattern):
     names = set(re.findall(pattern, README))
-    assert names and [name for name in names if not (ROOT / name).exists()] == []
+    made_by_a_run = {"runs/mars/config.yml"}
+    assert names and [name for name in names - made_by_a_run if not (ROOT / name).exists()] == []
 
 
 def test_every_module_command_is_there():

@@ -140,3 +140,19 @@ def test_parameter_count_of_the_paper():
         model = build_model(cfg, 625, 6)
     without_ssp = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("ssp."))
     assert without_ssp / 1e6 == pytest.approx(97.02, rel=0.01)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_logits_and_memory_features_are_float32_under_autocast(dtype):
+    """Plain dot products of CLIP's size would be rounded to steps of 0.5 in bfloat16."""
+    _, model = tiny_model()
+    model.eval()
+    clips, camids, memory = batch()
+    with torch.no_grad(), torch.autocast("cpu", dtype=dtype):
+        output, feature = model(clips, camids, memory), model.encode_memory(clips)
+        _, projected = model.encoder(clips, camids)
+        updated = model.ssp(memory.expand(4, -1, -1), projected.mean(dim=1))
+    assert projected.dtype is dtype and output.v2m_logits.dtype is feature.dtype is torch.float32
+    assert all(feature.dtype is torch.float32 for feature in output.features)
+    expected = torch.einsum("be,bce->bc", projected[:, :, 0].float().mean(dim=1), updated.float())
+    torch.testing.assert_close(output.v2m_logits, expected, rtol=1e-5, atol=1e-5)

@@ -16,7 +16,10 @@ from utils.precision import amp_dtype, autocast
 from utils.seed import get_rng_state, seed_everything, set_rng_state
 
 CPU = torch.device("cpu")
-NEEDED = ("model", "optimizer", "lr_schedule", "scaler", "clip_memory", "epoch", "best", "rng", "history", "config")
+NEEDED = (
+    "model", "optimizer", "lr_schedule", "scaler", "clip_memory", "epoch", "best", "rng", "untrained", "precision",
+    "history", "config",
+)  # fmt: skip
 
 
 @pytest.fixture

@@ -294,3 +294,16 @@ def test_missing_truncated_and_foreign_files(tmp_path):
     torch.save({"visual.layer1.0.conv1.weight": torch.zeros(2)}, tmp_path / "rn50.pth")
     with pytest.raises(InputError, match="visual.layer1.0.conv1.weight has no place"):
         load_weights(tiny_model(), tmp_path / "rn50.pth")
+
+
+def test_positions_are_resized_by_grid_and_not_by_count(tmp_path):
+    """64x16 pixels in patches of 8 are 16 tokens as 32x32 are, but another grid."""
+    vit = timm.create_model(
+        "vit_base_patch16_clip_quickgelu_224.openai", pretrained=False, embed_dim=64, depth=2, num_heads=2,
+        patch_size=8, num_classes=64, img_size=32,
+    )  # fmt: skip
+    torch.save(vit.state_dict(), tmp_path / "timm.pth")
+    model = tiny_model(INPUT__SIZE_TRAIN="[64,16]", INPUT__SIZE_TEST="[64,16]")
+    load_weights(model, tmp_path / "timm.pth")
+    torch.testing.assert_close(model.encoder.vit.pos_embed[0], resize_positions(vit.pos_embed[0], (8, 2)))
+    assert not torch.equal(model.encoder.vit.pos_embed, vit.pos_embed)

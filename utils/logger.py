@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from utils.errors import InputError
+
 _BACKLOG = 10_000  # messages
 _PACKAGES = ("torch", "torchvision", "timm", "yacs", "numpy", "scikit-image", "scipy")
 
@@ -28,7 +30,7 @@ class _BarFriendlyHandler(logging.StreamHandler):
     """Writes above a running tqdm bar instead of through it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stdout)
+        tqdm.write(self.format(record), file=sys.stderr if record.levelno >= logging.ERROR else sys.stdout)
 
 
 def setup_logging() -> None:
@@ -47,7 +49,10 @@ def setup_logging() -> None:
 def log_to_file(file: Path, append: bool = False) -> None:
     """Write the messages so far and all later ones to `file`, with times; a run calls it once its input is sound."""
     root = logging.getLogger()
-    to_file = _RunFile(file, mode="a" if append else "w", encoding="utf-8")
+    try:
+        to_file = _RunFile(file, mode="a" if append else "w", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{file} cannot be written ({error.strerror})") from None
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     for handler in root.handlers[:]:
         if isinstance(handler, _Backlog):

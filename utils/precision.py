@@ -23,3 +23,8 @@ def amp_dtype(choice: str, device: torch.device) -> torch.dtype | None:
 def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
     """Autocast to `dtype`, or a context without effect when it is None."""
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def precision_name(dtype: torch.dtype | None) -> str:
+    """'float32', 'bfloat16' or 'float16' of what `amp_dtype` returned."""
+    return str(dtype or torch.float32).removeprefix("torch.")
