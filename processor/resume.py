@@ -29,7 +29,7 @@ def check_recipe(changes: Mapping[str, tuple[Any, Any]], checkpoint: Path) -> No
 
 def how_to_go_on(last: Path, saved_epoch: int, max_epochs: int, options: Sequence[str]) -> str:
     """One line for a user who pressed Ctrl-C: what `last`, last.pth, holds and the command that continues."""
-    command = ["python", sys.argv[0], *options]
+    command = [sys.executable, sys.argv[0], *options]
     if not last.exists():
         return f"stopped before the first state was saved; start again with: {shlex.join(command)}"
     if saved_epoch >= max_epochs:
@@ -37,5 +37,5 @@ def how_to_go_on(last: Path, saved_epoch: int, max_epochs: int, options: Sequenc
     elif saved_epoch == 0:
         state = "CLIP-Memory is finished, no epoch is"
     else:
-        state = f"{saved_epoch} epochs are finished, the one begun is dropped"
+        state = f"epoch {saved_epoch} is the last finished one, the one begun is dropped"
     return f"stopped; {last} is saved: {state}. Continue with: {shlex.join([*command, '--resume'])}"

@@ -127,7 +127,7 @@ def test_interrupted_and_resumed_run_equals_an_unbroken_one(trained, tiny_argv, 
     monkeypatch.setattr(trainer, "check_finite", interrupt)
     with caplog.at_level(logging.INFO):
         assert train_main(tiny_argv(TEST__UNTRAINED=True)) == 130
-    said = f"{stop_at[0] - 1} epochs are finished" if stop_at[0] > 1 else "CLIP-Memory is finished, no epoch is"
+    said = f"epoch {stop_at[0] - 1} is the last finished one" if stop_at[0] > 1 else "CLIP-Memory is finished, no epoch is"
     assert said in caplog.text and "--resume" in caplog.text
     assert torch.load(tmp_path / "run" / "last.pth", weights_only=True)["epoch"] == stop_at[0] - 1
     monkeypatch.setattr(trainer, "check_finite", check)
@@ -177,7 +177,7 @@ def test_both_scripts_run_from_another_folder_and_ctrl_c_leaves_a_run_to_resume(
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
     assert "Traceback" not in output
-    assert f"Continue with: python {ROOT / 'train-main.py'}" in output and output.rstrip().endswith("--resume")
+    assert f"Continue with: {sys.executable} {ROOT / 'train-main.py'}" in output and output.rstrip().endswith("--resume")
     weight = str(tmp_path / "run" / "best.pth")
     done = subprocess.run(
         [sys.executable, str(ROOT / "eval-main.py"), *argv, "TEST.WEIGHT", weight],
