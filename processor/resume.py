@@ -37,5 +37,5 @@ def how_to_go_on(last: Path, saved_epoch: int, max_epochs: int, options: Sequenc
     elif saved_epoch == 0:
         state = "CLIP-Memory is finished, no epoch is"
     else:
-        state = f"epoch {saved_epoch} is the last finished one, the one begun is dropped"
+        state = f"epoch {saved_epoch} is the last finished one, what came after it is done again"
     return f"stopped; {last} is saved: {state}. Continue with: {shlex.join([*command, '--resume'])}"

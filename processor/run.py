@@ -36,6 +36,7 @@ from processor.trainer import RunState, train_one_epoch
 from solver import build_lr_schedule, build_optimizer
 from utils.checkpoint import load_checkpoint, save_checkpoint, write_atomically
 from utils.errors import InputError, MissingFileError
+from utils.interrupt import deferred_interrupts
 from utils.logger import describe_environment, log_to_file
 from utils.precision import amp_dtype, precision_name
 from utils.seed import seed_everything
@@ -88,15 +89,13 @@ def train(cfg: CfgNode, arguments: argparse.Namespace) -> None:
     run = _build_run(cfg, model.to(setting.device), setting)
     _open_output_dir(setting, arguments)
     try:
-        if checkpoint is not None:
-            run.load_state_dict(checkpoint)
-            logger.info("continuing after epoch %d", run.epoch)
-            if checkpoint["precision"] != setting.precision:
-                logger.warning("trained in %s so far, now in %s", checkpoint["precision"], setting.precision)
-        else:
-            _start(setting, run)
-        _fit(setting, run, train_loader)
-        _final_test(setting, run)
+        with deferred_interrupts():
+            if checkpoint is not None:
+                _continue(setting, run, checkpoint)
+            else:
+                _start(setting, run)
+            _fit(setting, run, train_loader)
+            _final_test(setting, run)
     except KeyboardInterrupt:
         options = ["--config_file", str(arguments.config_file), *arguments.opts]
         advice = how_to_go_on(out / files.LAST, run.saved_epoch, cfg.SOLVER.MAX_EPOCHS, options)
@@ -125,7 +124,8 @@ def test(cfg: CfgNode, _arguments: argparse.Namespace) -> None:
     logger.info("weights: %s", weight)
     for line in report.lines():
         logger.info("%s", line)
-    evaluation = _evaluate(setting, model.to(setting.device), cfg.TEST.SAMPLING)
+    with deferred_interrupts():
+        evaluation = _evaluate(setting, model.to(setting.device), cfg.TEST.SAMPLING)
     _report(setting, {weight.name: evaluation.summary()}, evaluation, {"weight": str(weight)})
 
 
@@ -175,6 +175,14 @@ def _start(setting: Setting, run: RunState) -> None:
     memory = run.clip_memory.cpu()
     write_atomically(setting.out / files.MEMORY, lambda path: torch.save(memory, path))
     _save(setting, run, files.LAST)
+
+
+def _continue(setting: Setting, run: RunState, checkpoint: dict) -> None:
+    """The state after the last finished epoch."""
+    run.load_state_dict(checkpoint)
+    logger.info("continuing after epoch %d", run.epoch)
+    if checkpoint["precision"] != setting.precision:
+        logger.warning("trained in %s so far, now in %s", checkpoint["precision"], setting.precision)
 
 
 def _fit(setting: Setting, run: RunState, loader: torch.utils.data.DataLoader) -> None:

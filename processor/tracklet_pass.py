@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from utils.group_means import GroupMeans
+from utils.interrupt import check_interrupt
 from utils.precision import autocast
 from utils.progress import progress
 
@@ -26,6 +27,7 @@ def tracklet_means(
     bar = progress(loader, title, "batch")
     frames = 0
     for batch in bar:
+        check_interrupt()
         clips = normalize(batch.clips.to(device, non_blocking=True))
         with autocast(device, dtype):
             features = encode(clips, batch.camids.to(device, non_blocking=True))

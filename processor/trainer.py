@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from loss.criterion import Criterion
 from model.tfclip import TFCLIP
+from utils.interrupt import check_interrupt
 from utils.meters import Meters
 from utils.precision import autocast
 from utils.progress import progress
@@ -81,13 +82,15 @@ def train_one_epoch(
 ) -> dict[str, float]:
     """One pass over the P x K batches -> means of the loss terms, seconds and frames per second.
 
-    `lr` (the base learning rate of this epoch) is shown only. Raises NonFiniteLossError.
+    `lr` (the base learning rate of this epoch) is shown only. Raises NonFiniteLossError, and KeyboardInterrupt between
+    steps.
     """
     model, memory_CE = run.model, run.clip_memory
     model.train()
     meters, frames, start = Meters(), 0, time.perf_counter()
     bar = progress(loader, f"epoch {run.epoch + 1}", "step")
     for step, batch in enumerate(bar, start=1):
+        check_interrupt()
         clips, pids, camids = (tensor.to(device, non_blocking=True) for tensor in batch)
         clips = normalize(clips)  # (B, T, 3, H, W)
         with autocast(device, dtype):

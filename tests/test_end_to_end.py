@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from processor import trainer
+from processor import run, trainer
+from processor.evaluator import evaluate
 from processor.run import eval_main, train_main
 
 ROOT = Path(__file__).parent.parent
@@ -127,11 +128,31 @@ def test_interrupted_and_resumed_run_equals_an_unbroken_one(trained, tiny_argv, 
     monkeypatch.setattr(trainer, "check_finite", interrupt)
     with caplog.at_level(logging.INFO):
         assert train_main(tiny_argv(TEST__UNTRAINED=True)) == 130
-    said = f"epoch {stop_at[0] - 1} is the last finished one" if stop_at[0] > 1 else "CLIP-Memory is finished, no epoch is"
+    finished = stop_at[0] - 1
+    said = f"epoch {finished} is the last finished one" if finished else "CLIP-Memory is finished, no epoch is"
     assert said in caplog.text and "--resume" in caplog.text
     assert torch.load(tmp_path / "run" / "last.pth", weights_only=True)["epoch"] == stop_at[0] - 1
     monkeypatch.setattr(trainer, "check_finite", check)
     torch.rand(7)  # whatever the process did in between
+    assert train_main(tiny_argv("--resume", TEST__UNTRAINED=True)) == 0
+    assert_same_state(tmp_path / "run" / "last.pth", trained / "last.pth")
+    assert metrics(tmp_path / "run") == metrics(trained)
+
+
+def test_run_stopped_in_a_test_runs_that_test_when_resumed(trained, tiny_argv, tmp_path, monkeypatch):
+    tests = []
+
+    def interrupt(*arguments):
+        tests.append(arguments)
+        if len(tests) == 3:  # untrained, epoch 1, epoch 2
+            raise KeyboardInterrupt
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(run, "evaluate", interrupt)
+    assert train_main(tiny_argv(TEST__UNTRAINED=True)) == 130
+    state = torch.load(tmp_path / "run" / "last.pth", weights_only=True)
+    assert state["epoch"] == 2 and "mAP" not in state["history"][1]
+    monkeypatch.setattr(run, "evaluate", evaluate)
     assert train_main(tiny_argv("--resume", TEST__UNTRAINED=True)) == 0
     assert_same_state(tmp_path / "run" / "last.pth", trained / "last.pth")
     assert metrics(tmp_path / "run") == metrics(trained)
@@ -177,7 +198,8 @@ def test_both_scripts_run_from_another_folder_and_ctrl_c_leaves_a_run_to_resume(
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
     assert "Traceback" not in output
-    assert f"Continue with: {sys.executable} {ROOT / 'train-main.py'}" in output and output.rstrip().endswith("--resume")
+    assert f"Continue with: {sys.executable} {ROOT / 'train-main.py'}" in output
+    assert output.rstrip().endswith("--resume")
     weight = str(tmp_path / "run" / "best.pth")
     done = subprocess.run(
         [sys.executable, str(ROOT / "eval-main.py"), *argv, "TEST.WEIGHT", weight],
