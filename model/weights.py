@@ -122,7 +122,12 @@ def _read_plain(path: Path) -> Mapping[str, Any]:
         if head[8:9] == b"{":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # torch.load raises many kinds for a broken file, with advice that does not help here
+    except Exception as error:  # torch.load raises many kinds for a broken file, with advice that does not help here
+        if "Unsupported global" in str(error):
+            raise InputError(
+                f"weight file {path} cannot be read: it holds Python objects besides tensors, which could run code; "
+                "save its state_dict alone"
+            ) from None
         size = path.stat().st_size
         raise InputError(
             f"weight file {path} cannot be read; it is truncated or not a weight file ({size:,} bytes, first {head!r})"
@@ -151,7 +156,7 @@ def fill_model(
     report = LoadReport(kind)
     named = _rename(kind, state, source, report)
     own = model.state_dict()
-    _fit_positions(model, kind, named, source)
+    _fit_positions(model, kind, named)
     skipped = _take_out_training_only(named, own) | _take_out_cameras(named, own)
     theirs = {ours: name for name, ours in report.renamed.items()}
     report.skipped = {theirs.get(name, name): reason for name, reason in skipped.items()}
@@ -205,7 +210,7 @@ def _rename(kind: str, state: Mapping[str, Tensor], source: str, report: LoadRep
     return named
 
 
-def _fit_positions(model: TFCLIP, kind: str, named: dict[str, Tensor], source: str) -> None:
+def _fit_positions(model: TFCLIP, kind: str, named: dict[str, Tensor]) -> None:
     """CLIP's square grid is resized to this image size; trained grids of TF-CLIP are taken as they are."""
     positions = named.get(_POSITIONS)
     vit, grid = model.encoder.vit, model.encoder.vit.patch_embed.grid_size

@@ -18,7 +18,7 @@ _GREEN, _RED, _BLUE, _INK, _PAPER = "#1a9641", "#d7191c", "#2b5c8a", "#202020", 
 
 def save_contact_sheet(path: Path, evaluation: Evaluation, num_queries: int) -> None:
     """Draw `num_queries` queries, evenly spread from the best to the worst AP, with their five nearest."""
-    ranked = [(row, r) for row, r in enumerate(evaluation.rankings()) if r.first_match]
+    ranked = [(row, r) for row, r in enumerate(evaluation.rankings) if r.first_match]
     ranked.sort(key=lambda item: -item[1].average_precision)
     chosen = sorted({round(place) for place in np.linspace(0, len(ranked) - 1, min(num_queries, len(ranked)))})
     cell_height, cell_width = _FRAME[0] + 2 * _BORDER + _TEXT + _GAP, _FRAME[1] + 2 * _BORDER + _GAP

@@ -5,6 +5,7 @@ Q queries, G gallery tracklets, n = queries + other gallery tracklets, F feature
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -68,8 +69,9 @@ class Evaluation:
         """What was ranked: the queries stand in front where the protocol keeps them."""
         return self.tracklets if self.protocol.gallery_includes_query else self.tracklets[self.num_query :]
 
+    @cached_property
     def rankings(self) -> list[QueryRanking]:
-        """The ranked list of every query."""
+        """The ranked list of every query; ranks.csv and the contact sheet share it."""
         q_pids, g_pids = (np.array([t.pid for t in side]) for side in (self.query, self.gallery))
         q_camids, g_camids = (np.array([t.camid for t in side]) for side in (self.query, self.gallery))
         return rank_queries(self.dist_QG, q_pids, g_pids, q_camids, g_camids)

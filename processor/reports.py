@@ -112,7 +112,7 @@ def save_ranks(path: Path, evaluation: Evaluation) -> None:
     writer = csv.DictWriter(text, fields, lineterminator="\n")
     writer.writeheader()
     gallery = evaluation.gallery
-    for row, (query, ranking) in enumerate(zip(evaluation.query, evaluation.rankings())):
+    for row, (query, ranking) in enumerate(zip(evaluation.query, evaluation.rankings)):
         record = {"query": Path(query.frames[0]).name, "pid": query.pid, "camera": query.camid + 1}
         if ranking.first_match:
             record |= {"AP": f"{ranking.average_precision:.6f}", "first_match": ranking.first_match}

@@ -13,13 +13,7 @@ from torch import nn
 from yacs.config import CfgNode
 
 from configs import changed_keys
-from datasets import (
-    build_memory_loader,
-    build_test_loader,
-    build_train_loader,
-    check_frames_present,
-    load_splits,
-)
+from datasets import build_memory_loader, build_test_loader, build_train_loader, check_frames_present, load_splits
 from datasets.tracklet import ReIDSplits
 from datasets.transforms import Normalize
 from loss import build_criterion
@@ -42,6 +36,7 @@ from utils.precision import amp_dtype, precision_name
 from utils.seed import seed_everything
 
 logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Setting:

@@ -288,6 +288,9 @@ def test_missing_truncated_and_foreign_files(tmp_path):
     torch.save({"features.0.weight": torch.zeros(2)}, tmp_path / "foreign.pth")
     with pytest.raises(InputError, match="none of CLIP .*first names: features.0.weight"):
         load_weights(tiny_model(), tmp_path / "foreign.pth")
+    torch.save(nn.Linear(2, 2), tmp_path / "module.pth")
+    with pytest.raises(InputError, match="module.pth cannot be read: it holds Python objects besides tensors"):
+        load_weights(tiny_model(), tmp_path / "module.pth")
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(InputError, match="holds a list"):
         load_weights(tiny_model(), tmp_path / "list.pth")
