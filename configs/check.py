@@ -9,11 +9,17 @@ from configs.errors import ConfigError
 _CHOICES = {
     "MODEL.PRETRAIN_CHOICE": ("openai", "none"),
     "MODEL.SSP.VARIANT": ("full", "simple"),
+    "MODEL.SIE_UNSEEN": ("off", "mean"),
+    "DATASETS.SPLIT": (*"0123456789", "all"),
+    "DATASETS.TRAIN_HALF": ("last", "first"),
+    "SOLVER.SELECT_BY": ("test", "val", "last"),
     "SOLVER.AMP": ("auto", "bf16", "fp16", "off"),
     "TEST.SAMPLING": ("dense", "first"),
     "TEST.EVAL_SAMPLING": ("dense", "first"),
     "TEST.NECK_FEAT": ("before", "after"),
+    "TEST.AP": ("step", "trapezoid"),
     "TEST.GALLERY_INCLUDES_QUERY": ("auto", "True", "False"),
+    "TEST.SAME_CAMERA_FILTER": ("auto", "True", "False"),
 }
 _AT_LEAST = {
     "MODEL.ID_LOSS_WEIGHT": 0, "MODEL.TRIPLET_LOSS_WEIGHT": 0, "MODEL.V2M_LOSS_WEIGHT": 0, "MODEL.SSP.LAYERS": 1,
@@ -22,9 +28,12 @@ _AT_LEAST = {
     "SOLVER.SEED": 0, "SOLVER.IMS_PER_BATCH": 1, "SOLVER.MAX_EPOCHS": 1, "SOLVER.BASE_LR": 0,
     "SOLVER.BIAS_LR_FACTOR": 0, "SOLVER.WEIGHT_DECAY": 0, "SOLVER.WEIGHT_DECAY_BIAS": 0, "SOLVER.MARGIN": 0,
     "SOLVER.WARMUP_EPOCHS": 0, "SOLVER.LOG_PERIOD": 1, "SOLVER.EVAL_PERIOD": 1, "TEST.RE_RANKING_K1": 1,
-    "TEST.RE_RANKING_K2": 1, "TEST.CONTACT_SHEET": 0,
+    "TEST.RE_RANKING_K2": 1, "TEST.CONTACT_SHEET": 0, "DATASETS.SAMPLING_STEP": 0,
 }  # fmt: skip
-_SHARES = ("INPUT.PROB", "INPUT.RE_PROB", "SOLVER.WARMUP_FACTOR", "SOLVER.GAMMA", "TEST.RE_RANKING_LAMBDA")
+_SHARES = (
+    "DATASETS.VAL_FRACTION", "INPUT.PROB", "INPUT.RE_PROB", "SOLVER.WARMUP_FACTOR", "SOLVER.GAMMA",
+    "TEST.RE_RANKING_LAMBDA",
+)  # fmt: skip
 
 
 def check_cfg(cfg: CfgNode) -> None:
@@ -43,6 +52,12 @@ def check_cfg(cfg: CfgNode) -> None:
     for key in _SHARES:
         if not 0 <= _value(cfg, key) <= 1:
             raise ConfigError(f"{key} must lie between 0 and 1, found {_value(cfg, key)}")
+    for entry in cfg.TEST.DATASETS:
+        name, colon, path = entry.partition(":")
+        if not (name.strip() and colon and path.strip()):
+            raise ConfigError(f"TEST.DATASETS needs entries like 'MARS:folder', found '{entry}'")
+    if cfg.TEST.DATASETS and cfg.DATASETS.SPLIT == "all":
+        raise ConfigError("TEST.DATASETS tests one model, DATASETS.SPLIT all has ten; take a split from 0 to 9")
     _check_input(cfg)
     _check_solver(cfg)
     _check_encoder(cfg)
@@ -59,9 +74,11 @@ def _restore_words(cfg: CfgNode) -> None:
     """A three-way key takes the words of a switch; a config written back by yacs has False for a plain `off`."""
     if cfg.SOLVER.AMP.lower() == "false":
         cfg.SOLVER.AMP = "off"
-    word = cfg.TEST.GALLERY_INCLUDES_QUERY.lower()
-    cfg.TEST.GALLERY_INCLUDES_QUERY = {"true": "True", "yes": "True", "on": "True", "false": "False", "no": "False",
-                                       "off": "False"}.get(word, cfg.TEST.GALLERY_INCLUDES_QUERY)  # fmt: skip
+    if cfg.MODEL.SIE_UNSEEN.lower() == "false":
+        cfg.MODEL.SIE_UNSEEN = "off"
+    words = {"true": "True", "yes": "True", "on": "True", "false": "False", "no": "False", "off": "False"}
+    for key in ("GALLERY_INCLUDES_QUERY", "SAME_CAMERA_FILTER"):
+        cfg.TEST[key] = words.get(cfg.TEST[key].lower(), cfg.TEST[key])
 
 
 def _check_input(cfg: CfgNode) -> None:
@@ -96,6 +113,8 @@ def _check_solver(cfg: CfgNode) -> None:
             f"SOLVER.IMS_PER_BATCH {clips} with DATALOADER.NUM_INSTANCE {per_identity} is one identity per batch; "
             "the triplet loss needs two"
         )
+    if cfg.SOLVER.SELECT_BY == "val" and not cfg.DATASETS.VAL_FRACTION:
+        raise ConfigError("SOLVER.SELECT_BY val needs a DATASETS.VAL_FRACTION above 0")
     steps = cfg.SOLVER.STEPS
     if steps != sorted(set(steps)) or (steps and steps[0] < 1):
         raise ConfigError(f"SOLVER.STEPS must be rising epochs from 1 on, found {steps}")

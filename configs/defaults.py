@@ -12,6 +12,7 @@ _C.MODEL.PRETRAIN_PATH = ""  # OpenAI's ViT-B-16.pt (or other CLIP weights) on d
 _C.MODEL.STRIDE_SIZE = [16, 16]  # pixels [vertical, horizontal] between patches; [12, 12] gives overlapping patches
 _C.MODEL.SIE_CAMERA = True  # add a learned camera embedding to the class token (method: SIE)
 _C.MODEL.SIE_COE = 1.0  # factor of the camera embedding
+_C.MODEL.SIE_UNSEEN = "off"  # cameras never trained on: 'off' (no embedding) or 'mean' (mean of the trained ones)
 _C.MODEL.ID_LOSS_WEIGHT = 0.25  # weight of the three clip-level cross-entropies (the frame term stands outside it)
 _C.MODEL.TRIPLET_LOSS_WEIGHT = 1.0  # weight of the three triplet terms
 _C.MODEL.V2M_LOSS_WEIGHT = 1.0  # weight of the video-to-memory term (Eq. 14); the release calls it I2T_LOSS_WEIGHT
@@ -39,8 +40,14 @@ _C.INPUT.PIXEL_STD = [0.229, 0.224, 0.225]  # RGB in [0, 1]
 
 # --------------------------------------------------------------------------- data
 _C.DATASETS = CfgNode()
-_C.DATASETS.NAMES = "MARS"  # data set, whatever its case and hyphens
+_C.DATASETS.NAMES = "MARS"  # 'MARS', 'LS-VID', 'iLIDS-VID', or your own data: 'folder', 'manifest', 'video'
 _C.DATASETS.ROOT_DIR = "your_dataset_dir"  # the data set's own folder or its parent
+_C.DATASETS.SPLIT = "0"  # iLIDS-VID: '0' to '9', or 'all' for ten models in OUTPUT_DIR/split0..9 and their mean
+_C.DATASETS.TRAIN_HALF = "last"  # iLIDS-VID: half of a split to train on: 'last' (literature) or 'first' (release)
+_C.DATASETS.SAMPLING_STEP = 48  # LS-VID: frames per training item; short tracklets are kept; 0: whole tracklets
+_C.DATASETS.EXCLUDE = ""  # file of frames to leave out, as datasets.check --fix-list writes it
+_C.DATASETS.VAL_FRACTION = 0.1  # share of training identities held out when SOLVER.SELECT_BY is 'val'
+_C.DATASETS.CACHE_DIR = ""  # unpacked archives and crops of videos; empty: OUTPUT_DIR/cache
 
 _C.DATALOADER = CfgNode()
 _C.DATALOADER.NUM_WORKERS = 8  # loader processes; 0 decodes in the main process
@@ -64,6 +71,7 @@ _C.SOLVER.STEPS = [30, 50, 70]  # epochs (from 0) at which the learning rate is 
 _C.SOLVER.GAMMA = 0.1  # factor at each of STEPS
 _C.SOLVER.AMP = "auto"  # 'auto': bf16 where the GPU has it, else fp16, off on CPU; 'bf16'; 'fp16'; 'off'
 _C.SOLVER.LOG_PERIOD = 50  # steps between two log lines of losses
+_C.SOLVER.SELECT_BY = "test"  # best.pth by mAP + Rank-1 on 'test' (as the release) or 'val'; 'last': the last epoch
 _C.SOLVER.EVAL_PERIOD = 2  # epochs between two tests during training; the last epoch is always tested
 
 # --------------------------------------------------------------------------- test
@@ -74,7 +82,11 @@ _C.TEST.EVAL_SAMPLING = "first"  # the same choice for the tests during training
 _C.TEST.FRAMES_PER_BATCH = 512  # bound on frames per forward pass; clips of several tracklets share a pass
 _C.TEST.NECK_FEAT = "before"  # retrieval feature [v_g, v_p, v_t]: 'before' or 'after' the BNNecks
 _C.TEST.FEAT_NORM = True  # L2-normalise the tracklet feature before distances
-_C.TEST.GALLERY_INCLUDES_QUERY = "auto"  # 'auto': the data set's protocol (MARS: in); 'True'; 'False'
+_C.TEST.GALLERY_INCLUDES_QUERY = "auto"  # 'auto': the data set's protocol; 'True'; 'False'
+_C.TEST.SAME_CAMERA_FILTER = "auto"  # leave out the query's person in its camera; 'auto': where data name two cameras
+_C.TEST.AP = "step"  # 'step': mean precision at the hits (papers); 'trapezoid': MARS' official rule
+_C.TEST.CAMERA_PAIRS = False  # table of mAP and Rank-1 per query and gallery camera (camera_pairs.csv)
+_C.TEST.DATASETS = []  # sets to test in one run, as 'NAME:folder'; DATASETS.NAMES then says where the weights come from
 _C.TEST.RE_RANKING = False  # k-reciprocal re-ranking (Zhong et al. 2017) in all tests, those during training too
 _C.TEST.RE_RANKING_K1 = 50  # neighbours of the reciprocal sets; release: 50, textbook: 20
 _C.TEST.RE_RANKING_K2 = 15  # neighbours of the query expansion; release: 15, textbook: 6

@@ -96,11 +96,13 @@ def _coerce(key: str, value: Any, default: Any, source: str) -> Any:
         coerced = _SWITCH_WORDS.get(str(_literal(value)).lower())
     elif isinstance(default, (int, float)):
         coerced = _as_number(_literal(value), type(default))
+    elif not default:
+        coerced = _as_texts(_literal(value))
     else:
         coerced = _as_list(_literal(value), default)
     if coerced is None:
         kind = {str: "text", bool: "True or False", int: "a whole number", float: "a finite number"}.get(type(default))
-        kind = kind or f"a list like {default}"
+        kind = kind or (f"a list like {default}" if default else "a list of texts")
         raise ConfigError(f"{source}: {key} must be {kind}, found {value!r}")
     return coerced
 
@@ -137,3 +139,10 @@ def _as_list(value: Any, default: list) -> list | None:
         return None
     numbers = [_as_number(_literal(item), element) for item in value]
     return None if None in numbers else numbers
+
+
+def _as_texts(value: Any) -> list[str] | None:
+    items = [value] if isinstance(value, str) and value else value
+    if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) for item in items):
+        return [] if items == "" else None
+    return [str(_literal(item)) for item in items]

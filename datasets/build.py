@@ -1,44 +1,156 @@
 """Data set name -> splits; config and splits -> loaders."""
 
 import inspect
+import logging
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
 from datasets.clip_dataset import TestClips, TrainClips, collate_clips
+from datasets.exclusion import read_exclusions, refuse_unless_excluded
+from datasets.folder import parse_folder
 from datasets.identity_sampler import IdentitySampler
+from datasets.ilidsvid import parse_ilidsvid
+from datasets.lsvid import parse_lsvid
+from datasets.manifest import parse_manifest, parse_video
 from datasets.mars import parse_mars
-from datasets.tracklet import ReIDSplits, Tracklet
+from datasets.tracklet import OnFault, RawSplits, ReIDSplits, Tracklet, cut_into_chunks, refuse, relabel
 from datasets.transforms import ClipAugment
+from datasets.validation import hold_out
 from utils.errors import InputError, MissingFileError
 
-_PARSERS: dict[str, Callable[..., ReIDSplits]] = {"MARS": parse_mars}
+logger = logging.getLogger(__name__)
+
+# name as users write it -> parser(root, on_fault=..., further options of this set)
+_PARSERS: dict[str, Callable[..., RawSplits]] = {
+    "MARS": parse_mars,
+    "LS-VID": parse_lsvid,
+    "iLIDS-VID": parse_ilidsvid,
+    "folder": parse_folder,
+    "manifest": parse_manifest,
+    "video": parse_video,
+}
 
 
 def plain_name(name: str) -> str:
-    """The name of a data set without hyphens and in capitals: iLIDS-VID -> ILIDSVID."""
-    return re.sub(r"[-_ ]", "", name).upper()
+    """The name of a data set without hyphens and in capitals: iLIDS-VID, and iLIDS for short -> ILIDSVID."""
+    plain = re.sub(r"[-_ ]", "", name).upper()
+    return "ILIDSVID" if plain == "ILIDS" else plain
 
 
-def load_splits(name: str, root: str, **options) -> ReIDSplits:
+def official_name(name: str) -> str:
+    """The name as the data set's authors write it: lsvid -> LS-VID; raises InputError for one that is not known."""
+    by_plain = {plain_name(known): known for known in _PARSERS}
+    if plain_name(name) not in by_plain:
+        raise InputError(f"DATASETS.NAMES '{name}' is not known; it must be one of {', '.join(_PARSERS)}")
+    return by_plain[plain_name(name)]
+
+
+def load_splits(
+    name: str,
+    root: str,
+    *,
+    exclude: str = "",
+    val_fraction: float = 0.0,
+    seed: int = 0,
+    **options,
+) -> ReIDSplits:
     """Splits of the data set `name` (case and hyphens do not matter) under `root`, its folder or the parent of it.
 
-    Raises InputError (a ValueError) for an unknown name or option or a broken list, MissingFileError (a
-    FileNotFoundError) for a missing one.
+    `exclude` is a list of frames to leave out (see datasets.exclusion). With a `val_fraction` above 0, that share of
+    the training identities, drawn by `seed`, becomes the validation part of a set that has none of its own. The other
+    options belong to single sets: `split` and `train_half` of iLIDS-VID, `sampling_step` of LS-VID, `cache_dir` where
+    something has to be unpacked or cropped. Raises InputError (a ValueError) for an unknown name or option or a broken
+    list, MissingFileError (a FileNotFoundError) for a missing one.
     """
-    plain = plain_name(name)
-    if plain not in _PARSERS:
-        raise InputError(f"DATASETS.NAMES '{name}' is not known; it must be one of {', '.join(_PARSERS)}")
-    parser = _PARSERS[plain]
-    accepted = list(inspect.signature(parser).parameters)[1:]
+    exclusions = read_exclusions(exclude)
+    raw = load_raw(name, root, refuse_unless_excluded(exclusions), **options)
+    return _finish(official_name(name), exclusions.apply(raw), val_fraction, seed)
+
+
+def load_raw(name: str, root: str, on_fault: OnFault = refuse, **options) -> RawSplits:
+    """What the lists of a data set say, before labels and chunks; faults of single rows go to `on_fault`."""
+    name = official_name(name)
+    accepted = options_of(name)
     unknown = [option for option in options if option not in accepted]
     if unknown:
         raise InputError(f"{name} has no option '{unknown[0]}' (options: {', '.join(accepted) or 'none'})")
-    return parser(root, **options)
+    return _PARSERS[name](root, on_fault=on_fault, **options)
+
+
+def options_of(name: str) -> list[str]:
+    """The options that belong to this data set alone."""
+    return list(inspect.signature(_PARSERS[official_name(name)]).parameters)[2:]
+
+
+def _finish(name: str, raw: RawSplits, val_fraction: float, seed: int) -> ReIDSplits:
+    """Validation part, training chunks, labels."""
+    train, val_query, val_gallery = raw.train, raw.val_query, raw.val_gallery
+    if val_fraction and not val_query and train:
+        train, val_query, val_gallery = hold_out(train, val_fraction, seed)
+    for split, tracklets in (("train", train), ("query", raw.query), ("gallery", raw.gallery)):
+        if not tracklets:
+            raise InputError(f"{name} in {raw.root} has no {split} tracklet")
+    pids = sorted({t.pid for t in train})
+    return ReIDSplits(
+        train=tuple(relabel(cut_into_chunks(train, raw.train_chunk))),
+        query=tuple(raw.query),
+        gallery=tuple(raw.gallery),
+        num_classes=len(pids),
+        num_cameras=len(raw.cameras),
+        gallery_includes_query=raw.gallery_includes_query,
+        val_query=tuple(val_query),
+        val_gallery=tuple(val_gallery),
+        root=raw.root,
+        train_persons=tuple(raw.person(pid) for pid in pids),
+        persons=raw.persons,
+        cameras=raw.cameras,
+    )
+
+
+def configured_splits(cfg: CfgNode, name: str = "", root: str = "", validation: bool = False) -> ReIDSplits:
+    """`load_splits` of the data set that the config names, or of another one with the same keys.
+
+    With `validation` and SOLVER.SELECT_BY 'val' a part of the training identities is held out where the set has no
+    validation part of its own.
+    """
+    if not name:
+        check_split_key(cfg)
+        name, root = cfg.DATASETS.NAMES, cfg.DATASETS.ROOT_DIR
+    fraction = cfg.DATASETS.VAL_FRACTION if validation and cfg.SOLVER.SELECT_BY == "val" else 0.0
+    options = dataset_options(cfg, name)
+    return load_splits(
+        name, root, exclude=cfg.DATASETS.EXCLUDE, val_fraction=fraction, seed=cfg.SOLVER.SEED, **options
+    )
+
+
+def check_split_key(cfg: CfgNode) -> None:
+    """Raise InputError for a DATASETS.SPLIT that the data set of the config does not have."""
+    name = official_name(cfg.DATASETS.NAMES)
+    if cfg.DATASETS.SPLIT != "0" and "split" not in options_of(name):
+        raise InputError(f"DATASETS.SPLIT {cfg.DATASETS.SPLIT}: {name} has one split; the key belongs to iLIDS-VID")
+
+
+def parse_dataset_list(entries: Sequence[str]) -> list[tuple[str, str]]:
+    """'NAME:folder' texts of TEST.DATASETS -> (official name, folder); raises InputError for an unknown name."""
+    pairs = (entry.split(":", 1) for entry in entries)
+    return [(official_name(name.strip()), root.strip()) for name, root in pairs]
+
+
+def dataset_options(cfg: CfgNode, name: str) -> dict[str, Any]:
+    """The options of this data set, from their keys."""
+    values = {
+        "split": cfg.DATASETS.SPLIT,
+        "train_half": cfg.DATASETS.TRAIN_HALF,
+        "sampling_step": cfg.DATASETS.SAMPLING_STEP,
+        "cache_dir": cfg.DATASETS.CACHE_DIR or str(Path(cfg.OUTPUT_DIR) / "cache"),
+    }
+    return {option: value for option, value in values.items() if option in options_of(name)}
 
 
 def check_frames_present(splits: ReIDSplits) -> None:

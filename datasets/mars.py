@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 from scipy.io import loadmat
 
-from datasets.tracklet import ReIDSplits, Tracklet, relabel
+from datasets.tracklet import Fault, OnFault, RawSplits, Tracklet, refuse
 from utils.errors import InputError, MissingFileError
 
 NUM_CAMERAS = 6
+OFFICIAL = {"train": (625, 8_298), "query": (626, 1_980), "gallery": (621, 9_330)}  # identities, tracklets
 _JUNK = -1
 _LISTS = (
     "info/train_name.txt",
@@ -24,12 +25,13 @@ _HOW_TO_GET = (
 )
 
 
-def parse_mars(root: str | Path) -> ReIDSplits:
+def parse_mars(root: str | Path, on_fault: OnFault = refuse) -> RawSplits:
     """Read the MARS lists into 8,298 training, 1,980 query and 9,330 other gallery tracklets (official files).
 
     `root` is the folder that holds info/, bbox_train/ and bbox_test/, or its parent. Junk (pid -1) is dropped, pid 0
-    stays in the gallery as distractors. Nothing is written. Raises MissingFileError (a FileNotFoundError) naming the
-    first missing file, InputError (a ValueError) naming the list and row that is wrong.
+    stays in the gallery as distractors. Nothing is written. Rows that are wrong go to `on_fault`, by default an
+    InputError (a ValueError) naming list and row, and are left out. Raises MissingFileError (a FileNotFoundError)
+    naming the first missing file, InputError for a list that cannot be read at all.
     """
     root = find_root(Path(root))
     info = root / "info"
@@ -39,20 +41,17 @@ def parse_mars(root: str | Path) -> ReIDSplits:
     train_names = _frame_names(info / "train_name.txt")
     test_names = _frame_names(info / "test_name.txt")
 
-    train = _tracklets(train_info, train_names, root / "bbox_train", info / "tracks_train_info.mat")
-    test = _tracklets(test_info, test_names, root / "bbox_test", info / "tracks_test_info.mat")
-    train = relabel([t for t in train if t.pid != _JUNK])
-    if not train:
-        raise InputError(f"{info / 'tracks_train_info.mat'} names no training person")
-    query = [test[row] for row in query_rows]
+    for rows, names, stem in ((train_info, train_names, "train"), (test_info, test_names, "test")):
+        _check_counts(rows, names, info, stem, on_fault)
+    train = _tracklets(train_info, train_names, root / "bbox_train", info / "tracks_train_info.mat", on_fault)
+    test = _tracklets(test_info, test_names, root / "bbox_test", info / "tracks_test_info.mat", on_fault)
     in_query = set(query_rows)
-    gallery = [t for row, t in enumerate(test) if row not in in_query and t.pid != _JUNK]
-    return ReIDSplits(
-        train=tuple(train),
-        query=tuple(query),
-        gallery=tuple(gallery),
-        num_classes=len({t.pid for t in train}),
-        num_cameras=NUM_CAMERAS,
+    return RawSplits(
+        root=str(root),
+        train=[t for t in train.values() if t.pid != _JUNK],
+        query=[test[row] for row in query_rows if row in test],
+        gallery=[t for row, t in test.items() if row not in in_query and t.pid != _JUNK],
+        cameras=tuple(str(camera) for camera in range(1, NUM_CAMERAS + 1)),
         gallery_includes_query=True,
     )
 
@@ -127,23 +126,40 @@ def _frame_names(path: Path) -> list[str]:
         raise InputError(f"{path} cannot be read as a list of frame names ({error})") from None
 
 
-def _tracklets(info: np.ndarray, names: list[str], folder: Path, source: Path) -> list[Tracklet]:
-    """One tracklet per row of `info`; frame names must agree with the row's person and camera."""
-    base = str(folder) + os.sep
-    tracklets = []
-    for row, (first, last, pid, camera) in enumerate(info.tolist(), start=1):
+def _check_counts(info: np.ndarray, names: list[str], folder: Path, stem: str, on_fault: OnFault) -> None:
+    """In the official lists the tracklets hold every name once, in order."""
+    covered = int((info[:, 1] - info[:, 0] + 1).sum())
+    if covered != len(names):
+        table, listed = folder / f"tracks_{stem}_info.mat", folder / f"{stem}_name.txt"
+        message = f"{table} has tracklets of {covered:,} frames together, {listed} names {len(names):,}"
+        on_fault(Fault(message, blocks=False))
+
+
+def _tracklets(
+    info: np.ndarray, names: list[str], folder: Path, source: Path, on_fault: OnFault
+) -> dict[int, Tracklet]:
+    """0-based row of `info` -> tracklet; frame names must agree with the row's person and camera."""
+    base, root = str(folder) + os.sep, str(folder.parent)
+    tracklets = {}
+    for row, (first, last, pid, camera) in enumerate(info.tolist()):
+        where = f"{source} row {row + 1}"
         if not 1 <= first <= last <= len(names):
-            raise InputError(f"{source} row {row}: frames {first}..{last} do not lie in a list of {len(names)} names")
-        if not 1 <= camera <= NUM_CAMERAS:
-            raise InputError(f"{source} row {row}: camera {camera} is not one of 1..{NUM_CAMERAS}")
+            on_fault(Fault(f"{where}: frames {first}..{last} do not lie in a list of {len(names)} names"))
+            continue
         frame_names = names[first - 1 : last]
-        person = "00-1" if pid == _JUNK else f"{pid:04d}"
-        prefix = f"{person}C{camera}"
-        for name in frame_names:
-            if not name.startswith(prefix):
-                raise InputError(
-                    f"{source} row {row}: tracklet of person {pid}, camera {camera} holds frame {name}; "
-                    f"its names should start with {prefix}: the tracklet mixes people or cameras"
-                )
-        tracklets.append(Tracklet(tuple(f"{base}{person}{os.sep}{name}" for name in frame_names), pid, camera - 1))
+        # The folder of a frame is the first four characters of its name: "00-1" for junk.
+        frames = tuple(f"{base}{name[:4]}{os.sep}{name}" for name in frame_names)
+        if not 1 <= camera <= NUM_CAMERAS:
+            on_fault(Fault(f"{where}: camera {camera} is not one of 1..{NUM_CAMERAS}", frames, root))
+            continue
+        prefix = f"{'00-1' if pid == _JUNK else f'{pid:04d}'}C{camera}"
+        stranger = next((name for name in frame_names if not name.startswith(prefix)), None)
+        if stranger is not None:
+            message = (
+                f"{where}: tracklet of person {pid}, camera {camera} holds frame {stranger}; "
+                f"its names should start with {prefix}: the tracklet mixes people or cameras"
+            )
+            on_fault(Fault(message, frames, root))
+            continue
+        tracklets[row] = Tracklet(frames, pid, camera - 1)
     return tracklets

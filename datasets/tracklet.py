@@ -1,6 +1,9 @@
-"""The one record of every data set, and the three lists of a protocol."""
+"""The one record of every data set, what a parser reads, and what a run gets."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from utils.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -8,12 +11,52 @@ class Tracklet:
     """One person seen by one camera over consecutive frames."""
 
     frames: tuple[str, ...]  # image paths in temporal order, at least one
-    pid: int  # train: label 0..C-1; test: the data set's own id (0: distractor)
+    pid: int  # train: label 0..C-1; test and parsers: the data set's own id (0: distractor)
     camid: int  # 0-based
 
     def __post_init__(self) -> None:
         if not self.frames:
             raise ValueError(f"a tracklet of person {self.pid}, camera {self.camid} has no frames")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something wrong with one row of a list, one tracklet or one frame."""
+
+    message: str  # one line naming the file and the row, and what was expected
+    frames: tuple[str, ...] = ()  # paths of the frames that are to be left out because of it
+    root: str = ""  # RawSplits.root of the set, below which the frames lie
+    split: str = ""  # 'train', 'query', 'gallery', 'val'; empty: not known, or not of one split
+    blocks: bool = True  # whether a run must not start with it
+
+
+OnFault = Callable[[Fault], None]
+
+
+def refuse(fault: Fault) -> None:
+    """The strict `on_fault` of a run: raise InputError at the first fault that must not be passed over."""
+    if fault.blocks:
+        raise InputError(fault.message)
+
+
+@dataclass(frozen=True)
+class RawSplits:
+    """What a parser reads: whole tracklets under the data set's own ids, which train and test share."""
+
+    root: str  # folder below which all frames lie
+    train: Sequence[Tracklet]
+    query: Sequence[Tracklet]
+    gallery: Sequence[Tracklet]  # without the queries
+    cameras: tuple[str, ...]  # name of camera 0, 1, ...; empty: the data name no cameras
+    gallery_includes_query: bool
+    persons: Mapping[int, str] = field(default_factory=dict)  # id -> name, where the ids are not the data set's own
+    val_query: Sequence[Tracklet] = ()  # the data set's own validation part
+    val_gallery: Sequence[Tracklet] = ()
+    train_chunk: int = 0  # frames per training item; 0: whole tracklets
+
+    def person(self, pid: int) -> str:
+        """The name of a person as the data set has it."""
+        return self.persons.get(pid, str(pid))
 
 
 @dataclass(frozen=True)
@@ -24,22 +67,65 @@ class ReIDSplits:
     query: tuple[Tracklet, ...]
     gallery: tuple[Tracklet, ...]
     num_classes: int  # training identities (C)
-    num_cameras: int  # the data set's official count (K)
+    num_cameras: int  # the data set's official count (K); 0: the data name no cameras
     gallery_includes_query: bool  # what the data set's protocol ranks against
+    val_query: tuple[Tracklet, ...] = ()  # to choose an epoch without the test set; ids of the data set
+    val_gallery: tuple[Tracklet, ...] = ()  # without the validation queries
+    root: str = ""  # folder below which all frames lie
+    train_persons: tuple[str, ...] = ()  # name of label 0, 1, ...
+    persons: Mapping[int, str] = field(default_factory=dict)  # test id -> name, where ids are not the data set's own
+    cameras: tuple[str, ...] = ()  # name of camera 0, 1, ...
 
     def summary(self) -> str:
         """A table of identities, tracklets, frames and cameras per split, one line each."""
-        lines = [f"{'split':<10}{'ids':>8}{'tracklets':>12}{'frames':>12}{'cameras':>10}"]
-        for name in ("train", "query", "gallery"):
-            tracklets = getattr(self, name)
-            ids = len({t.pid for t in tracklets})
-            frames = sum(len(t.frames) for t in tracklets)
-            cameras = len({t.camid for t in tracklets})
-            lines.append(f"{name:<10}{ids:>8,}{len(tracklets):>12,}{frames:>12,}{cameras:>10}")
+        rows = {"train": self.train, "query": self.query, "gallery": self.gallery}
+        if self.val_query:
+            rows |= {"val query": self.val_query, "val gallery": self.val_gallery}
+        lines = [f"{'split':<12}{'ids':>8}{'tracklets':>12}{'frames':>12}{'cameras':>10}"]
+        for name, tracklets in rows.items():
+            ids, count, frames, cameras = count_tracklets(tracklets)
+            lines.append(f"{name:<12}{ids:>8,}{count:>12,}{frames:>12,}{cameras:>10}")
         return "\n".join(lines)
 
+    def person(self, pid: int) -> str:
+        """The name of a person of the test or validation part."""
+        return self.persons.get(pid, str(pid))
 
-def relabel(tracklets: list[Tracklet]) -> list[Tracklet]:
+    def camera(self, camid: int) -> str:
+        """The name of a camera; '-' where the data name none."""
+        return self.cameras[camid] if self.cameras else "-"
+
+    def names(self) -> dict:
+        """What the run's numbers mean: person of each label and test id, name of each camera; for JSON."""
+        return {
+            "train_labels": dict(enumerate(self.train_persons)),
+            "test_ids": dict(self.persons),
+            "cameras": dict(enumerate(self.cameras)),
+        }
+
+
+def count_tracklets(tracklets: Sequence[Tracklet]) -> tuple[int, int, int, int]:
+    """(identities, tracklets, frames, cameras)."""
+    frames = sum(len(t.frames) for t in tracklets)
+    return len({t.pid for t in tracklets}), len(tracklets), frames, len({t.camid for t in tracklets})
+
+
+def relabel(tracklets: Iterable[Tracklet]) -> list[Tracklet]:
     """Replace the ids by labels 0..C-1 in the order of the sorted ids."""
+    tracklets = list(tracklets)
     label = {pid: index for index, pid in enumerate(sorted({t.pid for t in tracklets}))}
     return [replace(t, pid=label[t.pid]) for t in tracklets]
+
+
+def cut_into_chunks(tracklets: Iterable[Tracklet], step: int) -> list[Tracklet]:
+    """Cut each tracklet into chunks of `step` frames, the last one taking the rest (up to 2 * step - 1 frames).
+
+    A tracklet shorter than two steps is kept whole; so are all when `step` is 0.
+    """
+    chunks = []
+    for t in tracklets:
+        count = max(1, len(t.frames) // step) if step else 1
+        ends = [*(step * number for number in range(1, count)), len(t.frames)]
+        starts = [0, *ends[:-1]]
+        chunks += [replace(t, frames=t.frames[start:end]) for start, end in zip(starts, ends)]
+    return chunks

@@ -36,8 +36,32 @@ class CLIPImageEncoder(nn.Module):
         self.vit = vit
         self.sie_coefficient = sie_coefficient
         self.camera_embed: nn.Parameter | None = None
+        # For tests, by `map_cameras`: table row of each camera of the data, -1 where never trained on; the substitute's
+        # rows. None: the row is the camera.
+        self.register_buffer("camera_rows", None, persistent=False)  # (cameras of the data,) int64
+        self.register_buffer("substitute_rows", None, persistent=False)  # (any,) int64
         if num_cameras:
             self.camera_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(num_cameras, vit.embed_dim), std=0.02))
+
+    def map_cameras(self, rows: Sequence[int | None], trained: Sequence[int], unseen: str) -> None:
+        """Say, for tests, which row of the table belongs to each camera of the data; None: never trained on.
+
+        Such a camera gets no embedding with `unseen` 'off', and the mean of the `trained` rows with 'mean'. Training
+        uses the row of each camera whatever this says.
+        """
+        if unseen not in ("off", "mean"):
+            raise ValueError(f"unseen must be off or mean, found {unseen}")
+        device = self.vit.pos_embed.device
+        self.camera_rows = torch.tensor([-1 if row is None else row for row in rows], device=device)
+        self.substitute_rows = torch.tensor(list(trained) if unseen == "mean" else [], dtype=torch.long, device=device)
+
+    def _camera_embedding(self, camids: Tensor) -> Tensor:
+        """(B, D) of cameras (B,)."""
+        if self.training or self.camera_rows is None:
+            return self.camera_embed[camids]
+        rows = self.camera_rows[camids]
+        substitute = self.camera_embed[self.substitute_rows].sum(dim=0) / max(1, len(self.substitute_rows))
+        return torch.where((rows >= 0)[:, None], self.camera_embed[rows.clamp(min=0)], substitute)
 
     @property
     def width(self) -> int:
@@ -56,7 +80,7 @@ class CLIPImageEncoder(nn.Module):
         patches = vit.patch_embed(clips.flatten(0, 1))  # (B*T, N-1, D)
         cls_BTD = vit.cls_token.expand(B, T, -1)
         if self.camera_embed is not None and camids is not None:
-            cls_BTD = cls_BTD + self.sie_coefficient * self.camera_embed[camids][:, None]
+            cls_BTD = cls_BTD + self.sie_coefficient * self._camera_embedding(camids)[:, None]
         tokens = torch.cat([cls_BTD.reshape(B * T, 1, -1), patches], dim=1) + vit.pos_embed  # (B*T, N, D)
         tokens = vit.norm(vit.blocks(vit.norm_pre(tokens)))
         return ClipTokens(tokens.unflatten(0, (B, T)), vit.head(tokens).unflatten(0, (B, T)))

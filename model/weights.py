@@ -1,7 +1,4 @@
-"""Weights from files: CLIP's, published TF-CLIP's and this project's, recognised by content.
-
-Everything is read with torch's restricted unpickler (weights_only) or as bare tensors; no code of a file runs.
-"""
+"""Weights from files into the model, with a report of what became of each."""
 
 import logging
 from collections import Counter
@@ -11,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from model import weight_names
+from model.camera_table import CameraFit, Cameras, TrainedCameras
 from model.encoder import TIMM_NAMES, resize_positions
 from model.tfclip import TFCLIP
-from model.torchscript_archive import is_torchscript, read_torchscript_tensors
-from utils.errors import InputError, MissingFileError
+from model.weight_file import WeightFile, read_weight_file
+from utils.errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +38,7 @@ class LoadReport:
     dropped: list[str] = field(default_factory=list)  # names in the file that no model uses
     skipped: dict[str, str] = field(default_factory=dict)  # names in the file that do not fit this model -> why
     missing: list[str] = field(default_factory=list)  # names in the model that the file did not fill
+    notes: list[str] = field(default_factory=list)  # what else was done, one line each
 
     def __getitem__(self, name: str) -> Any:
         return getattr(self, name)
@@ -57,20 +54,29 @@ class LoadReport:
         lines += [f"skipped ({reason}): {_shorten(names)}" for reason, names in by_reason.items()]
         if self.missing:
             lines.append(f"not in the file: {_shorten(self.missing)}")
-        return lines
+        return lines + self.notes
 
 
-def load_weights(model: TFCLIP, path: str | Path, allow_skipped: bool = True) -> LoadReport:
+def load_weights(
+    model: TFCLIP,
+    path: str | Path,
+    allow_skipped: bool = True,
+    here: Cameras | None = None,
+    unseen: str = "off",
+    trained_on: str = "",
+) -> LoadReport:
     """Fill `model` from a weight file of any kind and report what happened to each name.
 
     Kinds: OpenAI's CLIP, timm's CLIP ViT (both fill the encoder alone), published TF-CLIP, checkpoints of this project.
-    With `allow_skipped` (evaluation) an SSP of another variant, classifiers of another number of identities and a
-    camera table of another number of cameras are skipped; a table that is skipped or missing turns the camera embedding
-    off. Without it (training) they are refused. Raises MissingFileError, or InputError naming the file and the weight
-    that does not fit; the model is left untouched then.
+    With `allow_skipped` (evaluation) an SSP of another variant and classifiers of another number of identities are
+    skipped, and cameras of the data (`here`) that the file was not trained on get no embedding with `unseen` 'off', the
+    mean of the trained ones with 'mean'; a table that is missing or serves no camera turns the embedding off.
+    `trained_on` is the data set of a file that does not name it. Without `allow_skipped` (training) what does not fit
+    is refused. Raises MissingFileError, or InputError naming the file and the weight that does not fit; the model is
+    left untouched then.
     """
-    kind, state = read_weight_file(Path(path))
-    return fill_model(model, kind, state, str(path), allow_skipped)
+    file = read_weight_file(Path(path))
+    return fill_model(model, file, str(path), allow_skipped, here, unseen, trained_on)
 
 
 def load_pretrained(model: TFCLIP, name: str, path: str) -> LoadReport:
@@ -78,63 +84,11 @@ def load_pretrained(model: TFCLIP, name: str, path: str) -> LoadReport:
     if path:
         report = load_weights(model, path, allow_skipped=False)
     else:
-        report = fill_model(model, "timm", _download(name), f"timm's {TIMM_NAMES.get(name, name)}", False)
+        file = WeightFile("timm", _download(name))
+        report = fill_model(model, file, f"timm's {TIMM_NAMES.get(name, name)}", allow_skipped=False)
     for line in report.lines():
         logger.info("%s", line)
     return report
-
-
-def read_weight_file(path: Path) -> tuple[str, dict[str, Tensor]]:
-    """(kind, {name in the file: tensor}) of a weight file, recognised by content."""
-    if not path.is_file():
-        state = "is a folder" if path.is_dir() else "does not exist"
-        raise MissingFileError(f"weight file {path} {state}")
-    state = read_torchscript_tensors(path) if is_torchscript(path) else _read_plain(path)
-    is_checkpoint = isinstance(state.get("model"), Mapping) and "epoch" in state
-    for wrapper in ("model", "state_dict"):
-        if isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]
-    state = {name.removeprefix("module."): value for name, value in state.items() if isinstance(value, Tensor)}
-    if is_checkpoint:
-        return "checkpoint", state
-    for kind, recognise in (
-        ("published", weight_names.is_published),
-        ("openai", weight_names.is_clip),
-        ("timm", weight_names.is_timm_vit),
-    ):
-        if recognise(state):
-            return kind, state
-    if any(name.startswith("encoder.vit.") for name in state):
-        return "checkpoint", state
-    raise InputError(
-        f"weight file {path} is none of CLIP (OpenAI, timm), published TF-CLIP or a checkpoint of this project "
-        f"(first names: {', '.join(list(state)[:4]) or 'none'})"
-    )
-
-
-def _read_plain(path: Path) -> Mapping[str, Any]:
-    try:
-        with path.open("rb") as file:
-            head = file.read(9)
-    except OSError as error:
-        raise InputError(f"weight file {path} cannot be opened ({error.strerror})") from None
-    try:
-        if head[8:9] == b"{":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many kinds for a broken file, with advice that does not help here
-        if "Unsupported global" in str(error):
-            raise InputError(
-                f"weight file {path} cannot be read: it holds Python objects besides tensors, which could run code; "
-                "save its state_dict alone"
-            ) from None
-        size = path.stat().st_size
-        raise InputError(
-            f"weight file {path} cannot be read; it is truncated or not a weight file ({size:,} bytes, first {head!r})"
-        ) from None
-    if not isinstance(content, Mapping):
-        raise InputError(f"weight file {path} holds a {type(content).__name__}, not named weights")
-    return content
 
 
 def _download(name: str) -> dict[str, Tensor]:
@@ -150,20 +104,29 @@ def _download(name: str) -> dict[str, Tensor]:
 
 
 def fill_model(
-    model: TFCLIP, kind: str, state: Mapping[str, Tensor], source: str, allow_skipped: bool
+    model: TFCLIP,
+    file: WeightFile,
+    source: str,
+    allow_skipped: bool,
+    here: Cameras | None = None,
+    unseen: str = "off",
+    trained_on: str = "",
 ) -> LoadReport:
-    """`load_weights` for names and tensors that have been read already; `source` names the file in errors."""
-    report = LoadReport(kind)
-    named = _rename(kind, state, source, report)
+    """`load_weights` for a file that has been read already; `source` names it in errors."""
+    report = LoadReport(file.kind)
+    named = _rename(file, source, report)
     own = model.state_dict()
-    _fit_positions(model, kind, named)
-    skipped = _take_out_training_only(named, own) | _take_out_cameras(named, own)
+    _fit_positions(model, file.kind, named)
+    fit = _fit_cameras(named, own, file, here, unseen, trained_on) if allow_skipped else None
+    skipped = _take_out_training_only(named, own) | _take_out_cameras(named, own, fit)
     theirs = {ours: name for name, ours in report.renamed.items()}
     report.skipped = {theirs.get(name, name): reason for name, reason in skipped.items()}
     report.renamed = {name: ours for name, ours in report.renamed.items() if ours not in skipped}
     if report.skipped and not allow_skipped:
         name, reason = next(iter(report.skipped.items()))
         raise InputError(f"weight file {source} does not fit this training run: {name}: {reason}")
+    if fit is not None and _CAMERAS in named:
+        own[_CAMERAS] = named[_CAMERAS]
     for name, value in named.items():
         if name not in own or own[name].shape != value.shape:
             here = f"has {tuple(own[name].shape)} here" if name in own else "has no place here"
@@ -175,7 +138,7 @@ def fill_model(
     lacking = [name for name in report.missing if name.startswith("encoder.vit.")]
     if lacking:
         raise ArchitectureError(f"weight file {source} is of another architecture: it lacks {_shorten(lacking)}")
-    if kind in ("published", "checkpoint"):
+    if file.kind in ("published", "checkpoint"):
         lost = [n for n in report.missing if not n.startswith(_TRAINING_ONLY) and n != _CAMERAS]
         if not allow_skipped:
             lost = report.missing
@@ -183,12 +146,16 @@ def fill_model(
             raise InputError(f"weight file {source} lacks {_shorten(lost)}")
         if _CAMERAS in report.missing:
             model.encoder.camera_embed = None
+    if fit is not None and _CAMERAS in named:
+        fit.apply(model.encoder, named[_CAMERAS])
+        report.notes += [fit.describe()] if fit.strangers else []
     model.load_state_dict(named, strict=False)
     report.loaded = len(named)
     return report
 
 
-def _rename(kind: str, state: Mapping[str, Tensor], source: str, report: LoadReport) -> dict[str, Tensor]:
+def _rename(file: WeightFile, source: str, report: LoadReport) -> dict[str, Tensor]:
+    kind, state = file.kind, file.state
     if kind == "checkpoint":
         return dict(state)
     translate = {
@@ -237,15 +204,32 @@ def _take_out_training_only(named: dict[str, Tensor], own: Mapping[str, Tensor])
     return taken
 
 
-def _take_out_cameras(named: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, str]:
-    """Remove a camera table of another number of cameras, or one that this model has no use for: {name: why}."""
+def _fit_cameras(
+    named: Mapping[str, Tensor], own: Mapping[str, Tensor], file: WeightFile, here: Cameras | None, unseen: str,
+    trained_on: str,
+) -> CameraFit | None:  # fmt: skip
+    """What to make of the file's camera table; None: nothing special, each camera has the row of its number."""
+    if _CAMERAS not in named or _CAMERAS not in own or named[_CAMERAS].shape[1:] != own[_CAMERAS].shape[1:]:
+        return None
+    here = here or Cameras("", tuple(str(camera) for camera in range(len(own[_CAMERAS]))))
+    table = file.cameras or TrainedCameras.guess(len(named[_CAMERAS]), here, trained_on)
+    fit = CameraFit(table.rows_for(here), table.trained, unseen, here.used)
+    return None if fit.exact and named[_CAMERAS].shape == own[_CAMERAS].shape else fit
+
+
+def _take_out_cameras(
+    named: dict[str, Tensor], own: Mapping[str, Tensor], fit: CameraFit | None
+) -> dict[str, str]:
+    """Remove a camera table that serves no camera of the data, or one that this model has no use for: {name: why}."""
     if _CAMERAS not in named:
         return {}
-    there = named[_CAMERAS].shape
-    if _CAMERAS not in own:
+    there, here = named[_CAMERAS].shape, own[_CAMERAS].shape if _CAMERAS in own else None
+    if here is None:
         reason = "the camera embedding is off here (MODEL.SIE_CAMERA)"
-    elif there != own[_CAMERAS].shape and there[1:] == own[_CAMERAS].shape[1:]:
-        reason = f"table of {there[0]} cameras, {len(own[_CAMERAS])} here: camera embedding off"
+    elif fit is not None and fit.useless:
+        reason = f"table of {there[0]} cameras, {here[0]} others here: camera embedding off (MODEL.SIE_UNSEEN mean)"
+    elif fit is None and there != here and there[1:] == here[1:]:
+        reason = f"table of {there[0]} cameras, {here[0]} here"
     else:
         return {}
     del named[_CAMERAS]

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from yacs.config import CfgNode
 
-from datasets import load_splits
+from datasets import check_frames_present, configured_splits, official_name
 from datasets.clip_dataset import read_frame
 from datasets.tracklet import Tracklet
+from processor.build import build_protocol
 from processor.cli import run_command
 from processor.evaluator import Evaluation, Protocol, rank_features
 from processor.reports import results_table
@@ -31,19 +32,21 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(cfg: CfgNode, _arguments: argparse.Namespace) -> None:
-    splits = load_splits(cfg.DATASETS.NAMES, cfg.DATASETS.ROOT_DIR)
-    evaluation = score_colours(splits.query, splits.gallery, cfg.INPUT.SIZE_TEST, cfg.DATASETS.NAMES)
+    splits = configured_splits(cfg)
+    check_frames_present(splits)
+    protocol = build_protocol(cfg, official_name(cfg.DATASETS.NAMES), splits, "dense", "test", camera_embedding=False)
+    evaluation = score_colours(splits.query, splits.gallery, cfg.INPUT.SIZE_TEST, protocol)
     for line in results_table({f"colours of {_STRIPES} stripes": evaluation.metrics}).splitlines():
         logger.info("%s", line)
 
 
 def score_colours(
-    query: Sequence[Tracklet], gallery: Sequence[Tracklet], size: Sequence[int], dataset: str
+    query: Sequence[Tracklet], gallery: Sequence[Tracklet], size: Sequence[int], protocol: Protocol
 ) -> Evaluation:
-    """Rank tracklets by stripe colours, queries in the gallery; unit vectors rank alike by Euclid and by cosine."""
+    """Rank tracklets by stripe colours; unit vectors rank alike by Euclidean and by cosine distance."""
     tracklets = (*query, *gallery)
     features = np.stack([stripe_colours(t, size) for t in progress(tracklets, "colours", "tracklet")])
-    return rank_features(features, tracklets, len(query), Protocol(dataset, "dense", gallery_includes_query=True))
+    return rank_features(features, tracklets, len(query), protocol)
 
 
 def stripe_colours(tracklet: Tracklet, size: Sequence[int]) -> NDArray[np.float32]:

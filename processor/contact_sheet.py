@@ -6,21 +6,22 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from datasets.clip_dataset import read_frame
-from datasets.tracklet import Tracklet
+from datasets.tracklet import ReIDSplits, Tracklet
 from processor.evaluator import Evaluation
 from utils.checkpoint import write_atomically
 
 _TOP = 5
+_CAPTION = 18  # characters
 _FRAME = (192, 96)  # height, width of a picture in pixels
 _BORDER, _GAP, _TEXT = 6, 10, 30
 _GREEN, _RED, _BLUE, _INK, _PAPER = "#1a9641", "#d7191c", "#2b5c8a", "#202020", "#ffffff"
 
 
-def save_contact_sheet(path: Path, evaluation: Evaluation, num_queries: int) -> None:
-    """Draw `num_queries` queries, evenly spread from the best to the worst AP, with their five nearest."""
+def save_contact_sheet(path: Path, evaluation: Evaluation, splits: ReIDSplits, most: int) -> None:
+    """Draw at most `most` queries, evenly spread from the best to the worst AP, with their five nearest."""
     ranked = [(row, r) for row, r in enumerate(evaluation.rankings) if r.first_match]
     ranked.sort(key=lambda item: -item[1].average_precision)
-    chosen = sorted({round(place) for place in np.linspace(0, len(ranked) - 1, min(num_queries, len(ranked)))})
+    chosen = sorted({round(place) for place in np.linspace(0, len(ranked) - 1, min(most, len(ranked)))})
     cell_height, cell_width = _FRAME[0] + 2 * _BORDER + _TEXT + _GAP, _FRAME[1] + 2 * _BORDER + _GAP
     size = ((_TOP + 1) * cell_width + 3 * _GAP, len(chosen) * cell_height + _TEXT + _GAP)
     sheet = Image.new("RGB", size, _PAPER)
@@ -33,14 +34,20 @@ def save_contact_sheet(path: Path, evaluation: Evaluation, num_queries: int) -> 
         row, ranking = ranked[place]
         query = evaluation.query[row]
         top = _TEXT + line * cell_height
-        caption = f"id {query.pid}  cam {query.camid + 1}\nAP {ranking.average_precision:.2f}"
+        caption = f"{_who(query, splits)}\nAP {ranking.average_precision:.2f}"
         _paste(sheet, draw, font, query, (_GAP, top), _BLUE, caption)
         for column, item in enumerate(ranking.order[:_TOP], start=1):
             found = evaluation.gallery[item]
             colour = _GREEN if found.pid == query.pid else _RED
-            caption = f"id {found.pid}  cam {found.camid + 1}\nd {evaluation.dist_QG[row, item]:.3f}"
+            caption = f"{_who(found, splits)}\nd {evaluation.dist_QG[row, item]:.3f}"
             _paste(sheet, draw, font, found, (column * cell_width + 3 * _GAP, top), colour, caption)
     write_atomically(path, lambda temporary: sheet.save(temporary, format="PNG"))
+
+
+def _who(tracklet: Tracklet, splits: ReIDSplits) -> str:
+    """Person and camera, cut to the width of a picture."""
+    text = f"id {splits.person(tracklet.pid)}" + (f"  cam {splits.camera(tracklet.camid)}" if splits.cameras else "")
+    return text if len(text) <= _CAPTION else text[: _CAPTION - 1] + "…"
 
 
 def _paste(

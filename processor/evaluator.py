@@ -17,7 +17,15 @@ from datasets.tracklet import Tracklet
 from model.tfclip import TFCLIP
 from processor.tracklet_pass import tracklet_means
 from utils.errors import InputError
-from utils.metrics import QueryRanking, euclidean_distances, evaluate_ranking, l2_normalize, rank_queries
+from utils.metrics import (
+    CameraPair,
+    QueryRanking,
+    euclidean_distances,
+    evaluate_ranking,
+    l2_normalize,
+    rank_camera_pairs,
+    rank_queries,
+)
 from utils.reranking import k_reciprocal_rerank
 
 
@@ -32,6 +40,8 @@ class Protocol:
     feat_norm: bool = True
     re_ranking: tuple[int, int, float] | None = None  # (k1, k2, lambda)
     camera_embedding: bool = True
+    camera_filter: bool = True  # leave out the query's person in the query's camera
+    ap: str = "step"  # or 'trapezoid'
 
     def describe(self) -> dict:
         """The same as a plain dict for JSON."""
@@ -44,7 +54,8 @@ class Protocol:
             "feat_norm": self.feat_norm,
             "camera_embedding": self.camera_embedding,
             "re_ranking": None if k1 is None else {"k1": k1, "k2": k2, "lambda": weight},
-            "ap": "step",
+            "same_camera_filter": self.camera_filter,
+            "ap": self.ap,
         }
 
 
@@ -72,9 +83,20 @@ class Evaluation:
     @cached_property
     def rankings(self) -> list[QueryRanking]:
         """The ranked list of every query; ranks.csv and the contact sheet share it."""
-        q_pids, g_pids = (np.array([t.pid for t in side]) for side in (self.query, self.gallery))
-        q_camids, g_camids = (np.array([t.camid for t in side]) for side in (self.query, self.gallery))
-        return rank_queries(self.dist_QG, q_pids, g_pids, q_camids, g_camids)
+        protocol = self.protocol
+        own = own_rows(protocol, self.num_query)
+        return rank_queries(self.dist_QG, *self._ids(), protocol.ap, protocol.camera_filter, own)
+
+    def camera_pairs(self, num_cameras: int) -> list[CameraPair]:
+        """mAP and Rank-1 for every pair of a query camera and a gallery camera."""
+        own = own_rows(self.protocol, self.num_query)
+        return rank_camera_pairs(self.dist_QG, *self._ids(), num_cameras, self.protocol.ap, own)
+
+    def _ids(self) -> list[NDArray[np.int64]]:
+        """Persons of queries and gallery, then their cameras."""
+        sides = (self.query, self.gallery)
+        pids, camids = ([np.array([getattr(t, name) for t in side]) for side in sides] for name in ("pid", "camid"))
+        return [*pids, *camids]
 
     def summary(self) -> dict:
         """The content of metrics.json."""
@@ -85,6 +107,11 @@ class Evaluation:
             "num_query_without_match": self.metrics["num_query"] - self.metrics["num_valid"],
             "protocol": self.protocol.describe(),
         }
+
+
+def own_rows(protocol: Protocol, num_query: int) -> NDArray[np.int64] | None:
+    """The gallery row of each query itself: queries stand in front of the gallery where they are kept."""
+    return np.arange(num_query) if protocol.gallery_includes_query else None
 
 
 def evaluate(
@@ -124,7 +151,11 @@ def rank_features(
     pids = np.array([t.pid for t in tracklets])
     camids = np.array([t.camid for t in tracklets])
     try:
-        metrics = evaluate_ranking(dist_QG, pids[:num_query], pids[start:], camids[:num_query], camids[start:])
+        metrics = evaluate_ranking(
+            dist_QG, pids[:num_query], pids[start:], camids[:num_query], camids[start:], ap=protocol.ap,
+            camera_filter=protocol.camera_filter, own_rows=own_rows(protocol, num_query),
+        )  # fmt: skip
     except ValueError as error:
-        raise InputError(f"{protocol.dataset} cannot be scored: {error}") from None
+        hint = " in another camera (TEST.SAME_CAMERA_FILTER)" if protocol.camera_filter else ""
+        raise InputError(f"{protocol.dataset} cannot be scored: {error}{hint}") from None
     return Evaluation(metrics, protocol, features, tuple(tracklets), num_query, dist_QG)

@@ -12,7 +12,8 @@ from utils.errors import InputError
 
 TRAIN_LOG, TEST_LOG, CONFIG, HISTORY = "train_log.txt", "test_log.txt", "config.yml", "history.csv"
 LAST, BEST, MEMORY, METRICS = "last.pth", "best.pth", "clip_memory.pt", "metrics.json"
-FEATURES, RANKS, SHEET = "features.npz", "ranks.csv", "contact_sheet.png"
+FEATURES, RANKS, SHEET, PAIRS = "features.npz", "ranks.csv", "contact_sheet.png", "camera_pairs.csv"
+LABELS, SPLITS_TABLE = "labels.json", "splits.csv"
 _RUN_FILES = (LAST, BEST, HISTORY, MEMORY)
 _LOSSES = ("id", "triplet", "v2m", "frame_id", "total")
 _SCORES = ("mAP", "rank1", "rank5", "rank10", "rank20")
@@ -57,7 +58,7 @@ def create_output_dir(output_dir: Path) -> None:
 
 def discard_run(output_dir: Path) -> None:
     """Remove the files of an earlier run, and nothing else."""
-    for name in (*_RUN_FILES, TRAIN_LOG, TEST_LOG, CONFIG, METRICS, FEATURES, RANKS, SHEET):
+    for name in (*_RUN_FILES, TRAIN_LOG, TEST_LOG, CONFIG, METRICS, FEATURES, RANKS, SHEET, PAIRS, LABELS):
         (output_dir / name).unlink(missing_ok=True)
 
 

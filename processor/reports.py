@@ -3,13 +3,16 @@
 import csv
 import io
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from datasets.exclusion import below
+from datasets.tracklet import ReIDSplits, Tracklet
 from processor import output_dir as files
 from processor.contact_sheet import save_contact_sheet
 from processor.evaluator import Evaluation
@@ -20,21 +23,36 @@ logger = logging.getLogger(__name__)
 _TOP = 10
 
 
-def write_reports(
-    out: Path, evaluation: Evaluation, extra: Mapping[str, Any], features: bool, ranks: bool, sheet_queries: int
-) -> list[Path]:
-    """Write metrics.json (the evaluation's summary and `extra`) and the files asked for; return what was written.
+@dataclass(frozen=True)
+class Wanted:
+    """The files that are written beside metrics.json."""
 
-    Files of an earlier test that are not asked for are removed: beside the new metrics.json they would mislead.
+    features: bool = False
+    ranks: bool = False
+    camera_pairs: bool = False
+    sheet_queries: int = 0
+
+
+def write_reports(
+    out: Path, evaluation: Evaluation, extra: Mapping[str, Any], wanted: Wanted, splits: ReIDSplits
+) -> list[Path]:
+    """Write metrics.json (the evaluation's summary and `extra`) and the files wanted; return what was written.
+
+    Files of an earlier test that are not wanted are removed: beside the new metrics.json they would mislead. Where
+    persons and cameras are free text, labels.json says what the numbers mean.
     """
     save_json(out / files.METRICS, evaluation.summary() | dict(extra))
     written = [out / files.METRICS]
-    for wanted, name, save in (
-        (features, files.FEATURES, save_features),
-        (ranks, files.RANKS, save_ranks),
-        (sheet_queries, files.SHEET, partial(save_contact_sheet, num_queries=sheet_queries)),
+    if splits.persons:
+        save_json(out / files.LABELS, splits.names())
+        written.append(out / files.LABELS)
+    for asked, name, save in (
+        (wanted.features, files.FEATURES, save_features),
+        (wanted.ranks, files.RANKS, partial(save_ranks, splits=splits)),
+        (wanted.camera_pairs, files.PAIRS, partial(save_camera_pairs, cameras=splits.cameras)),
+        (wanted.sheet_queries, files.SHEET, partial(save_contact_sheet, splits=splits, most=wanted.sheet_queries)),
     ):
-        if wanted:
+        if asked:
             save(out / name, evaluation)
             written.append(out / name)
         else:
@@ -44,17 +62,22 @@ def write_reports(
 
 def log_results(evaluation: Evaluation, rows: Mapping[str, Mapping[str, float]]) -> None:
     """The protocol in one line, the table of `rows` below it, and the queries that could not be scored."""
-    metrics, protocol = evaluation.metrics, evaluation.protocol
-    kept = "with" if protocol.gallery_includes_query else "without"
-    logger.info(
-        "%s, %s sampling, %d queries against %d gallery tracklets (%s queries), percent:",
-        protocol.dataset, protocol.sampling, metrics["num_query"], metrics["num_gallery"], kept,
-    )  # fmt: skip
+    logger.info("%s, percent:", protocol_line(evaluation))
     for line in results_table(rows).splitlines():
         logger.info("%s", line)
     unmatched = queries_without_match(evaluation)
     if unmatched:
         logger.warning("%s", unmatched)
+
+
+def protocol_line(evaluation: Evaluation) -> str:
+    """What was compared with what, and the choices that change the numbers."""
+    metrics, protocol = evaluation.metrics, evaluation.protocol
+    return (
+        f"{protocol.dataset}, {protocol.sampling} sampling, {metrics['num_query']} queries against "
+        f"{metrics['num_gallery']} gallery tracklets (TEST.GALLERY_INCLUDES_QUERY {protocol.gallery_includes_query}, "
+        f"TEST.SAME_CAMERA_FILTER {protocol.camera_filter}, TEST.AP {protocol.ap})"
+    )
 
 
 def scores_line(scores: Mapping[str, float]) -> str:
@@ -100,10 +123,11 @@ def save_features(path: Path, evaluation: Evaluation) -> None:
     write_atomically(path, write)
 
 
-def save_ranks(path: Path, evaluation: Evaluation) -> None:
+def save_ranks(path: Path, evaluation: Evaluation, splits: ReIDSplits) -> None:
     """Write one row per query: AP, position of the first true match, the ten nearest gallery tracklets with distances.
 
-    Tracklets are named by their first frame; AP and first match are empty for a query without a true match.
+    Tracklets are named by their first frame, a path below the data's folder; AP and first match are empty for a query
+    without a true match.
     """
     fields = ["query", "pid", "camera", "AP", "first_match"]
     for place in range(1, _TOP + 1):
@@ -113,15 +137,43 @@ def save_ranks(path: Path, evaluation: Evaluation) -> None:
     writer.writeheader()
     gallery = evaluation.gallery
     for row, (query, ranking) in enumerate(zip(evaluation.query, evaluation.rankings)):
-        record = {"query": Path(query.frames[0]).name, "pid": query.pid, "camera": query.camid + 1}
+        record = _identify("query", "", query, splits)
         if ranking.first_match:
             record |= {"AP": f"{ranking.average_precision:.6f}", "first_match": ranking.first_match}
         for place, item in enumerate(ranking.order[:_TOP], start=1):
-            record |= {
-                f"top{place}": Path(gallery[item].frames[0]).name,
-                f"top{place}_pid": gallery[item].pid,
-                f"top{place}_camera": gallery[item].camid + 1,
-                f"top{place}_distance": f"{evaluation.dist_QG[row, item]:.6f}",
-            }
+            record |= _identify(f"top{place}", f"top{place}_", gallery[item], splits)
+            record[f"top{place}_distance"] = f"{evaluation.dist_QG[row, item]:.6f}"
         writer.writerow(record)
     write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))
+
+
+def save_camera_pairs(path: Path, evaluation: Evaluation, cameras: Sequence[str]) -> None:
+    """Write mAP and Rank-1 (fractions) of every pair of a query camera and a gallery camera, and log them in percent.
+
+    Both are empty where no query of the one camera has a true match in the other.
+    """
+    pairs = evaluation.camera_pairs(len(cameras))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["query_camera", "gallery_camera", "num_query", "mAP", "rank1"])
+    for pair in pairs:
+        scores = [f"{pair.mAP:.6f}", f"{pair.rank1:.6f}"] if pair.num_query else ["", ""]
+        writer.writerow([cameras[pair.query_camera], cameras[pair.gallery_camera], pair.num_query, *scores])
+    write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))
+    width = max(8, *(len(name) + 2 for name in cameras)) if cameras else 8
+    for title, name in (("mAP", "mAP"), ("Rank-1", "rank1")):
+        logger.info("%s in percent, a row per query camera, a column per gallery camera:", title)
+        logger.info("%s", " " * width + "".join(f"{camera:>{width}}" for camera in cameras))
+        for row, camera in enumerate(cameras):
+            values = [100 * getattr(pair, name) for pair in pairs if pair.query_camera == row]
+            cells = (f"{value:>{width}.2f}" if value == value else f"{'-':>{width}}" for value in values)
+            logger.info("%s", f"{camera:<{width}}" + "".join(cells))
+
+
+def _identify(column: str, prefix: str, tracklet: Tracklet, splits: ReIDSplits) -> dict[str, str]:
+    """The three cells that say which tracklet this is."""
+    return {
+        column: below(splits.root, tracklet.frames[0]),
+        f"{prefix}pid": splits.person(tracklet.pid),
+        f"{prefix}camera": splits.camera(tracklet.camid),
+    }

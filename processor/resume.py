@@ -11,8 +11,8 @@ from utils.errors import InputError
 
 # Keys that may differ between a run and its continuation: they change nothing that has been computed.
 _FREE = (
-    "TEST.", "DATALOADER.NUM_WORKERS", "DATASETS.ROOT_DIR", "MODEL.PRETRAIN_PATH", "OUTPUT_DIR", "SOLVER.EVAL_PERIOD",
-    "SOLVER.LOG_PERIOD", "SOLVER.MAX_EPOCHS",
+    "TEST.", "DATALOADER.NUM_WORKERS", "DATASETS.CACHE_DIR", "DATASETS.ROOT_DIR", "MODEL.PRETRAIN_PATH",
+    "MODEL.SIE_UNSEEN", "OUTPUT_DIR", "SOLVER.EVAL_PERIOD", "SOLVER.LOG_PERIOD", "SOLVER.MAX_EPOCHS",
 )  # fmt: skip
 
 

@@ -2,57 +2,34 @@
 
 import argparse
 import logging
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
 import torch
-from torch import nn
 from yacs.config import CfgNode
 
 from configs import changed_keys
-from datasets import build_memory_loader, build_test_loader, build_train_loader, check_frames_present, load_splits
-from datasets.tracklet import ReIDSplits
-from datasets.transforms import Normalize
+from datasets import build_memory_loader, build_train_loader, check_split_key, configured_splits
 from loss import build_criterion
 from model import build_model, check_model
-from model.tfclip import TFCLIP
-from model.weights import ArchitectureError, fill_model, load_weights
+from model.weight_file import WeightFile
+from model.weights import fill_model, load_weights
 from processor import output_dir as files
+from processor import split_series as series
+from processor.build import Setting, build_run, check_file, evaluate_part, finish_series, prepare, report, split_cfg
 from processor.cli import run_command
-from processor.evaluator import Evaluation, Protocol, evaluate
 from processor.memory_pass import run_memory_pass
-from processor.reports import log_results, scores_line, write_reports
+from processor.reports import scores_line
 from processor.resume import check_recipe, how_to_go_on
+from processor.run_test import test
 from processor.trainer import RunState, train_one_epoch
-from solver import build_lr_schedule, build_optimizer
 from utils.checkpoint import load_checkpoint, save_checkpoint, write_atomically
-from utils.errors import InputError, MissingFileError
 from utils.interrupt import deferred_interrupts
-from utils.logger import describe_environment, log_to_file
-from utils.precision import amp_dtype, precision_name
+from utils.logger import hold_messages, log_to_file
 from utils.seed import seed_everything
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What training and testing share."""
-
-    cfg: CfgNode
-    out: Path
-    splits: ReIDSplits
-    normalize: nn.Module  # uint8 frames -> normalised float, on `device`
-    device: torch.device
-    dtype: torch.dtype | None  # autocast type, None for float32
-
-    @property
-    def precision(self) -> str:
-        """The name of the number type of the forward pass."""
-        return precision_name(self.dtype)
 
 
 def train_main(argv: Sequence[str]) -> int:
@@ -66,23 +43,32 @@ def eval_main(argv: Sequence[str]) -> int:
 
 
 def train(cfg: CfgNode, arguments: argparse.Namespace) -> None:
+    """One run, or one for each split of iLIDS-VID."""
+    if cfg.DATASETS.SPLIT == "all":
+        check_split_key(cfg)
+        _train_splits(cfg, arguments)
+    else:
+        _train_one(cfg, arguments, arguments.resume, arguments.overwrite)
+
+
+def _train_one(cfg: CfgNode, arguments: argparse.Namespace, resume: bool, overwrite: bool) -> None:
     """The whole run: data, model, CLIP-Memory, epochs, final test."""
     out = Path(cfg.OUTPUT_DIR)
-    files.check_output_dir(out, arguments.resume, arguments.overwrite)
+    files.check_output_dir(out, resume, overwrite)
     check_model(cfg)
-    if cfg.MODEL.PRETRAIN_PATH and not arguments.resume:
-        _check_file("MODEL.PRETRAIN_PATH", Path(cfg.MODEL.PRETRAIN_PATH), "put OpenAI's ViT-B-16.pt there")
-    checkpoint = load_checkpoint(out / files.LAST) if arguments.resume else None
+    if cfg.MODEL.PRETRAIN_PATH and not resume:
+        check_file("MODEL.PRETRAIN_PATH", Path(cfg.MODEL.PRETRAIN_PATH), "put OpenAI's ViT-B-16.pt there")
+    checkpoint = load_checkpoint(out / files.LAST) if resume else None
     if checkpoint is not None:
         check_recipe(changed_keys(checkpoint["config"], cfg), out / files.LAST)
-    setting = _prepare(cfg, out)
+    setting = prepare(cfg, out, validation=True)
     seed_everything(cfg.SOLVER.SEED)
     train_loader = build_train_loader(cfg, setting.splits)
     model = build_model(cfg, setting.splits.num_classes, setting.splits.num_cameras, pretrained=checkpoint is None)
     if checkpoint is not None:
-        fill_model(model, "checkpoint", checkpoint["model"], str(out / files.LAST), allow_skipped=False)
-    run = _build_run(cfg, model.to(setting.device), setting)
-    _open_output_dir(setting, arguments)
+        fill_model(model, WeightFile("checkpoint", checkpoint["model"]), str(out / files.LAST), allow_skipped=False)
+    run = build_run(setting, model.to(setting.device))
+    _open_output_dir(setting, resume, overwrite)
     try:
         with deferred_interrupts():
             if checkpoint is not None:
@@ -97,63 +83,43 @@ def train(cfg: CfgNode, arguments: argparse.Namespace) -> None:
         raise KeyboardInterrupt(advice) from None
 
 
-def test(cfg: CfgNode, _arguments: argparse.Namespace) -> None:
-    """Test one weight file of any kind."""
+def _train_splits(cfg: CfgNode, arguments: argparse.Namespace) -> None:
+    """A run in OUTPUT_DIR/splitN for each split; finished ones are skipped, a broken one is resumed."""
     out = Path(cfg.OUTPUT_DIR)
-    files.check_writable(out)
-    check_model(cfg)
-    weight = Path(cfg.TEST.WEIGHT) if cfg.TEST.WEIGHT else out / files.BEST
-    _check_file("TEST.WEIGHT", weight, "name a weight file, or the OUTPUT_DIR of a finished run")
-    setting = _prepare(cfg, out)
-    model = build_model(cfg, setting.splits.num_classes, setting.splits.num_cameras, pretrained=False)
-    try:
-        report = load_weights(model, weight)
-    except ArchitectureError as error:
-        config = weight.parent / files.CONFIG
-        hint = f"; the config of its run is {config} (--config_file)" if config.exists() else ""
-        raise InputError(f"{error}{hint}") from None
-    if report.kind not in ("published", "checkpoint"):
-        raise InputError(f"TEST.WEIGHT {weight} holds CLIP's encoder alone; a test needs weights of a trained TF-CLIP")
-    files.create_output_dir(out)
-    log_to_file(out / files.TEST_LOG)
-    logger.info("weights: %s", weight)
-    for line in report.lines():
-        logger.info("%s", line)
-    with deferred_interrupts():
-        evaluation = _evaluate(setting, model.to(setting.device), cfg.TEST.SAMPLING)
-    _report(setting, {weight.name: evaluation.summary()}, evaluation, {"weight": str(weight)})
+    if arguments.overwrite:
+        files.check_output_dir(out, arguments.resume, overwrite=True)
+        check_model(cfg)
+        configured_splits(split_cfg(cfg, 0))  # the old runs go only when the input is known to be sound
+        for split in range(series.NUM_SPLITS):
+            files.discard_run(series.split_dir(out, split))
+    for split in range(series.NUM_SPLITS):
+        one = split_cfg(cfg, split)
+        folder = Path(one.OUTPUT_DIR)
+        if _is_finished(one, folder):
+            logger.info("split %d is finished in %s", split, folder)
+            continue
+        resume = (folder / files.LAST).exists()
+        logger.info("split %d of %s in %s%s", split, cfg.DATASETS.NAMES, folder, ", resumed" if resume else "")
+        _train_one(one, arguments, resume, overwrite=not resume)
+        hold_messages()
+    finish_series(out, files.TRAIN_LOG)
 
 
-def _prepare(cfg: CfgNode, out: Path) -> Setting:
-    """Device, number type and data set."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = amp_dtype(cfg.SOLVER.AMP, device)
-    start = time.perf_counter()
-    splits = load_splits(cfg.DATASETS.NAMES, cfg.DATASETS.ROOT_DIR)
-    check_frames_present(splits)
-    for line in describe_environment(device).splitlines():
-        logger.info("%s", line)
-    logger.info("precision %s (SOLVER.AMP %s)", precision_name(dtype), cfg.SOLVER.AMP)
-    logger.info("%s read in %.1f s from %s", cfg.DATASETS.NAMES, time.perf_counter() - start, cfg.DATASETS.ROOT_DIR)
-    for line in splits.summary().splitlines():
-        logger.info("%s", line)
-    normalize = Normalize(cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD).to(device)
-    return Setting(cfg, out, splits, normalize, device, dtype)
+def _is_finished(cfg: CfgNode, folder: Path) -> bool:
+    """Whether the run in `folder` went to its end with this config; raises InputError for another recipe."""
+    if series.finished_epochs(folder) < cfg.SOLVER.MAX_EPOCHS or not (folder / files.CONFIG).exists():
+        return False
+    changes = changed_keys((folder / files.CONFIG).read_text(encoding="utf-8"), cfg)
+    check_recipe(changes, folder / files.CONFIG)
+    return not any(key.startswith(("TEST.", "SOLVER.MAX_EPOCHS", "MODEL.SIE_UNSEEN")) for key in changes)
 
 
-def _build_run(cfg: CfgNode, model: TFCLIP, setting: Setting) -> RunState:
-    optimizer = build_optimizer(cfg, model)
-    scaler = torch.amp.GradScaler(setting.device.type, enabled=setting.dtype is torch.float16)
-    no_memory = torch.zeros(model.num_classes, model.encoder.embed_width, device=setting.device)
-    return RunState(model, optimizer, build_lr_schedule(cfg, optimizer), scaler, no_memory)
-
-
-def _open_output_dir(setting: Setting, arguments: argparse.Namespace) -> None:
+def _open_output_dir(setting: Setting, resume: bool, overwrite: bool) -> None:
     """From here on the run writes: the input is known to be sound."""
     files.create_output_dir(setting.out)
-    if arguments.overwrite:
+    if overwrite:
         files.discard_run(setting.out)
-    log_to_file(setting.out / files.TRAIN_LOG, append=arguments.resume)
+    log_to_file(setting.out / files.TRAIN_LOG, append=resume)
     text = setting.cfg.dump()
     write_atomically(setting.out / files.CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
 
@@ -165,7 +131,7 @@ def _start(setting: Setting, run: RunState) -> None:
     run.clip_memory = run_memory_pass(run.model, loader, pids, setting.normalize, setting.device, setting.dtype)
     logger.info("CLIP-Memory: %d identities x %d values", *run.clip_memory.shape)
     if setting.cfg.TEST.UNTRAINED:
-        run.untrained = _evaluate(setting, run.model, setting.cfg.TEST.SAMPLING).summary()
+        run.untrained = evaluate_part(setting, run.model, setting.cfg.TEST.SAMPLING).summary()
         logger.info("before training: %s", scores_line(run.untrained))
     memory = run.clip_memory.cpu()
     write_atomically(setting.out / files.MEMORY, lambda path: torch.save(memory, path))
@@ -208,65 +174,41 @@ def _test_is_due(cfg: CfgNode, run: RunState) -> bool:
 
 
 def _test_epoch(setting: Setting, run: RunState) -> None:
-    """Test the epoch just finished; keep it as best.pth when it is the best by mAP + Rank-1."""
-    scores = _evaluate(setting, run.model, setting.cfg.TEST.EVAL_SAMPLING).metrics
+    """Test the epoch just finished; keep it as best.pth when SOLVER.SELECT_BY says so."""
+    select_by = setting.cfg.SOLVER.SELECT_BY
+    part = "val" if select_by == "val" else "test"
+    scores = evaluate_part(setting, run.model, setting.cfg.TEST.EVAL_SAMPLING, part).metrics
     run.history[-1] |= files.history_scores(scores)
-    logger.info("epoch %d/%d: %s", run.epoch, setting.cfg.SOLVER.MAX_EPOCHS, scores_line(scores))
-    if scores["mAP"] + scores["rank1"] > run.best.get("score", -1.0):
-        run.best = {"epoch": run.epoch, "score": scores["mAP"] + scores["rank1"]}
+    said = "validation " if part == "val" else ""
+    logger.info("epoch %d/%d: %s%s", run.epoch, setting.cfg.SOLVER.MAX_EPOCHS, said, scores_line(scores))
+    score = run.epoch if select_by == "last" else scores["mAP"] + scores["rank1"]
+    if score > run.best.get("score", -1.0):
+        run.best = {"epoch": run.epoch, "score": score}
         _save(setting, run, files.BEST)
     _save(setting, run, files.LAST)
 
 
 def _final_test(setting: Setting, run: RunState) -> None:
     """Test the last epoch and best.pth with TEST.SAMPLING; metrics.json holds best.pth's scores, the others beside."""
-    sampling = setting.cfg.TEST.SAMPLING
-    last = best = _evaluate(setting, run.model, sampling)
+    sampling, select_by = setting.cfg.TEST.SAMPLING, setting.cfg.SOLVER.SELECT_BY
+    last = best = evaluate_part(setting, run.model, sampling)
     if run.best["epoch"] != run.epoch:
         load_weights(run.model, setting.out / files.BEST, allow_skipped=False)
-        best = _evaluate(setting, run.model, sampling)
+        best = evaluate_part(setting, run.model, sampling)
     rows = {} if run.untrained is None else {"untrained": run.untrained}
-    rows[f"best, epoch {run.best['epoch']}"] = best.summary()
+    if select_by != "last":
+        rows[f"best by {select_by}, epoch {run.best['epoch']}"] = best.summary()
     rows[f"last, epoch {run.epoch}"] = last.summary()
-    extra = {"epoch": run.best["epoch"], "last": last.summary() | {"epoch": run.epoch}}
+    extra = {"epoch": run.best["epoch"], "selected_by": select_by, "last": last.summary() | {"epoch": run.epoch}}
     if run.untrained is not None:
         extra["untrained"] = run.untrained
-    _report(setting, rows, best, extra)
-
-
-def _evaluate(setting: Setting, model: TFCLIP, sampling: str) -> Evaluation:
-    cfg, splits = setting.cfg, setting.splits
-    include = {"auto": splits.gallery_includes_query, "True": True, "False": False}[cfg.TEST.GALLERY_INCLUDES_QUERY]
-    re_ranking = (cfg.TEST.RE_RANKING_K1, cfg.TEST.RE_RANKING_K2, cfg.TEST.RE_RANKING_LAMBDA)
-    protocol = Protocol(
-        dataset=cfg.DATASETS.NAMES,
-        sampling=sampling,
-        gallery_includes_query=include,
-        neck_feat=cfg.TEST.NECK_FEAT,
-        feat_norm=cfg.TEST.FEAT_NORM,
-        re_ranking=re_ranking if cfg.TEST.RE_RANKING else None,
-        camera_embedding=model.encoder.camera_embed is not None,
-    )
-    tracklets = splits.query + splits.gallery
-    loader = build_test_loader(cfg, tracklets, sampling)
-    return evaluate(
-        model, loader, tracklets, len(splits.query), protocol, setting.normalize, setting.device, setting.dtype
-    )
-
-
-def _report(setting: Setting, rows: Mapping[str, Mapping], evaluation: Evaluation, extra: Mapping) -> None:
-    """The table on screen and in the log, and the files that were asked for."""
-    keys = setting.cfg.TEST
-    written = write_reports(
-        setting.out, evaluation, extra, keys.SAVE_FEATURES, keys.SAVE_RANKS, sheet_queries=keys.CONTACT_SHEET
-    )
-    log_results(evaluation, rows)
-    logger.info("wrote %s", ", ".join(map(str, written)))
+    report(setting, rows, best, extra)
 
 
 def _save(setting: Setting, run: RunState, name: str) -> None:
     """Write the full state; history.csv follows last.pth."""
     extra = {"config": setting.cfg.dump(), "precision": setting.precision}
+    extra["cameras"] = setting.trained_cameras.state_dict()
     save_checkpoint(setting.out / name, run.state_dict() | extra)
     if name == files.LAST:
         run.saved_epoch = run.epoch
@@ -280,8 +222,3 @@ def _log_epoch(run: RunState, means: Mapping[str, float], max_epochs: int) -> No
         "epoch %d/%d: %s; %.0f s, %.0f frames/s, training left about %s",
         run.epoch, max_epochs, terms, means["seconds"], means["frames_per_second"], left,
     )  # fmt: skip
-
-
-def _check_file(key: str, path: Path, advice: str) -> None:
-    if not path.is_file():
-        raise MissingFileError(f"{key}: {path} {'is a folder' if path.is_dir() else 'does not exist'}; {advice}")

@@ -11,16 +11,17 @@ from configs import load_cfg
 from datasets import build_memory_loader, build_test_loader, load_splits
 from datasets.clip_dataset import read_clip
 from datasets.frame_sampling import dense_clips
-from datasets.tracklet import Tracklet
+from datasets.tracklet import ReIDSplits, Tracklet
 from datasets.transforms import Normalize
 from model import build_model
 from processor.contact_sheet import save_contact_sheet
 from processor.evaluator import Protocol, evaluate, rank_features
 from processor.memory_pass import run_memory_pass
-from processor.reports import queries_without_match, results_table, save_features, save_ranks
+from processor.reports import queries_without_match, results_table, save_camera_pairs, save_features, save_ranks
 from tests.conftest import TINY_OPTIONS
 from utils.errors import InputError
 
+NAMED = ReIDSplits((), (), (), 0, 2, False, persons={1: "Ann"}, cameras=("gate", "hall"))
 CPU = torch.device("cpu")
 NORMALIZE = Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
@@ -128,10 +129,13 @@ def test_saved_features_and_ranks_agree_with_the_evaluation(tmp_path):
         np.testing.assert_array_equal(file["features"], features)
         assert file["is_query"].tolist() == [True, True, False, False, False]
         assert file["pids"].tolist() == [1, 2, 1, 2, 0] and file["camids"].tolist() == [0, 0, 1, 1, 1]
-    save_ranks(tmp_path / "ranks.csv", evaluation)
+    save_ranks(tmp_path / "ranks.csv", evaluation, NAMED)
     rows = list(csv.DictReader((tmp_path / "ranks.csv").open()))
     assert [row["AP"] for row in rows] == ["1.000000"] * 2 and [row["first_match"] for row in rows] == ["1", "1"]
     assert [rows[0][f"top{k}"] for k in (1, 2, 3, 4)] == ["2.jpg", "4.jpg", "3.jpg", ""]
+    assert [rows[0][name] for name in ("pid", "camera", "top1_pid", "top1_camera", "top2_pid")] == [
+        "Ann", "gate", "Ann", "hall", "0",
+    ]  # fmt: skip
     assert float(rows[0]["top1_distance"]) == pytest.approx(evaluation.dist_QG[0, 0], abs=1e-6)
 
 
@@ -141,7 +145,7 @@ def test_contact_sheet_frames_right_answers_green_and_wrong_ones_red(tmp_path):
         Image.new("RGB", (16, 32), (10, 20, 30)).save(tmp_path / tracklet.frames[0].replace("jpg", "png"))
     tracklets = [Tracklet((str(tmp_path / t.frames[0].replace("jpg", "png")),), t.pid, t.camid) for t in tracklets]
     evaluation = rank_features(features, tracklets, num_query, Protocol("toy", "dense", False))
-    save_contact_sheet(tmp_path / "sheet.png", evaluation, 2)
+    save_contact_sheet(tmp_path / "sheet.png", evaluation, NAMED, 2)
     pixels = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB")).reshape(-1, 3)
     counts = {c: int((pixels == np.array(rgb)).all(axis=1).sum()) for c, rgb in
               {"green": (26, 150, 65), "red": (215, 25, 28), "blue": (43, 92, 138)}.items()}  # fmt: skip
@@ -154,3 +158,25 @@ def test_results_table_is_in_percent():
     lines = results_table({"best": scores}).splitlines()
     assert lines[0].split() == ["mAP", "Rank-1", "Rank-5", "Rank-10", "Rank-20"]
     assert lines[1].split() == ["best", "50.00", "25.00", "100.00", "100.00", "100.00"]
+
+
+def test_camera_pairs_are_written_by_name(tmp_path, caplog):
+    features, tracklets, num_query = toy()
+    evaluation = rank_features(features, tracklets, num_query, Protocol("toy", "dense", False))
+    with caplog.at_level("INFO"):
+        save_camera_pairs(tmp_path / "pairs.csv", evaluation, NAMED.cameras)
+    rows = [tuple(row.values()) for row in csv.DictReader((tmp_path / "pairs.csv").open())]
+    # Both queries are in the first camera, all gallery items in the second.
+    assert rows == [
+        ("gate", "gate", "0", "", ""), ("gate", "hall", "2", "1.000000", "1.000000"),
+        ("hall", "gate", "0", "", ""), ("hall", "hall", "0", "", ""),
+    ]  # fmt: skip
+    assert caplog.messages[2].split() == ["gate", "-", "100.00"]
+
+
+def test_the_query_itself_is_no_answer_when_cameras_do_not_count():
+    features, tracklets, num_query = toy()
+    protocol = Protocol("toy", "dense", gallery_includes_query=True, camera_filter=False)
+    evaluation = rank_features(features, tracklets, num_query, protocol)
+    assert all(row not in ranking.order for row, ranking in enumerate(evaluation.rankings))
+    assert len(evaluation.rankings[0].order) == 4

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils.metrics import euclidean_distances, evaluate_ranking, l2_normalize, rank_queries
+from utils.metrics import euclidean_distances, evaluate_ranking, l2_normalize, rank_camera_pairs, rank_queries
 
 # Three queries a, b, c (persons 1, 2, 1 in cameras 0, 0, 1) against six gallery items.
 GALLERY = {"pids": [1, 1, 2, 0, 1, 2], "camids": [0, 1, 1, 0, 2, 0]}
@@ -153,3 +153,33 @@ def test_unit_rows_of_near_copies_have_no_nan_distance():
 
 def test_normalised_rows_have_unit_length_and_zero_rows_stay_zero():
     assert l2_normalize([[3, 4], [0, 0]]) == pytest.approx(np.array([[0.6, 0.8], [0, 0]]))
+
+
+def test_a_query_never_finds_itself_even_without_the_camera_filter():
+    # Queries stand in front of the gallery: rows 0 and 1 are the queries themselves.
+    dist = [[0.0, 0.9, 0.1, 0.2], [0.9, 0.0, 0.3, 0.4]]
+    ids = ([1, 2], [1, 2, 2, 1], [0, 0], [0, 0, 0, 0])
+    assert evaluate_ranking(dist, *ids, camera_filter=False)["mAP"] == pytest.approx(((1 + 2 / 3) / 2 + 1) / 2)
+    result = evaluate_ranking(dist, *ids, camera_filter=False, own_rows=[0, 1])
+    # Query 0: order 2, 3, 1, hit at 2; query 1: order 2, 3, 0, hit at 1.
+    assert result["mAP"] == pytest.approx((1 / 2 + 1) / 2) and result["rank1"] == 0.5
+
+
+def test_camera_pairs_by_hand():
+    ids = [np.array(part) for part in (QUERY["pids"], GALLERY["pids"], QUERY["camids"], GALLERY["camids"])]
+    pairs = {(p.query_camera, p.gallery_camera): p[2:] for p in rank_camera_pairs(DIST, *ids, num_cameras=3)}
+    # a finds item 1 of camera 1 second (behind 3) and item 4 of camera 2 fourth (behind 3, 2, 5); b finds item 2 first.
+    assert pairs[0, 1] == pytest.approx((2, (1 / 2 + 1) / 2, 1 / 2))
+    assert pairs[0, 2] == pytest.approx((1, 1 / 4, 0))
+    # c finds item 0 of camera 0 and item 4 of camera 2 third each, behind 3 and 2.
+    assert pairs[1, 0] == pairs[1, 2] == pytest.approx((1, 1 / 3, 0))
+    assert pairs[0, 0] == pytest.approx((2, 1, 1))  # the own camera: items 0 and 5, nearest of all
+    assert pairs[2, 0][0] == 0 and np.isnan(pairs[2, 0][1:]).all()
+    own = {(p.query_camera, p.gallery_camera): p[2:] for p in rank_camera_pairs(DIST, *ids, 3, own_rows=[0, 5, 1])}
+    assert own[0, 0][0] == own[1, 1][0] == 0 and own[0, 1] == pairs[0, 1]
+
+
+def test_camera_pairs_take_the_trapezoid_rule():
+    ids = [np.array(part) for part in (QUERY["pids"], GALLERY["pids"], QUERY["camids"], GALLERY["camids"])]
+    pairs = {(p.query_camera, p.gallery_camera): p.mAP for p in rank_camera_pairs(DIST, *ids, 3, ap="trapezoid")}
+    assert pairs[0, 2] == pytest.approx((0 + 1 / 4) / 2)

@@ -10,6 +10,7 @@ from torch import nn
 from configs import load_cfg
 from loss import build_criterion
 from model import build_model
+from model.weight_file import WeightFile
 from model.weights import fill_model
 from solver import build_optimizer
 from tests.reference import DATA, inputs, published_state
@@ -32,7 +33,8 @@ def ours(release):
     """Everything the release's file holds, computed here in one go: eval, step 0 with gradients, three Adam steps."""
     cfg = load_cfg(opts=OPTIONS)
     model = build_model(cfg, NUM_CLASSES, NUM_CAMERAS)
-    report = fill_model(model, "published", published_state(NUM_CLASSES, NUM_CAMERAS, 64, 32), "reference", False)
+    file = WeightFile("published", published_state(NUM_CLASSES, NUM_CAMERAS, 64, 32))
+    report = fill_model(model, file, "reference", allow_skipped=False)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0

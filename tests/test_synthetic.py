@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 from scipy.io import loadmat
 
-from datasets.synthetic import Plan, identities, main, plan_tracklets, render, write_mars
+from datasets.synthetic import main, write_mars
+from datasets.synthetic_walks import Plan, identities, plan_tracklets, render
 from utils.errors import InputError
 
 TINY = {"train_ids": 3, "test_ids": 3, "cameras": 2, "tracklets": 1, "frames": (2, 4), "size": (48, 24), "seed": 5}
@@ -56,6 +57,11 @@ def stripe_features(means: np.ndarray, stripes: int) -> np.ndarray:
 def test_equal_arguments_give_equal_bytes_whatever_the_workers(tiny, tmp_path):
     write_mars(tmp_path / "again", workers=1, **TINY)
     assert contents(tiny) == contents(tmp_path / "again")
+
+
+def test_the_record_is_the_plan_alone(tiny):
+    plan = {name: list(value) if isinstance(value, tuple) else value for name, value in TINY.items()}
+    assert json.loads((tiny / "synthetic.json").read_text())["arguments"] == {"version": 2, **plan}
 
 
 def test_another_seed_gives_other_people(tiny, tmp_path):
@@ -223,7 +229,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, capsys, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("datasets.synthetic._write_lists", interrupt)
+    monkeypatch.setattr("datasets.synthetic_layouts.savemat", interrupt)
     assert main(["--root", str(tmp_path / "set"), *TINY_WORDS, "--workers", "0"]) == 130
     assert "Traceback" not in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -13,6 +13,7 @@ from configs import load_cfg
 from model import build_model
 from model.encoder import resize_positions
 from model.torchscript_archive import read_torchscript_tensors
+from model.weight_file import WeightFile
 from model.weights import fill_model, load_weights
 from tests.conftest import TINY_OPTIONS
 from tests.reference import DATA, published_state
@@ -213,7 +214,7 @@ def test_simple_file_fills_a_simple_model():
     cfg = load_cfg(opts=("MODEL.PRETRAIN_CHOICE none INPUT.SIZE_TRAIN [64,32] INPUT.SIZE_TEST [64,32] "
                          "MODEL.SSP.VARIANT simple").split())  # fmt: skip
     model, state = build_model(cfg, 5, 3), published_state(5, 3, 64, 32, "names_simple.json")
-    report = fill_model(model, "published", state, "file", allow_skipped=False)
+    report = fill_model(model, WeightFile("published", state), "file", allow_skipped=False)
     own = model.state_dict()
     assert torch.equal(own["ssp.context_norm.weight"], state["prompts_generator.norm.weight"])
     assert torch.equal(own["ssp.layers.1.cross_norm.bias"], state["prompts_generator.decoder.1.norm1.bias"])

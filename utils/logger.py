@@ -15,7 +15,7 @@ from tqdm import tqdm
 from utils.errors import InputError
 
 _BACKLOG = 10_000  # messages
-_PACKAGES = ("torch", "torchvision", "timm", "yacs", "numpy", "scikit-image", "scipy")
+_PACKAGES = ("torch", "torchvision", "timm", "yacs", "numpy", "scikit-image", "scipy", "h5py", "av")
 
 
 class _Backlog(logging.handlers.MemoryHandler):
@@ -60,6 +60,16 @@ def log_to_file(file: Path, append: bool = False) -> None:
             root.removeHandler(handler)
             handler.close()  # hands its messages to the file
     root.addHandler(to_file)
+
+
+def hold_messages() -> None:
+    """Close the log file; messages wait for the next one."""
+    root = logging.getLogger()
+    for handler in [handler for handler in root.handlers if isinstance(handler, _RunFile)]:
+        root.removeHandler(handler)
+        handler.close()
+    if not any(isinstance(handler, _Backlog) for handler in root.handlers):
+        root.addHandler(_Backlog(capacity=_BACKLOG, flushLevel=logging.CRITICAL + 1))
 
 
 def close_logging() -> None:

@@ -58,10 +58,12 @@ def evaluate_ranking(
     max_rank: int = 50,
     ap: str = "step",
     camera_filter: bool = True,
+    own_rows: ArrayLike | None = None,
 ) -> dict:
     """CMC and mAP of distances (Q, G) under the protocol of video ReID.
 
-    With `camera_filter` gallery items of the query's own person and camera are left out (the query itself too). `ap`:
+    With `camera_filter` gallery items of the query's own person and camera are left out (the query itself too).
+    `own_rows` (Q,) names the gallery row that is the query itself: it is left out in any case. `ap`:
     'step' is the mean precision at the hits (what papers report), 'trapezoid' MARS' official rule. Returns fractions:
     {"mAP", "cmc" (min(max_rank, G) values), "rank1", "rank5", "rank10", "rank20", "num_valid", "num_query",
     "num_gallery"}; means run over the `num_valid` queries with a true match. Raises ValueError when there is none, or
@@ -78,7 +80,7 @@ def evaluate_ranking(
         raise ValueError(f"ap must be step or trapezoid, found {ap}")
     if np.isnan(dist_QG).any():
         raise ValueError("distances hold nan")
-    rankings = rank_queries(dist_QG, q_pids, g_pids, q_camids, g_camids, ap, camera_filter)
+    rankings = rank_queries(dist_QG, q_pids, g_pids, q_camids, g_camids, ap, camera_filter, own_rows)
     valid = [ranking for ranking in rankings if ranking.first_match]
     if not valid:
         raise ValueError(f"none of {len(q_pids)} queries has a true match in the gallery")
@@ -98,11 +100,57 @@ def rank_queries(
     g_camids: NDArray,
     ap: str = "step",
     camera_filter: bool = True,
+    own_rows: ArrayLike | None = None,
 ) -> list[QueryRanking]:
     """The ranked list of every query; see `evaluate_ranking` for the arguments."""
     rankings = []
-    for dist_G, pid, camid in zip(dist_QG, q_pids, q_camids):
+    for row, (dist_G, pid, camid) in enumerate(zip(dist_QG, q_pids, q_camids)):
         same_person = g_pids == pid
         ignored = same_person & (g_camids == camid) & camera_filter
+        if own_rows is not None:
+            ignored[np.asarray(own_rows)[row]] = True
         rankings.append(rank_query(dist_G, same_person & ~ignored, ignored, ap))
     return rankings
+
+
+class CameraPair(NamedTuple):
+    """Scores of the queries of one camera against the true matches in one camera."""
+
+    query_camera: int  # 0-based
+    gallery_camera: int
+    num_query: int  # queries with a true match in the gallery camera
+    mAP: float  # nan without such a query, as rank1
+    rank1: float
+
+
+def rank_camera_pairs(
+    dist_QG: NDArray,
+    q_pids: NDArray,
+    g_pids: NDArray,
+    q_camids: NDArray,
+    g_camids: NDArray,
+    num_cameras: int,
+    ap: str = "step",
+    own_rows: ArrayLike | None = None,
+) -> list[CameraPair]:
+    """mAP and Rank-1 for every pair of a query camera and a gallery camera, as MARS' evaluation tabulates them.
+
+    The true matches are those in the gallery camera; the person's tracklets in other cameras are left out, all other
+    people stay whatever their camera. On the diagonal the query itself (`own_rows`) is left out.
+    """
+    pairs = []
+    for query_camera in range(num_cameras):
+        rows = np.flatnonzero(q_camids == query_camera)
+        for gallery_camera in range(num_cameras):
+            found = []
+            for row in rows:
+                same_person = g_pids == q_pids[row]
+                matches = same_person & (g_camids == gallery_camera)
+                if own_rows is not None:
+                    matches[np.asarray(own_rows)[row]] = False
+                if matches.any():
+                    found.append(rank_query(dist_QG[row], matches, same_person & ~matches, ap))
+            mean_ap = float(np.mean([r.average_precision for r in found])) if found else float("nan")
+            rank1 = float(np.mean([r.first_match == 1 for r in found])) if found else float("nan")
+            pairs.append(CameraPair(query_camera, gallery_camera, len(found), mean_ap, rank1))
+    return pairs

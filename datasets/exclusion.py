@@ -1,0 +1,106 @@
+"""Lists of frames to leave out: written by datasets.check, obeyed by DATASETS.EXCLUDE.
+
+A list is a CSV file with the columns split, frame, reason: split is train, query, gallery, val or empty (all of them),
+frame a path below the data set's folder.
+"""
+
+import csv
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePath
+
+from datasets.tracklet import Fault, OnFault, RawSplits, Tracklet, refuse
+from utils.checkpoint import write_atomically
+from utils.errors import InputError, MissingFileError
+
+SPLITS = ("train", "query", "gallery", "val")
+_COLUMNS = ["split", "frame", "reason"]
+
+
+class Exclusions:
+    """The frames of a list; an empty one excludes nothing."""
+
+    def __init__(self, entries: Iterable[tuple[str, str]] = ()) -> None:
+        """`entries` are (split or '', frame path below the root)."""
+        self.entries = set(entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def hold(self, split: str, frame: str) -> bool:
+        """Whether `frame`, a path below the root, is left out of `split`."""
+        return (split, frame) in self.entries or ("", frame) in self.entries
+
+    def cover(self, fault: Fault) -> bool:
+        """Whether all frames of `fault` are left out, so that a run may pass over it."""
+        splits = [fault.split] if fault.split else ["", *SPLITS]
+        names = [below(fault.root, frame) for frame in fault.frames]
+        return bool(names) and all(any(self.hold(split, name) for split in splits) for name in names)
+
+    def apply(self, raw: RawSplits) -> RawSplits:
+        """The splits without the frames of the list; a tracklet without frames is gone."""
+        if not self.entries:
+            return raw
+        parts = {"train": "train", "query": "query", "gallery": "gallery", "val_query": "val", "val_gallery": "val"}
+        kept = {name: self._keep(getattr(raw, name), split, raw.root) for name, split in parts.items()}
+        return replace(raw, **kept)
+
+    def _keep(self, tracklets: Sequence[Tracklet], split: str, root: str) -> tuple[Tracklet, ...]:
+        kept = []
+        for t in tracklets:
+            frames = tuple(frame for frame in t.frames if not self.hold(split, below(root, frame)))
+            if frames:
+                kept.append(t if len(frames) == len(t.frames) else replace(t, frames=frames))
+        return tuple(kept)
+
+
+def refuse_unless_excluded(exclusions: Exclusions) -> OnFault:
+    """The `on_fault` of a run that leaves frames out: a fault of nothing but left-out frames is passed over."""
+
+    def on_fault(fault: Fault) -> None:
+        if not exclusions.cover(fault):
+            refuse(fault)
+
+    return on_fault
+
+
+def below(root: str, frame: str) -> str:
+    """`frame` as a path below `root`, with forward slashes on every system."""
+    prefix = root.rstrip(os.sep) + os.sep
+    inside = frame[len(prefix) :] if root and frame.startswith(prefix) else frame
+    return inside if os.sep == "/" else PurePath(inside).as_posix()
+
+
+def read_exclusions(path: str) -> Exclusions:
+    """The list at `path`, an empty text meaning none; raises MissingFileError / InputError naming file and row."""
+    if not path:
+        return Exclusions()
+    if not Path(path).is_file():
+        raise MissingFileError(f"DATASETS.EXCLUDE {path} does not exist; datasets.check --fix-list writes such a file")
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.reader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"DATASETS.EXCLUDE {path} cannot be read as a CSV file ({error})") from None
+    if not rows or rows[0][:2] != _COLUMNS[:2]:
+        raise InputError(f"DATASETS.EXCLUDE {path} needs the columns {','.join(_COLUMNS)} in its first row")
+    entries = []
+    for number, row in enumerate(rows[1:], start=2):
+        if len(row) < 2 or not row[1] or row[0] not in ("", *SPLITS):
+            expected = f"a split (one of {', '.join(SPLITS)}, or empty) and a frame"
+            raise InputError(f"DATASETS.EXCLUDE {path} row {number}: expected {expected}, found {','.join(row)!r}")
+        entries.append((row[0], row[1]))
+    return Exclusions(entries)
+
+
+def write_exclusions(path: Path, rows: Iterable[tuple[str, str, str]]) -> None:
+    """Write a list of (split, frame path below the root, reason)."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(_COLUMNS)
+            writer.writerows(rows)
+
+    write_atomically(path, write)

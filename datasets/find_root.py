@@ -1,0 +1,80 @@
+"""Where a data set lies on disk: its folder, the folders in it, the images of one of them."""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from utils.errors import InputError, MissingFileError
+
+_IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp")
+
+
+def find_root(root: Path, name: str, layouts: Sequence[Sequence[str]], how_to_get: str) -> tuple[Path, int]:
+    """The folder of the set `name`, which is `root` or the one folder in it that is the set, and its layout's index.
+
+    A layout is the files that the set must have, as paths below its folder. Raises MissingFileError naming the first
+    missing file and all that was looked for, InputError when `root` cannot be read or holds several sets.
+    """
+    if not os.path.isdir(root):
+        raise MissingFileError(
+            f"DATASETS.ROOT_DIR {root} is not a folder; set it to the folder of {name}. {how_to_get}"
+        )
+    candidates = [root, *folders_in(root)]
+    found = [path for path in candidates if any(present(path, layout) for layout in layouts)]
+    best = root if root in found or not found else only_one(found, name, root)
+    index = max(range(len(layouts)), key=lambda number: len(present(best, layouts[number])))
+    for file in layouts[index]:
+        if not os.path.exists(best / file):
+            looked = "; or ".join(", ".join(layout) for layout in layouts)
+            raise MissingFileError(f"{best / file} is missing (looked in {root} for {looked}). {how_to_get}")
+    return best, index
+
+
+def only_one(found: Sequence[Path], name: str, root: Path) -> Path:
+    """The one of `found` that is the set `name`, by its own name if they are several; raises InputError naming them."""
+    named = [path for path in found if without_hyphens(path.name) == without_hyphens(name)]
+    best = found if len(found) == 1 else named
+    if len(best) != 1:
+        names = ", ".join(str(path.relative_to(root)) for path in found)
+        raise InputError(f"DATASETS.ROOT_DIR {root} holds several sets: {names}; name one")
+    return best[0]
+
+
+def present(folder: Path, files: Sequence[str]) -> list[str]:
+    """Those of `files` that `folder` has."""
+    # os.path.exists, unlike Path.exists, passes over a sibling such as lost+found that may not be entered.
+    return [file for file in files if os.path.exists(folder / file)]
+
+
+def without_hyphens(name: str) -> str:
+    """`name` in small letters without hyphens, underscores and spaces: iLIDS-VID -> ilidsvid."""
+    return re.sub(r"[-_ ]", "", name).lower()
+
+
+def folders_in(root: Path) -> list[Path]:
+    """The folders in `root` by name, without hidden ones; raises InputError when it cannot be read."""
+    try:
+        with os.scandir(root) as entries:
+            names = sorted(entry.name for entry in entries if entry.name[0] != "." and entry.is_dir())
+    except OSError as error:
+        raise InputError(f"{root} cannot be read ({error.strerror})") from None
+    return [root / name for name in names]
+
+
+def images_in(folder: str) -> list[str]:
+    """Names of the images in `folder`, sorted, without hidden ones; none where there is no such folder.
+
+    Raises InputError when it cannot be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(
+                entry.name
+                for entry in entries
+                if entry.name.lower().endswith(_IMAGE_ENDINGS) and entry.name[0] != "." and not entry.is_dir()
+            )
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in a list
+        raise InputError(f"folder {folder!r} cannot be read ({error})") from None

@@ -1,0 +1,88 @@
+"""Which row of a trained camera table serves which camera of the data at hand."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from model.encoder import CLIPImageEncoder
+
+
+class Cameras(NamedTuple):
+    """The cameras of a data set; those of another one are other cameras, whatever they are called."""
+
+    dataset: str
+    names: tuple[str, ...]  # of camera 0, 1, ...
+    used: frozenset[int] | None = None  # those that occur in the tracklets at hand; None: all
+
+
+@dataclass(frozen=True)
+class TrainedCameras:
+    """The cameras that a table has rows for, and those of them that training has seen."""
+
+    dataset: str
+    names: tuple[str, ...]  # of row 0, 1, ...
+    trained: tuple[int, ...]  # rows of cameras in the training tracklets
+
+    @classmethod
+    def guess(cls, size: int, here: Cameras, dataset: str) -> "TrainedCameras":
+        """For a table of `size` rows in a file that does not say more: all trained, in the order of the data at hand.
+
+        `dataset` is where it was trained; an empty text: on the data at hand, if the number of cameras fits.
+        """
+        names = here.names if size == len(here.names) else ("",) * size
+        return cls(dataset or here.dataset, names, tuple(range(size)))
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> "TrainedCameras":
+        """The inverse of `state_dict`."""
+        return cls(state["dataset"], tuple(state["names"]), tuple(state["trained"]))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain Python for a checkpoint."""
+        return asdict(self)
+
+    def rows_for(self, here: Cameras) -> list[int | None]:
+        """The row of each camera at hand; None for one that training has not seen."""
+        if here.dataset != self.dataset:
+            return [None] * len(here.names)
+        row_of = {self.names[row]: row for row in self.trained if self.names[row]}
+        return [row_of.get(name) for name in here.names]
+
+
+@dataclass(frozen=True)
+class CameraFit:
+    """What a test makes of a trained table."""
+
+    rows: Sequence[int | None]  # of each camera of the data; None: never trained on
+    trained: Sequence[int]  # rows of the table
+    unseen: str  # MODEL.SIE_UNSEEN
+    used: frozenset[int] | None = None  # cameras that occur; None: all
+
+    @property
+    def strangers(self) -> int:
+        """How many of the cameras that occur were never trained on."""
+        return sum(row is None for camid, row in enumerate(self.rows) if self.used is None or camid in self.used)
+
+    @property
+    def useless(self) -> bool:
+        """Whether no camera of the data gets an embedding."""
+        return self.unseen == "off" and all(row is None for row in self.rows)
+
+    @property
+    def exact(self) -> bool:
+        """Whether each camera has the row of its own number."""
+        return list(self.rows) == list(range(len(self.rows)))
+
+    def describe(self) -> str:
+        """One line for the log."""
+        count = len(self.rows) if self.used is None else len(self.used)
+        instead = "no embedding" if self.unseen == "off" else f"the mean of the {len(self.trained)} trained ones"
+        return f"{self.strangers} of {count} cameras were not trained on and get {instead} (MODEL.SIE_UNSEEN)"
+
+    def apply(self, encoder: CLIPImageEncoder, table: Tensor) -> None:
+        """Give the encoder an empty table of this shape, and say which row belongs to each camera."""
+        encoder.camera_embed = nn.Parameter(torch.empty_like(table))
+        encoder.map_cameras(self.rows, self.trained, self.unseen)

@@ -1,0 +1,155 @@
+"""Config -> what training and testing share: device, number type, data, protocol, the state of a fresh run."""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from yacs.config import CfgNode
+
+from datasets import build_test_loader, check_frames_present, configured_splits, official_name
+from datasets.tracklet import ReIDSplits
+from datasets.transforms import Normalize
+from model.camera_table import Cameras, TrainedCameras
+from model.tfclip import TFCLIP
+from processor import output_dir as files
+from processor import split_series as series
+from processor.evaluator import Evaluation, Protocol, evaluate
+from processor.reports import Wanted, log_results, write_reports
+from processor.trainer import RunState
+from solver import build_lr_schedule, build_optimizer
+from utils.errors import MissingFileError
+from utils.logger import describe_environment, log_to_file
+from utils.precision import amp_dtype, precision_name
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What training and testing share."""
+
+    cfg: CfgNode
+    out: Path
+    dataset: str  # official name
+    splits: ReIDSplits
+    normalize: nn.Module  # uint8 frames -> normalised float, on `device`
+    device: torch.device
+    dtype: torch.dtype | None  # autocast type, None for float32
+
+    @property
+    def precision(self) -> str:
+        """The name of the number type of the forward pass."""
+        return precision_name(self.dtype)
+
+    @property
+    def cameras(self) -> Cameras:
+        """The cameras of the data, and which of them the test sees."""
+        used = frozenset(t.camid for t in self.splits.query + self.splits.gallery)
+        return Cameras(self.dataset, self.splits.cameras, used)
+
+    @property
+    def trained_cameras(self) -> TrainedCameras:
+        """The cameras of the data and which of them training sees; a checkpoint keeps it."""
+        trained = sorted({t.camid for t in self.splits.train})
+        return TrainedCameras(self.dataset, self.splits.cameras, tuple(trained))
+
+
+def prepare(cfg: CfgNode, out: Path, name: str = "", root: str = "", validation: bool = False) -> Setting:
+    """Read the lists of the data set (of the config, or `name` in `root`) and say in the log what was found."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = amp_dtype(cfg.SOLVER.AMP, device)
+    start = time.perf_counter()
+    splits = configured_splits(cfg, name, root, validation)
+    check_frames_present(splits)
+    dataset, root = official_name(name or cfg.DATASETS.NAMES), root or cfg.DATASETS.ROOT_DIR
+    for line in describe_environment(device).splitlines():
+        logger.info("%s", line)
+    logger.info("precision %s (SOLVER.AMP %s)", precision_name(dtype), cfg.SOLVER.AMP)
+    logger.info("%s read in %.1f s from %s", dataset, time.perf_counter() - start, root)
+    for line in splits.summary().splitlines():
+        logger.info("%s", line)
+    normalize = Normalize(cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD).to(device)
+    return Setting(cfg, out, dataset, splits, normalize, device, dtype)
+
+
+def build_run(setting: Setting, model: TFCLIP) -> RunState:
+    """Optimiser, schedule and scaler of a model on its device; CLIP-Memory is still empty."""
+    cfg = setting.cfg
+    trained = setting.trained_cameras
+    if model.encoder.camera_embed is not None and len(trained.trained) < len(trained.names):
+        model.encoder.map_cameras(trained.rows_for(setting.cameras), trained.trained, cfg.MODEL.SIE_UNSEEN)
+    optimizer = build_optimizer(cfg, model)
+    scaler = torch.amp.GradScaler(setting.device.type, enabled=setting.dtype is torch.float16)
+    no_memory = torch.zeros(model.num_classes, model.encoder.embed_width, device=setting.device)
+    return RunState(model, optimizer, build_lr_schedule(cfg, optimizer), scaler, no_memory)
+
+
+def evaluate_part(setting: Setting, model: TFCLIP, sampling: str, part: str = "test") -> Evaluation:
+    """Rank the queries of the test part, or of the validation part ('val'), where queries are gallery items too."""
+    cfg, splits = setting.cfg, setting.splits
+    query, gallery = (splits.query, splits.gallery) if part == "test" else (splits.val_query, splits.val_gallery)
+    embedding = model.encoder.camera_embed is not None
+    protocol = build_protocol(cfg, setting.dataset, splits, sampling, part, embedding)
+    tracklets = query + gallery
+    loader = build_test_loader(cfg, tracklets, sampling)
+    return evaluate(model, loader, tracklets, len(query), protocol, setting.normalize, setting.device, setting.dtype)
+
+
+def build_protocol(
+    cfg: CfgNode, dataset: str, splits: ReIDSplits, sampling: str, part: str, camera_embedding: bool
+) -> Protocol:
+    """What the TEST keys say about `part` ('test' or 'val') of a data set."""
+    keys = cfg.TEST
+    include = {"auto": splits.gallery_includes_query, "True": True, "False": False}[keys.GALLERY_INCLUDES_QUERY]
+    camera_filter = {"auto": splits.num_cameras > 1, "True": True, "False": False}[keys.SAME_CAMERA_FILTER]
+    re_ranking = (keys.RE_RANKING_K1, keys.RE_RANKING_K2, keys.RE_RANKING_LAMBDA)
+    return Protocol(
+        dataset=dataset if part == "test" else f"{dataset} validation",
+        sampling=sampling,
+        gallery_includes_query=include or part == "val",
+        neck_feat=keys.NECK_FEAT,
+        feat_norm=keys.FEAT_NORM,
+        re_ranking=re_ranking if keys.RE_RANKING else None,
+        camera_embedding=camera_embedding,
+        camera_filter=camera_filter,
+        ap=keys.AP,
+    )
+
+
+def report(setting: Setting, rows: Mapping[str, Mapping], evaluation: Evaluation, extra: Mapping) -> None:
+    """The table on screen and in the log, and the files that were asked for."""
+    keys = setting.cfg.TEST
+    wanted = Wanted(keys.SAVE_FEATURES, keys.SAVE_RANKS, keys.CAMERA_PAIRS, keys.CONTACT_SHEET)
+    written = write_reports(setting.out, evaluation, extra, wanted, setting.splits)
+    log_results(evaluation, rows)
+    logger.info("wrote %s", ", ".join(map(str, written)))
+
+
+def split_cfg(cfg: CfgNode, split: int) -> CfgNode:
+    """The config of one split of a series, in OUTPUT_DIR/splitN; what is unpacked serves all."""
+    one = cfg.clone()
+    one.defrost()
+    one.DATASETS.SPLIT = str(split)
+    one.DATASETS.CACHE_DIR = cfg.DATASETS.CACHE_DIR or str(Path(cfg.OUTPUT_DIR) / "cache")
+    one.OUTPUT_DIR = str(series.split_dir(Path(cfg.OUTPUT_DIR), split))
+    one.freeze()
+    return one
+
+
+def finish_series(out: Path, log: str) -> None:
+    """The table of all splits on screen, in the log and in OUTPUT_DIR."""
+    results = [series.read_metrics(series.split_dir(out, split)) or {} for split in range(series.NUM_SPLITS)]
+    summary = series.write_splits_table(out, results)
+    log_to_file(out / log, append=True)
+    series.log_splits(results, summary)
+    logger.info("wrote %s, %s", out / files.SPLITS_TABLE, out / files.METRICS)
+
+
+def check_file(key: str, path: Path, advice: str) -> None:
+    """Raise MissingFileError unless `path`, the value of `key`, is a file."""
+    if not path.is_file():
+        raise MissingFileError(f"{key}: {path} {'is a folder' if path.is_dir() else 'does not exist'}; {advice}")

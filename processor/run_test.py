@@ -1,0 +1,89 @@
+"""What eval-main.py does: one weight file on one data set or on several, or the ten models of iLIDS-VID's splits."""
+
+import argparse
+import logging
+from pathlib import Path
+
+from yacs.config import CfgNode
+
+from datasets import check_split_key, official_name, parse_dataset_list
+from model import build_model, check_model
+from model.weights import ArchitectureError, load_weights
+from processor import output_dir as files
+from processor import split_series as series
+from processor.build import Setting, check_file, evaluate_part, finish_series, prepare, report, split_cfg
+from processor.evaluator import Evaluation
+from processor.reports import protocol_line, results_table
+from utils.checkpoint import save_json
+from utils.errors import InputError
+from utils.interrupt import deferred_interrupts
+from utils.logger import hold_messages, log_to_file
+
+logger = logging.getLogger(__name__)
+
+
+def test(cfg: CfgNode, _arguments: argparse.Namespace) -> None:
+    """Test one weight file on one data set or on several, or the ten models of iLIDS-VID's splits."""
+    out = Path(cfg.OUTPUT_DIR)
+    files.check_writable(out)
+    check_model(cfg)
+    if cfg.DATASETS.SPLIT == "all":
+        check_split_key(cfg)
+        weights = [series.weight_of(cfg.TEST.WEIGHT, out, split) for split in range(series.NUM_SPLITS)]
+        for weight in weights:
+            check_file("TEST.WEIGHT", weight, "name the file of each split, or the OUTPUT_DIR of a finished series")
+        for split, weight in enumerate(weights):
+            one = split_cfg(cfg, split)
+            _test_set(prepare(one, Path(one.OUTPUT_DIR)), weight)
+            hold_messages()
+        finish_series(out, files.TEST_LOG)
+        return
+    weight = Path(cfg.TEST.WEIGHT) if cfg.TEST.WEIGHT else out / files.BEST
+    check_file("TEST.WEIGHT", weight, "name a weight file, or the OUTPUT_DIR of a finished run")
+    if cfg.TEST.DATASETS:
+        _test_sets(cfg, weight)
+    else:
+        _test_set(prepare(cfg, out), weight)
+
+
+def _test_set(setting: Setting, weight: Path) -> Evaluation:
+    """Test one weight file on one data set; the report goes to the setting's folder."""
+    cfg = setting.cfg
+    model = build_model(cfg, setting.splits.num_classes, setting.splits.num_cameras, pretrained=False)
+    trained_on = official_name(cfg.DATASETS.NAMES) if cfg.TEST.DATASETS else ""
+    try:
+        fate = load_weights(model, weight, True, setting.cameras, cfg.MODEL.SIE_UNSEEN, trained_on)
+    except ArchitectureError as error:
+        config = weight.parent / files.CONFIG
+        hint = f"; the config of its run is {config} (--config_file)" if config.exists() else ""
+        raise InputError(f"{error}{hint}") from None
+    if fate.kind not in ("published", "checkpoint"):
+        raise InputError(f"TEST.WEIGHT {weight} holds CLIP's encoder alone; a test needs weights of a trained TF-CLIP")
+    files.create_output_dir(setting.out)
+    if not cfg.TEST.DATASETS:
+        log_to_file(setting.out / files.TEST_LOG)
+    logger.info("weights: %s", weight)
+    for line in fate.lines():
+        logger.info("%s", line)
+    with deferred_interrupts():
+        evaluation = evaluate_part(setting, model.to(setting.device), cfg.TEST.SAMPLING)
+    report(setting, {weight.name: evaluation.summary()}, evaluation, {"weight": str(weight)})
+    return evaluation
+
+
+def _test_sets(cfg: CfgNode, weight: Path) -> None:
+    """Test one weight file on every set of TEST.DATASETS; a folder for each, one table and metrics.json for all."""
+    out = Path(cfg.OUTPUT_DIR)
+    settings: list[Setting] = []
+    for number, (name, root) in enumerate(parse_dataset_list(cfg.TEST.DATASETS), start=1):
+        settings.append(prepare(cfg, out / f"{number}-{name}", name, root))
+    files.create_output_dir(out)
+    log_to_file(out / files.TEST_LOG)
+    evaluations = {setting.out.name: _test_set(setting, weight) for setting in settings}
+    for evaluation in evaluations.values():
+        logger.info("%s", protocol_line(evaluation))
+    summaries = {name: evaluation.summary() for name, evaluation in evaluations.items()}
+    for line in results_table(summaries).splitlines():
+        logger.info("%s", line)
+    save_json(out / files.METRICS, {"weight": str(weight), "datasets": summaries})
+    logger.info("wrote %s", out / files.METRICS)

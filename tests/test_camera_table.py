@@ -1,0 +1,112 @@
+"""Cameras never trained on: which row of a trained table serves which camera of the data at hand."""
+
+import pytest
+import torch
+
+from model.camera_table import CameraFit, Cameras, TrainedCameras
+from model.weights import load_weights
+from tests.test_encoder import small_encoder
+from tests.test_weights import tiny_model
+from utils.errors import InputError
+
+MARS = TrainedCameras("MARS", ("1", "2", "3"), (0, 2))  # camera 2 has a row, but training never saw it
+
+
+@pytest.mark.parametrize(
+    ("here", "rows"),
+    [
+        (Cameras("MARS", ("1", "2", "3")), [0, None, 2]),
+        (Cameras("MARS", ("3", "4", "1")), [2, None, 0]),
+        (Cameras("LS-VID", ("1", "2", "3")), [None, None, None]),
+        (Cameras("MARS", ()), []),
+    ],
+)
+def test_rows_go_by_name_within_a_data_set_and_never_across(here, rows):
+    assert MARS.rows_for(here) == rows
+    assert TrainedCameras.from_state_dict(MARS.state_dict()) == MARS
+
+
+def test_a_table_without_names_is_taken_for_the_data_at_hand_when_its_size_fits():
+    here = Cameras("MARS", ("1", "2", "3"))
+    assert TrainedCameras.guess(3, here, "").rows_for(here) == [0, 1, 2]
+    assert TrainedCameras.guess(4, here, "").rows_for(here) == [None, None, None]
+    assert TrainedCameras.guess(3, here, "LS-VID").rows_for(here) == [None, None, None]
+
+
+def class_tokens(encoder, camids):
+    """The first encoder block's class tokens less those without any camera: the embedding that was added."""
+    seen = []
+    handle = encoder.vit.norm_pre.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    clips = torch.zeros(len(camids), 1, 3, 32, 16)
+    with torch.no_grad():
+        encoder(clips, torch.tensor(camids))
+        encoder(clips, None)
+    handle.remove()
+    return (seen[0] - seen[1])[:, 0]
+
+
+@pytest.mark.parametrize("unseen", ["off", "mean"])
+def test_an_unseen_camera_gets_nothing_or_the_mean_of_the_trained_rows(unseen):
+    encoder = small_encoder(num_cameras=3)
+    table = encoder.camera_embed.detach()
+    encoder.map_cameras([2, None], trained=(0, 2), unseen=unseen)
+    mean = (table[0] + table[2]) / 2
+    expected = torch.stack([table[2], torch.zeros_like(mean) if unseen == "off" else mean])
+    torch.testing.assert_close(class_tokens(encoder, [0, 1]), expected, atol=1e-6, rtol=0)
+    encoder.train()
+    torch.testing.assert_close(class_tokens(encoder, [0, 1]), table[:2], atol=1e-6, rtol=0)
+    assert "camera_rows" not in encoder.state_dict() and "substitute_rows" not in encoder.state_dict()
+
+
+def saved(model, path, cameras=None):
+    state = {"model": model.state_dict(), "epoch": 1}
+    torch.save(state | ({"cameras": cameras.state_dict()} if cameras else {}), path)
+    return path
+
+
+def embed(model):
+    torch.manual_seed(3)
+    with torch.no_grad():
+        return model.eval().embed(torch.randn(4, 2, 3, 32, 16), torch.tensor([0, 1, 2, 3]))
+
+
+def test_weights_of_another_set_with_as_many_cameras_never_lend_it_their_rows(tmp_path):
+    source = tiny_model(num_cameras=4)
+    path = saved(source, tmp_path / "a.pth", TrainedCameras("MARS", tuple("1234"), (0, 1, 2, 3)))
+    off = tiny_model(num_cameras=4)
+    report = load_weights(off, path, here=Cameras("LS-VID", tuple("1234")))
+    assert off.encoder.camera_embed is None and "encoder.camera_embed" in report.skipped
+    mean = tiny_model(num_cameras=4)
+    report = load_weights(mean, path, here=Cameras("LS-VID", tuple("1234")), unseen="mean")
+    assert not report.skipped and "4 of 4 cameras were not trained on" in report.lines()[-1]
+    added = class_tokens(mean.eval().encoder, [0, 3])
+    row = source.encoder.camera_embed.mean(dim=0).detach()
+    torch.testing.assert_close(added, torch.stack([row, row]), atol=1e-6, rtol=0)
+    same = tiny_model(num_cameras=4)
+    assert load_weights(same, path, here=Cameras("MARS", tuple("1234"))).notes == []
+    torch.testing.assert_close(embed(same), embed(source), atol=0, rtol=0)
+
+
+def test_cameras_in_another_order_find_their_rows_by_name(tmp_path):
+    source = tiny_model(num_cameras=3)
+    names = ("gate", "hall", "yard")
+    path = saved(source, tmp_path / "a.pth", TrainedCameras("folder", names, (0, 1, 2)))
+    target = tiny_model(num_cameras=2)
+    load_weights(target, path, here=Cameras("folder", ("yard", "gate")))
+    table = source.encoder.camera_embed.detach()
+    torch.testing.assert_close(class_tokens(target.eval().encoder, [0, 1]), table[[2, 0]], atol=1e-6, rtol=0)
+
+
+def test_mean_serves_a_table_of_another_size_and_training_refuses_it(tmp_path):
+    path = saved(tiny_model(num_cameras=6), tmp_path / "a.pth")
+    model = tiny_model(num_cameras=15)
+    load_weights(model, path, unseen="mean")
+    assert model.encoder.camera_embed.shape == (6, 64) and embed(model).isfinite().all()
+    with pytest.raises(InputError, match="table of 6 cameras, 15 here"):
+        load_weights(tiny_model(num_cameras=15), path, allow_skipped=False, unseen="mean")
+
+
+def test_a_fit_says_whether_it_is_of_any_use():
+    assert CameraFit([None, None], (0,), "off").useless and not CameraFit([None], (0,), "mean").useless
+    assert not CameraFit([0, None], (0,), "off").useless and not CameraFit([0, None], (0,), "off").exact
+    assert CameraFit([0, 1], (0, 1), "off").exact

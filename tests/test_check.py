@@ -1,0 +1,259 @@
+"""datasets.check: each planted fault is found by name, a clean set passes, one list of exclusions is enough."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+
+from datasets import check, load_splits
+from datasets.check_files import scan_folders
+from datasets.check_fix import leave_out
+from datasets.check_problems import Disk, Ranking, find_problems, folder_problems, row_notes, row_problems
+from datasets.check_report import exclusion_notes, odd_shapes, short_identities
+from datasets.exclusion import Exclusions
+from datasets.frame_check import OpenedFrame
+from datasets.tracklet import Fault, RawSplits, Tracklet
+
+FRAME = "bbox_train/0001/0001C1T0001F001.jpg"
+MARS_TEST = Ranking(includes_query=True, camera_filter=True, distractor=0)
+
+
+@pytest.fixture
+def data(tiny_mars, tmp_path) -> Path:
+    """A copy of the tiny set that a test may break."""
+    return shutil.copytree(tiny_mars, tmp_path / "mars")
+
+
+@pytest.fixture
+def run(data, capsys):
+    """Check the copy: exit code, report, messages on stderr."""
+
+    def call(*flags: str, workers: int = 0) -> tuple[int, str, str]:
+        rc = check.main([*flags, "DATASETS.ROOT_DIR", str(data), "DATALOADER.NUM_WORKERS", str(workers)])
+        return rc, *capsys.readouterr()
+
+    return call
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def rows(path: Path) -> list[list[str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))
+
+
+def raw_splits(train=(), query=(), gallery=(), **others) -> RawSplits:
+    """Splits of (person, camera, names of frames)."""
+
+    def tracklets(items):
+        return [Tracklet(tuple(f"/data/{name}" for name in names.split()), pid, cam) for pid, cam, names in items]
+
+    others = {"cameras": ("1", "2"), "gallery_includes_query": True} | others
+    return RawSplits("/data", tracklets(train), tracklets(query), tracklets(gallery), **others)
+
+
+def on_disk(raw: RawSplits, **special: OpenedFrame) -> Disk:
+    """Every frame is a picture of its own, 20 x 40 pixels, but for the `special` ones."""
+    paths = [path for part in (raw.train, raw.query, raw.gallery) for t in part for path in t.frames]
+    opened = {path: OpenedFrame(digest=path.encode(), width=20, height=40) for path in paths}
+    return Disk(opened | {f"/data/{name}": frame for name, frame in special.items()}, frozenset())
+
+
+SOUND = {"train": [(1, 0, "a b")], "query": [(2, 0, "q")], "gallery": [(2, 1, "g"), (0, 1, "d")]}
+
+
+def test_a_clean_set_passes_and_nothing_is_written_into_it(run, data):
+    before = contents(data)
+    rc, report, errors = run()
+    lines = report.splitlines()
+    # 6 persons x 3 cameras x 2 tracklets to train with; 4 persons to test, one query for each of 3 cameras
+    counts = [line.split() for line in lines[2:5]]
+    assert [line[:3] for line in counts] == [["train", "6", "36"], ["query", "4", "12"], ["gallery", "5", "21"]]
+    assert counts[0][-2:] == ["625", "8,298"] and lines[1].split()[-3:] == ["official", "ids", "tracklets"]
+    frames = sum(int(line[3]) for line in counts)
+    assert lines[5].startswith(f"{frames} frames opened in ") and lines[5].endswith("in this process")
+    assert lines[6].startswith("note: ids or tracklets of train, query, gallery are not the official ones")
+    assert (rc, lines[7:], contents(data)) == (0, ["no problem found"], before)
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("spoil", "kind", "text"),
+    [
+        (lambda path: path.unlink(), "missing frames", "does not exist"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-60]), "frames that cannot be decoded", "is truncated"),
+        (lambda path: path.write_bytes(b""), "frames that cannot be decoded", "holds no byte"),
+        (lambda path: path.write_bytes(b"no image"), "frames that cannot be decoded", "is no image"),
+    ],
+)
+def test_a_broken_frame_is_named_and_can_be_left_out(run, data, tmp_path, spoil, kind, text):
+    spoil(data / FRAME)
+    fix = tmp_path / "fix.csv"
+    rc, report, _ = run("--fix-list", str(fix))
+    lines = report.splitlines()
+    assert rc == 1 and lines[-1].startswith("1 problem found")
+    found = lines.index(f"{kind}: 1") + 1
+    assert lines[found].startswith(f"  train {FRAME} ") and text in lines[found]
+    assert [row[:2] for row in rows(fix)] == [["split", "frame"], ["train", FRAME]]
+    splits = load_splits("MARS", str(data), exclude=str(fix))
+    assert str(data / FRAME) not in {path for t in splits.train for path in t.frames}
+    rc, report, _ = run("DATASETS.EXCLUDE", str(fix))
+    assert rc == 0 and "note: DATASETS.EXCLUDE leaves out 1 of " in report
+
+
+def test_an_empty_or_missing_folder_is_reported_once(run, data, tmp_path):
+    (data / "bbox_train" / "0099").mkdir()
+    for path in (data / "bbox_train" / "0003").iterdir():
+        path.unlink()
+    shutil.rmtree(data / "bbox_test" / "0008")
+    fix = tmp_path / "fix.csv"
+    rc, report, _ = run("--fix-list", str(fix))
+    assert rc == 1 and "folders without any file: 3\n" in report and "missing frames" not in report
+    assert "  bbox_train/0099 holds no file\n" in report
+    assert "  bbox_train/0003 holds no file; the lists name " in report
+    assert "  bbox_test/0008 does not exist; the lists name " in report
+    assert "1 problem cannot be left out and must be mended:" in report
+    # What was emptied is left out; the folder that no list names remains until someone deletes it.
+    rc, report, _ = run("DATASETS.EXCLUDE", str(fix))
+    assert rc == 1 and "folders without any file: 1\n  bbox_train/0099 holds no file\n" in report
+    (data / "bbox_train" / "0099").rmdir()
+    assert run("DATASETS.EXCLUDE", str(fix))[0] == 0
+
+
+def test_images_that_no_list_names_are_counted_but_for_junk(run, data):
+    for name in ("bbox_train/0001/0001C1T0009F001.jpg", "bbox_train/0002/x.PNG", "bbox_test/00-1/00-1C1T0099F001.jpg"):
+        shutil.copy(data / FRAME, data / name)
+    (data / "bbox_train" / "0001" / "notes.txt").write_text("no image")
+    rc, report, _ = run()
+    assert rc == 1 and "image folders with files that no list names: 1\n" in report
+    assert "  bbox_train holds 2 image files that no list names: 0001C1T0009F001.jpg, x.PNG\n" in report
+
+
+def test_a_folder_behind_a_link_is_looked_into_and_a_loop_ends(data, tmp_path):
+    shutil.move(data / "bbox_train" / "0001", tmp_path / "elsewhere")
+    (data / "bbox_train" / "0001").symlink_to(tmp_path / "elsewhere")
+    (data / "bbox_train" / "0002" / "loop").symlink_to(data / "bbox_train")
+    (data / "bbox_test" / "0099").symlink_to(tmp_path / "elsewhere")
+    folders = scan_folders(str(data), {str(data / FRAME), str(data / "bbox_test" / "0099" / Path(FRAME).name)})
+    assert folders.bare == folders.stray == set()
+    assert str(data / FRAME) not in folders.unnamed[str(data / "bbox_train")]
+
+
+def test_the_same_picture_in_two_splits_is_found(run, data, tmp_path):
+    query, gallery = "bbox_test/0007/0007C1T0001F001.jpg", "bbox_test/0008/0008C2T0002F002.jpg"
+    shutil.copy(data / query, data / FRAME)
+    shutil.copy(data / query, data / gallery)
+    fix = tmp_path / "fix.csv"
+    rc, report, _ = run("--fix-list", str(fix))
+    assert rc == 1 and "the same picture in two splits: 2\n" in report
+    assert f"  train {FRAME} is query {query}\n" in report and f"  gallery {gallery} is query {query}\n" in report
+    assert [row[:2] for row in rows(fix)[1:]] == [["train", FRAME], ["gallery", gallery]]
+    assert run("DATASETS.EXCLUDE", str(fix))[0] == 0
+
+
+def test_ten_problems_of_a_kind_are_named_unless_all_are_asked_for(run, data):
+    lost = sorted((data / "bbox_train" / "0002").iterdir())[:12]
+    for path in lost:
+        path.unlink()
+    short, full = (run(*flags)[1].splitlines() for flags in ((), ("--all",)))
+    start = short.index("missing frames: 12") + 1
+    assert [line.split()[1] for line in short[start : start + 10]] == [f"bbox_train/0002/{p.name}" for p in lost[:10]]
+    assert short[start + 10 :] == ["  and 2 more (--all names them)", "12 problems found (see above)"]
+    assert [line.split()[1] for line in full[start:-1]] == [f"bbox_train/0002/{path.name}" for path in lost]
+
+
+TWO_QUERIES = SOUND | {"query": [(2, 0, "q"), (2, 1, "r")], "gallery": [(3, 1, "g")]}
+LONELY, LONELY_TOO = "person 2, camera 1, 1 frame from q", "person 2, camera 2, 1 frame from r"
+
+
+@pytest.mark.parametrize(
+    ("splits", "ranking", "found"),
+    [
+        (SOUND, MARS_TEST, []),
+        (SOUND | {"train": [(0, 0, "a"), (1, 0, "b b")]}, MARS_TEST, []),
+        (SOUND | {"train": [(0, 0, "a")]}, Ranking(True, True, None),
+         ["person 0 is in train (1 tracklet) and in gallery"]),
+        (SOUND | {"train": [(2, 0, "a"), (2, 1, "b")]}, MARS_TEST,
+         ["person 2 is in train (2 tracklets) and in query and gallery"]),
+        (SOUND | {"gallery": [(2, 0, "g")]}, MARS_TEST, [LONELY]),
+        (SOUND | {"gallery": [(2, 0, "g")]}, Ranking(True, False, 0), []),
+        (SOUND | {"gallery": [(3, 1, "g")]}, Ranking(True, False, 0), [LONELY]),
+        (SOUND | {"gallery": [(3, 1, "g")]}, Ranking(False, False, 0), [LONELY]),
+        (TWO_QUERIES, MARS_TEST, []),
+        (TWO_QUERIES, Ranking(False, True, 0), [LONELY, LONELY_TOO]),
+        (SOUND | {"gallery": []}, MARS_TEST, ["gallery has no tracklet", LONELY]),
+        (SOUND | {"gallery": [(2, 1, "q")]}, MARS_TEST, ["gallery q is query q"]),
+    ],
+)  # fmt: skip
+def test_hand_made_splits(splits, ranking, found):
+    raw = raw_splits(**splits)
+    assert [problem.text for problem in find_problems(raw, on_disk(raw), ranking)] == found
+
+
+def test_leaving_out_one_frame_may_call_for_another_and_one_list_is_enough():
+    # h is a picture of the query p; without it the query q of person 2 has no match left.
+    raw = raw_splits([(1, 0, "a")], [(2, 0, "q"), (3, 0, "p")], [(2, 1, "h"), (3, 1, "g")])
+    disk = on_disk(raw, h=OpenedFrame(digest=b"/data/p", width=20, height=40))
+
+    def find(splits):
+        return find_problems(splits, disk, MARS_TEST)
+
+    listed, incurable = leave_out(raw, Exclusions([("", "old")]), find(raw), find)
+    assert [row[:2] for row in listed] == [("", "old"), ("gallery", "h"), ("query", "q")] and incurable == []
+    assert find(Exclusions(row[:2] for row in listed).apply(raw)) == []
+
+
+def test_a_list_that_empties_a_split_says_so():
+    raw = raw_splits([(2, 0, "a")], [(2, 0, "q")], [(2, 1, "g")])
+    _, incurable = leave_out(raw, Exclusions(), find_problems(raw, on_disk(raw), MARS_TEST),
+                             lambda splits: find_problems(splits, on_disk(raw), MARS_TEST))  # fmt: skip
+    assert [problem.text for problem in incurable] == ["train has no tracklet"]
+
+
+@pytest.mark.parametrize(("size", "odd"), [((20, 120), 0), ((20, 121), 1), ((40, 40), 0), ((41, 40), 1), ((16, 16), 0),
+                                           ((15, 30), 1)])  # fmt: skip
+def test_frames_far_from_a_persons_shape_are_noted_up_to_one_per_cent(size, odd):
+    frame = OpenedFrame(digest=b"odd", width=size[0], height=size[1])
+    for others, note in ((99, True), (98, False)):
+        names = " ".join(f"f{number}" for number in range(others))
+        raw = raw_splits(**SOUND | {"train": [(1, 0, f"x {names}")]})
+        disk = on_disk(raw, x=frame)
+        problems = [(p.text, p.leave_out) for p in find_problems(raw, disk, MARS_TEST)]
+        notes = odd_shapes(raw, disk.frames)
+        assert problems == [(f"train x is {size[0]} wide, {size[1]} high", (("train", "x"),))] * (odd and not note)
+        assert len(notes) == (odd and note) and all(f"1 of {others + 1} train frames" in line for line in notes)
+
+
+def test_notes_on_short_identities_and_on_exclusions():
+    raw = raw_splits([(1, 0, "a"), (1, 1, "b"), (7, 0, "c d e f")], persons={7: "Ann"})
+    assert short_identities(raw, 2)[0].endswith("drawn with replacement: Ann")
+    assert short_identities(raw_splits([(7, 0, "c d e f")], train_chunk=2), 2) == []
+    fault = Fault("wrong row", ("/data/w",), "/data")
+    exclusions = Exclusions([("train", "a"), ("", "c"), ("query", "w"), ("query", "a"), ("", "gone")])
+    notes = exclusion_notes(raw, exclusions.apply(raw), [fault], exclusions)
+    assert notes == ["DATASETS.EXCLUDE leaves out 3 of 7 frames", "2 rows of DATASETS.EXCLUDE match no frame: gone, a"]
+
+
+def test_what_a_parser_says_is_a_problem_unless_it_concerns_the_validation_part_alone():
+    faults = [
+        Fault("row 3 mixes people", ("/data/a", "/data/b"), "/data", "train"),
+        Fault("counts do not add up", blocks=False),
+        Fault("no validation images", split="val", blocks=False),
+    ]
+    found = [(problem.text, problem.leave_out) for problem in row_problems(faults)]
+    assert found == [("row 3 mixes people", (("train", "a"), ("train", "b"))), ("counts do not add up", ())]
+    assert row_notes(faults) == ["no validation images"]
+
+
+def test_an_empty_folder_that_a_parser_names_is_not_named_twice(tmp_path):
+    for name in ("cam1/person1", "cam1/person12", "cam1/person2"):
+        (tmp_path / name).mkdir(parents=True)
+    frame = tmp_path / "cam1" / "person2" / "x.png"
+    frame.touch()
+    folders = scan_folders(str(tmp_path), {str(frame)})
+    told = Fault(f"{tmp_path / 'cam1' / 'person12'} holds no image")
+    problems = folder_problems(str(tmp_path), folders, [told], None)
+    assert [problem.text for problem in problems] == ["cam1/person1 holds no file"]

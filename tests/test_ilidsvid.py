@@ -1,0 +1,202 @@
+"""iLIDS-VID -> tracklets: ten splits and both halves, cameras, frames, and one error per fault."""
+
+import os
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from datasets.ilidsvid import OFFICIAL, parse_ilidsvid
+from datasets.tracklet import Fault, RawSplits, cut_into_chunks
+from tests.ilidsvid_files import PERSONS, SPLIT_FILE, SPLITS, pids, write_set, write_splits
+from utils.errors import InputError
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    return write_set(tmp_path / "set")
+
+
+def test_the_last_half_of_a_row_is_training_and_the_first_is_the_test(root):
+    raw = parse_ilidsvid(root)
+    assert pids(raw.train) == [77, 77, 81, 81, 300, 300]
+    assert pids(raw.query) == pids(raw.gallery) == [1, 2, 5]
+    # Row 3 is 2 4 6 | 1 3 5.
+    raw = parse_ilidsvid(root, split=2)
+    assert pids(raw.train) == [1, 1, 5, 5, 81, 81]
+    assert pids(raw.query) == pids(raw.gallery) == [2, 77, 300]
+
+
+def test_the_first_half_is_training_as_in_the_release(root):
+    raw = parse_ilidsvid(root, split=2, train_half="first")
+    assert pids(raw.train) == [2, 2, 77, 77, 300, 300]
+    assert pids(raw.query) == pids(raw.gallery) == [1, 5, 81]
+
+
+@pytest.mark.parametrize("split", range(10))
+def test_every_split_parts_all_persons_and_the_halves_change_places(root, split):
+    last, first = (parse_ilidsvid(root, split=split, train_half=half) for half in ("last", "first"))
+    row = [PERSONS[number - 1] for number in SPLITS[split].tolist()]
+    assert set(pids(last.train)) == set(row[3:]) and set(pids(last.query)) == set(row[:3])
+    assert set(pids(first.train)) == set(pids(last.query)) and set(pids(first.query)) == set(pids(last.train))
+    assert not set(pids(last.train)) & set(pids(last.query))
+
+
+def test_the_official_counts_are_those_of_halves_of_300_persons(tmp_path):
+    home = tmp_path / "i-LIDS-VID"
+    for camera in ("cam1", "cam2"):
+        for person in range(1, 301):
+            folder = home / "sequences" / camera / f"person{person + person // 17:03d}"
+            folder.mkdir(parents=True)
+            (folder / "f.png").touch()
+    rng = np.random.default_rng(0)
+    write_splits(tmp_path / SPLIT_FILE, np.array([rng.permutation(300) + 1 for _ in range(10)]))
+    raw = parse_ilidsvid(tmp_path, split=9)
+    parts = {"train": raw.train, "query": raw.query, "gallery": raw.gallery}
+    assert {name: (len(set(pids(part))), len(part)) for name, part in parts.items()} == OFFICIAL
+
+
+def test_queries_are_camera_1_the_gallery_camera_2_with_one_true_match_each(root):
+    raw = parse_ilidsvid(root)
+    assert {t.camid for t in raw.query} == {0} and {t.camid for t in raw.gallery} == {1}
+    assert [pids(raw.gallery).count(pid) for pid in pids(raw.query)] == [1, 1, 1]
+    assert [t.camid for t in raw.train] == [0, 1] * 3
+    assert (raw.cameras, raw.gallery_includes_query) == (("1", "2"), False)
+
+
+def test_tracklets_are_whole_with_frames_in_the_order_of_names(root):
+    raw = parse_ilidsvid(root)
+    folder = root / "i-LIDS-VID" / "sequences" / "cam2" / "person002"
+    expected = tuple(str(folder / f"cam2_person002_{number:05d}.png") for number in (9998, 9999, 10000))
+    assert raw.gallery[1].frames == expected
+    assert raw.root == str(root / "i-LIDS-VID") and all(t.frames[0].startswith(raw.root + os.sep) for t in raw.train)
+    assert cut_into_chunks(raw.train, raw.train_chunk) == list(raw.train)
+
+
+def test_a_number_and_its_text_are_the_same_split(root):
+    assert parse_ilidsvid(root, split="3") == parse_ilidsvid(root, split=3) == parse_ilidsvid(root, split=np.int64(3))
+    assert parse_ilidsvid(root, split=3) != parse_ilidsvid(root, split=0)
+    assert parse_ilidsvid(root) == parse_ilidsvid(root, split=0)
+
+
+@pytest.mark.parametrize("split", [-1, 10, "10", "all", "", "03", "01", 1.0, True, None, " 3", "٣"])
+def test_another_split_is_refused(root, split):
+    with pytest.raises(InputError, match="DATASETS.SPLIT .* must be one of 0 to 9"):
+        parse_ilidsvid(root, split=split)
+
+
+@pytest.mark.parametrize("half", ["", "Last", "second", None, 0])
+def test_another_half_is_refused(root, half):
+    with pytest.raises(InputError, match="DATASETS.TRAIN_HALF .* must be one of last, first"):
+        parse_ilidsvid(root, train_half=half)
+
+
+def faults_of(root: Path) -> tuple[list[Fault], RawSplits]:
+    faults: list[Fault] = []
+    return faults, parse_ilidsvid(root, faults.append)
+
+
+def test_a_person_of_one_camera_is_named_and_is_not_numbered(root):
+    sequences = root / "i-LIDS-VID" / "sequences"
+    (sequences / "cam1" / "person003").mkdir()
+    (sequences / "cam1" / "person003" / "f.png").touch()
+    missing = sequences / "cam2" / "person003"
+    with pytest.raises(InputError, match=f"^{missing} is missing: every person is seen by both cameras$"):
+        parse_ilidsvid(root)
+    faults, raw = faults_of(root)
+    frames = (str(sequences / "cam1" / "person003" / "f.png"),)
+    assert [(fault.frames, fault.root, fault.blocks) for fault in faults] == [(frames, raw.root, True)]
+    # The six others keep the numbers 1 to 6.
+    assert pids(raw.query) == [1, 2, 5] and pids(raw.train) == [77, 77, 81, 81, 300, 300]
+
+
+def test_an_empty_person_folder_is_named_and_keeps_its_number(root):
+    folder = root / "i-LIDS-VID" / "sequences" / "cam1" / "person002"
+    for path in folder.iterdir():
+        path.unlink()
+    with pytest.raises(InputError, match=f"^{folder} holds no image$"):
+        parse_ilidsvid(root)
+    faults, raw = faults_of(root)
+    assert len(faults) == 1 and all("cam2/person002" in frame for frame in faults[0].frames)
+    # Person 2 is left out of both cameras; the persons after it are still numbers 3 to 6.
+    assert pids(raw.query) == pids(raw.gallery) == [1, 5] and pids(raw.train) == [77, 77, 81, 81, 300, 300]
+
+
+def test_two_folders_of_one_number_are_refused(root):
+    (root / "i-LIDS-VID" / "sequences" / "cam1" / "person01").mkdir()
+    with pytest.raises(InputError, match="person01 is a second folder of person 1"):
+        parse_ilidsvid(root)
+
+
+def changed(row: int, column: int, value: float) -> np.ndarray:
+    splits = SPLITS.astype(np.float64)
+    splits[row, column] = value
+    return splits
+
+
+@pytest.mark.parametrize(
+    ("splits", "expected"),
+    [
+        (SPLITS[:9], r"needs 10 rows, one per split, has shape \(9, 6\)"),
+        (SPLITS.T, r"needs 10 rows, .*\(6, 10\)"),
+        (np.zeros((10, 0)), r"needs 10 rows, .*\(10, 0\)"),
+        (np.zeros((10, 2, 3)), r"needs 10 rows, .*\(10, 2, 3\)"),
+        ("a text", "needs 10 rows"),
+        ({"field": 1}, "needs 10 rows"),
+        (np.array([["a"] * 6] * 10), "needs 10 rows|must hold whole numbers"),
+        (np.full((10, 6), 1j), "must hold whole numbers, holds complex"),
+        (np.full((10, 6), {}), "must hold whole numbers, holds object"),
+        (SPLITS - 1, r"row 1 is not a permutation of 1\.\.6"),
+        (changed(9, 5, 2), "row 10 is not a permutation"),
+        (changed(4, 0, 7), "row 5 is not a permutation"),
+        (changed(4, 0, 1.5), "row 5 is not a permutation"),
+        (changed(7, 3, np.nan), "row 8 is not a permutation"),
+        (changed(7, 3, np.inf), "row 8 is not a permutation"),
+        (np.array([np.arange(1, 9)] * 10), "splits 8 persons, but .*sequences has 6 seen by both"),
+        (np.array([np.arange(1, 5)] * 10), "splits 4 persons, but .*sequences has 6"),
+        (np.array([np.arange(1, 6)] * 10), "splits 5 persons, which has no halves"),
+    ],
+)
+@pytest.mark.parametrize("split", [0, 9])
+def test_a_fault_in_any_row_of_the_splits_is_named_whatever_the_split(root, splits, expected, split):
+    write_splits(root / SPLIT_FILE, splits)
+    with pytest.raises(InputError, match=f"^{root / SPLIT_FILE}: ls_set .*(?:{expected})") as caught:
+        parse_ilidsvid(root, split=split)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_odd_number_of_persons_is_refused(root):
+    for camera in ("cam1", "cam2"):
+        shutil.rmtree(root / "i-LIDS-VID" / "sequences" / camera / "person300")
+    write_splits(root / SPLIT_FILE, np.array([np.arange(1, 6)] * 10))
+    with pytest.raises(InputError, match="splits 5 persons, which has no halves"):
+        parse_ilidsvid(root)
+
+
+def test_a_split_file_that_cannot_be_read_is_named(root):
+    path = root / SPLIT_FILE
+    write_splits(path, name="split_set")
+    with pytest.raises(InputError, match=f"{path} holds no variable ls_set .found: split_set"):
+        parse_ilidsvid(root)
+    for content in (b"", b"rubbish" * 100, b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM" + b"\xff" * 100):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=f"^{path} [^\n]*$"):
+            parse_ilidsvid(root)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(InputError, match=f"{path} cannot be read as a MATLAB 5 file"):
+        parse_ilidsvid(root)
+
+
+@pytest.mark.parametrize("header", [0, 512])
+def test_splits_of_matlab_73_are_refused(root, header):
+    path = root / SPLIT_FILE
+    with h5py.File(path, "w", userblock_size=header) as file:
+        file["ls_set"] = SPLITS
+    if header:
+        with path.open("r+b") as file:
+            file.write(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM")
+    with pytest.raises(InputError, match=f"{path} must be a MATLAB 5 file, but is one of MATLAB 7.3"):
+        parse_ilidsvid(root)

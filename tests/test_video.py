@@ -1,0 +1,358 @@
+"""A CSV file of boxes in videos -> tracklets of crops: the right frame, the right pixels, one clear line per fault."""
+
+import io
+import os
+import shutil
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datasets import video as video_module
+from datasets.manifest import parse_video
+from datasets.mars import parse_mars
+from datasets.tracklet import RawSplits
+from tests.conftest import SHARED
+from tests.plaza_video import HEIGHT as PLAZA_HEIGHT
+from tests.plaza_video import WIDTH as PLAZA_WIDTH
+from tests.plaza_video import write_plaza_csv
+from utils.errors import InputError
+
+HEADER = "split,person,camera,tracklet,video,frame,x,y,w,h"
+WIDTH, HEIGHT, FRAMES = 64, 48, 20
+BITS, SIDE = 8, 8  # a frame's number stands in its top row as squares of SIDE pixels, lowest bit first
+
+
+def picture(number: int) -> np.ndarray:
+    """A smooth background that moves, below the number of the frame."""
+    x, y = np.meshgrid(np.arange(WIDTH), np.arange(HEIGHT))
+    pixels = np.stack([(x + 3 * number) * 3, y * 4 + number, (x + y) * 2], axis=2).astype(np.uint8)
+    bits = np.array([number >> bit & 1 for bit in range(BITS)], dtype=np.uint8) * 255
+    pixels[:SIDE] = np.repeat(bits, SIDE)[None, :, None]
+    return pixels
+
+
+def read_number(pixels: np.ndarray) -> int:
+    inner = [pixels[2 : SIDE - 2, bit * SIDE + 2 : (bit + 1) * SIDE - 2].mean() for bit in range(BITS)]
+    return sum(int(mean > 128) << bit for bit, mean in enumerate(inner))
+
+
+def write_video(path: Path, codec: str, pixel_format: str, frames: int = FRAMES, **options: str) -> list[int]:
+    """Write numbered frames; the presentation times of the packets in the order of the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    times = []
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pixel_format
+        pictures = [av.VideoFrame.from_ndarray(picture(number), format="rgb24") for number in range(frames)]
+        for frame in (*pictures, None):
+            for packet in stream.encode(frame):
+                times.append(packet.pts)
+                container.mux(packet)
+    return times
+
+
+def write_table(folder: Path, *rows: str, header: str = HEADER) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "boxes.csv"
+    path.write_text("".join(f"{row}\n" for row in (header, *rows)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    write_video(tmp_path / "mine" / "cam1" / "a.mkv", "ffv1", "bgr0")
+    return tmp_path / "mine"
+
+
+@pytest.fixture
+def cache(tmp_path) -> str:
+    return str(tmp_path / "new" / "cache")
+
+
+def pixels_of(path: str) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.array(image.convert("RGB"))
+
+
+def files(root: Path) -> list[str]:
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*"))
+
+
+def parse_all(path: Path, cache: str) -> tuple[RawSplits, list]:
+    faults = []
+    return parse_video(path, on_fault=faults.append, cache_dir=cache), faults
+
+
+def refusal(path: Path, cache: str) -> str:
+    """The one line, after a look that nothing was written."""
+    before = files(path.parent.parent)
+    with pytest.raises(InputError) as caught:
+        parse_video(path, cache_dir=cache)
+    assert files(path.parent.parent) == before
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# ---- the right pixels
+
+
+@pytest.mark.parametrize("name, codec, pixel_format", [
+    ("a.mkv", "ffv1", "bgr0"),
+    ("a.avi", "png", "rgb24"),
+    ("a.avi", "huffyuv", "rgb24"),
+])  # fmt: skip
+def test_crops_of_a_lossless_video_are_exact_to_the_pixel(tmp_path, cache, name, codec, pixel_format):
+    write_video(tmp_path / "mine" / name, codec, pixel_format)
+    boxes = {0: (0, 0, 64, 48), 7: (3, 5, 20, 30), 8: (44, 18, 20, 30), 19: (10, 8, 1, 1)}
+    rows = [f"train,p,c,t,{name},{number},{','.join(map(str, box))}" for number, box in boxes.items()]
+    raw = parse_video(write_table(tmp_path / "mine", *rows, f"query,p,c,t,{name},3,,,,"), cache_dir=cache)
+    for frame, (number, (x, y, w, h)) in zip(raw.train[0].frames, boxes.items(), strict=True):
+        assert np.array_equal(pixels_of(frame), picture(number)[y : y + h, x : x + w])
+    assert np.array_equal(pixels_of(raw.query[0].frames[0]), picture(3))
+
+
+@pytest.mark.parametrize("name, codec, options", [
+    ("a.avi", "mpeg4", {"qmin": "1", "qmax": "2"}),
+    ("a.mp4", "libx264", {"bf": "3", "g": "10", "crf": "4"}),
+    ("a.mkv", "libx264", {"bf": "2", "x264-params": "open-gop=1:keyint=6", "crf": "4"}),
+])  # fmt: skip
+def test_frames_count_in_the_order_in_which_they_are_shown(tmp_path, cache, name, codec, options):
+    if codec not in av.codecs_available:
+        pytest.skip(f"this FFmpeg has no {codec}")
+    times = write_video(tmp_path / "mine" / name, codec, "yuv420p", **options)
+    if codec == "libx264":
+        assert times != sorted(times)  # B-frames: the file has another order than the display
+    path = write_table(tmp_path / "mine", *(f"train,p,c,t,{name},{number},0,0,64,48" for number in range(FRAMES)))
+    crops = [pixels_of(frame) for frame in parse_video(path, cache_dir=cache).train[0].frames]
+    assert [read_number(crop) for crop in crops] == list(range(FRAMES))
+    below = [np.abs(crop[SIDE:].astype(int) - picture(number)[SIDE:]).mean() for number, crop in enumerate(crops)]
+    assert max(below) < 12
+
+
+def test_frames_of_a_tracklet_are_sorted_and_ids_span_all_splits(folder, cache):
+    write_video(folder / "b.mkv", "ffv1", "bgr0", frames=5)
+    path = write_table(
+        folder,
+        "query,carl,c10,t,b.mkv,4,0,0,64,8",
+        "train,Zoë,c2,1,cam1/a.mkv,11,0,0,64,8",
+        "gallery,carl,c2,t,cam1/a.mkv,3,0,0,64,8",
+        "train,Zoë,c2,1,./cam1/a.mkv,2.0,0,0,64,8",
+        "train,Zoë,c2,2,b.mkv,0,0,0,64,8",
+        "train,Zoë,c2,1,cam1/a.mkv,9,0,0,64,8",
+    )
+    raw = parse_video(path.parent, cache_dir=cache)
+    assert (raw.persons, raw.cameras) == ({1: "Zoë", 2: "carl"}, ("c2", "c10"))
+    assert not raw.gallery_includes_query
+    shown = [[read_number(pixels_of(frame)) for frame in t.frames] for t in (*raw.train, *raw.query, *raw.gallery)]
+    assert shown == [[2, 9, 11], [0], [4], [3]]
+    assert [(t.pid, t.camid) for t in (*raw.query, *raw.gallery)] == [(2, 1), (2, 0)]
+    assert os.path.relpath(raw.train[0].frames[1], raw.root) == "cam1/a.mkv/9_0_0_64_8.png"
+
+
+def test_a_file_without_box_columns_takes_whole_frames(folder, cache):
+    header = "split,person,tracklet,video,frame"
+    path = write_table(folder, "train,p,t,cam1/a.mkv,5", "train,p,t,cam1/a.mkv,6", header=header)
+    raw = parse_video(path, cache_dir=cache)
+    assert raw.cameras == ()
+    assert np.array_equal(pixels_of(raw.train[0].frames[1]), picture(6))
+
+
+def test_each_video_is_decoded_once_and_no_further_than_needed_and_then_never_again(folder, cache, monkeypatch):
+    decoded = []
+    real = video_module._frames
+
+    def counted(source):
+        for frame in real(source):
+            decoded.append(source)
+            yield frame
+
+    monkeypatch.setattr(video_module, "_frames", counted)
+    rows = [f"train,p{x},c,t,cam1/a.mkv,{number},{x},0,4,4" for x in range(3) for number in (6, 2)]
+    path = write_table(folder, *rows)
+    first = parse_video(path, cache_dir=cache)
+    assert decoded == [str(folder / "cam1" / "a.mkv")] * 7  # frames 0 to 6
+    assert parse_video(path, cache_dir=cache) == first
+    assert len(decoded) == 7
+
+
+# ---- what is wrong with a row or a video
+
+GOOD = "train,p,c,t,cam1/a.mkv,4,0,0,9,9"
+FAULTY_ROWS = [
+    ("train,p,c,t,,5,0,0,4,4", "column video is empty"),
+    ("train,p,c,t,cam1/a.mkv,,0,0,4,4", "column frame is empty"),
+    ("train,p,c,t,cam1/a.mkv,-1,0,0,4,4", "frame is -1; it must be a whole number"),
+    ("train,p,c,t,cam1/a.mkv,1.5,0,0,4,4", "frame is 1.5; it must be a whole number"),
+    ("train,p,c,t,cam1/a.mkv,first,0,0,4,4", "frame is 'first'; it must be a number"),
+    ("train,p,c,t,cam1/a.mkv,1e300,0,0,4,4", "frame is '1e300'; it must be a number"),
+    ("train,p,c,t,cam1/a.mkv,4,1,1,4,4", "has frame 4 as row 2 of the same tracklet"),
+    ("train,p,c,t,cam1/b.mkv,5,0,0,4,4", "is of video cam1/b.mkv, but row 2 of the same tracklet of cam1/a.mkv"),
+    ("train,p,,t,cam1/a.mkv,5,0,0,4,4", "column camera is empty"),
+    ("train,p,c,t,cam1/a.mkv,5,0,0,,4", "has some of x,y,w,h but not all"),
+    ("train,p,c,t,cam1/a.mkv,5,64,0,5,4", "a.mkv frame 5 is 64x48 pixels; the box 64,0,5,4 (x,y,w,h) lies outside"),
+    ("train,p,c,t,cam1/a.mkv,20,0,0,4,4", "a.mkv has 20 frames, but none of number 20 (the first is 0)"),
+    ("train,p,c,u,cam1/none.mkv,5,0,0,4,4", "cam1/none.mkv does not exist"),
+    ("train,p,c,u,cam1,5,0,0,4,4", "cam1 is not a file"),
+    ("train,p,c,u,cam1/text.avi,5,0,0,4,4", "cam1/text.avi cannot be decoded as a video from frame 0"),
+    ("train,p,c,u,cam1/empty.avi,5,0,0,4,4", "cam1/empty.avi cannot be decoded as a video from frame 0"),
+    ("train,p,c,u,cam1/sound.wav,5,0,0,4,4", "cam1/sound.wav cannot be decoded as a video from frame 0 (the first is 0)"
+     " on (it holds no video)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("row, expected", FAULTY_ROWS)
+def test_a_faulty_row_is_one_line_nothing_is_written_and_a_tolerant_reader_leaves_it_out(folder, cache, row, expected):
+    (folder / "cam1" / "text.avi").write_bytes(b"no video\n" * 100)
+    (folder / "cam1" / "empty.avi").write_bytes(b"")
+    write_sound(folder / "cam1" / "sound.wav")
+    path = write_table(folder, GOOD, row, "query,q,c,t,cam1/a.mkv,7,1,2,3,4")
+    message = refusal(path, cache)
+    assert message.startswith(f"{path} row 3: ") and expected in message
+    raw, faults = parse_all(path, cache)
+    assert [fault.message for fault in faults] == [message]
+    assert [len(t.frames) for t in raw.train] == [1]
+    assert np.array_equal(pixels_of(raw.query[0].frames[0]), picture(7)[2:6, 1:4])
+    assert parse_all(path, cache) == (raw, faults)
+
+
+def write_sound(path: Path) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), dtype=np.int16), format="s16", layout="mono")
+        frame.sample_rate = 8000
+        for packet in (*stream.encode(frame), *stream.encode(None)):
+            container.mux(packet)
+
+
+@pytest.mark.parametrize("header, missing", [
+    ("split,person,camera,tracklet,frame", "lacks video"),
+    ("split,person,camera,tracklet,video,x,y,w,h", "lacks frame"),
+    ("split,person,camera,tracklet,video,frame,x,y,w", "lacks h"),
+])  # fmt: skip
+def test_missing_columns_are_named(tmp_path, cache, header, missing):
+    path = write_table(tmp_path / "mine", ",".join("1" for _ in header.split(",")), header=header)
+    assert f"{path} {missing}" in refusal(path, cache)
+
+
+def test_one_fault_for_all_rows_of_a_missing_video_names_their_crops(folder, cache):
+    rows = [f"{split},p,c,u,none.avi,{number},0,0,4,4" for split in ("train", "query") for number in (3, 1)]
+    raw, faults = parse_all(write_table(folder, GOOD, *rows), cache)
+    assert [fault.message.partition(": ")[0].partition(" row ")[2] for fault in faults] == ["3 (and 3 more)"]
+    names = {os.path.relpath(frame, raw.root) for frame in faults[0].frames}
+    assert names == {"none.avi/1_0_0_4_4.png", "none.avi/3_0_0_4_4.png"}
+    assert (faults[0].root, faults[0].split, len(raw.query)) == (raw.root, "", 0)
+
+
+def test_a_video_that_ends_early_is_a_fault_for_each_frame_that_it_lacks(folder, cache):
+    rows = [f"train,p{number},c,t,cam1/a.mkv,{number},0,0,64,8" for number in (25, 19, 22)]
+    raw, faults = parse_all(write_table(folder, *rows), cache)
+    assert [fault.message.partition(" row ")[2].split(":")[0] for fault in faults] == ["4", "2"]
+    assert [read_number(pixels_of(frame)) for t in raw.train for frame in t.frames] == [19]
+
+
+@pytest.mark.parametrize("codec, pixel_format", [
+    ("png", "rgb24"),  # FFmpeg reports an error
+    ("mpeg4", "yuv420p"),  # FFmpeg patches the picture and says so
+])  # fmt: skip
+def test_a_video_damaged_in_the_middle_is_a_fault_from_there_on(tmp_path, cache, codec, pixel_format):
+    path = tmp_path / "mine" / "a.avi"
+    count, damaged = 60, 40
+    write_video(path, codec, pixel_format, frames=count)
+    with av.open(str(path)) as container:
+        packet = [packet for packet in container.demux(video=0) if packet.size][damaged]
+        middle = packet.pos + packet.size // 2
+    content = bytearray(path.read_bytes())
+    content[middle : middle + 40] = b"\xff" * 40
+    path.write_bytes(content)
+    table = write_table(tmp_path / "mine", *(f"train,p,c,t,a.avi,{number},0,0,64,48" for number in range(count)))
+    assert f"{path} cannot be decoded as a video from frame " in refusal(table, cache)
+    raw, faults = parse_all(table, cache)
+    kept = [read_number(pixels_of(frame)) for frame in raw.train[0].frames]
+    assert kept == list(range(len(kept)))
+    assert 10 < len(kept) <= damaged  # FFmpeg's threads may hold frames back that come before the damage
+    assert f"from frame {len(kept)} (the first is 0) on" in faults[0].message
+    assert (len(faults), len(faults[0].frames)) == (1, count - len(kept))
+
+
+def test_a_video_that_is_gone_or_another_one_is_noticed_although_there_are_crops(folder, cache):
+    path = write_table(folder, GOOD)
+    first = parse_video(path, cache_dir=cache)
+    video = folder / "cam1" / "a.mkv"
+    shutil.move(video, folder / "kept.mkv")
+    assert f"{video} does not exist" in refusal(path, cache)
+    write_video(video, "ffv1", "bgr0", frames=6)
+    assert parse_video(path, cache_dir=cache).root != first.root
+    shutil.copy2(folder / "kept.mkv", video)
+    assert parse_video(path, cache_dir=cache) == first
+
+
+def test_an_interrupt_while_decoding_leaves_nothing(folder, cache, monkeypatch):
+    path = write_table(folder, *(f"train,p,c,t,cam1/a.mkv,{number},0,0,4,4" for number in range(FRAMES)))
+    real = video_module._frames
+
+    def interrupted(source):
+        for number, frame in enumerate(real(source)):
+            if number == 10:
+                raise KeyboardInterrupt
+            yield frame
+
+    monkeypatch.setattr(video_module, "_frames", interrupted)
+    before = files(folder.parent)
+    with pytest.raises(KeyboardInterrupt):
+        parse_video(path, cache_dir=cache)
+    assert files(folder.parent) == before
+
+
+# ---- a real video, whose crops are known
+
+
+@pytest.fixture(scope="module")
+def plaza(tmp_path_factory) -> RawSplits:
+    if not (SHARED / "data" / "plaza-video").is_dir():
+        pytest.skip("needs the plaza video")
+    folder = tmp_path_factory.mktemp("plaza")
+    return parse_video(write_plaza_csv(SHARED, folder), cache_dir=str(folder / "cache"))
+
+
+def test_the_plaza_video_gives_the_splits_of_the_plaza_lists(plaza):
+    lists = parse_mars(SHARED / "data" / "plaza")
+    for split, count in (("train", 53), ("query", 17), ("gallery", 47)):
+        of_video = [(plaza.person(t.pid), plaza.cameras[t.camid], len(t.frames)) for t in getattr(plaza, split)]
+        of_lists = [(f"{t.pid:04d}", f"C{t.camid + 1}", len(t.frames)) for t in getattr(lists, split)]
+        assert of_video == of_lists and len(of_video) == count
+
+
+def test_the_crops_of_the_plaza_video_are_the_plaza_pictures(plaza):
+    lists = parse_mars(SHARED / "data" / "plaza")
+    pairs = [
+        (crop, known)
+        for split in ("train", "query", "gallery")
+        for of_video, of_lists in zip(getattr(plaza, split), getattr(lists, split))
+        for crop, known in zip(of_video.frames, of_lists.frames)
+    ]
+    # A box at the picture's edge may have been cut off, and a border was drawn around such crops.
+    pairs = [(crop, known) for crop, known in pairs if not _at_edge(crop)]
+    for crop, known in pairs[::16]:
+        resized = _resized_as_opencv_does(pixels_of(crop))
+        assert np.abs(resized.astype(int) - pixels_of(known)).mean() < 3  # the loss by JPEG; a shift by one pixel: 5
+        saved = io.BytesIO()
+        Image.fromarray(resized).save(saved, "JPEG", quality=95)
+        assert np.abs(pixels_of(saved).astype(int) - pixels_of(known)).mean() < 0.5
+    assert len(pairs) > 1600
+
+
+def _at_edge(crop: str) -> bool:
+    _, x, y, w, h = map(int, Path(crop).stem.split("_"))
+    return x == 0 or y == 0 or x + w == PLAZA_WIDTH or y + h == PLAZA_HEIGHT
+
+
+def _resized_as_opencv_does(pixels: np.ndarray) -> np.ndarray:
+    """To 128x256 pixels with the cubic kernel of OpenCV, whose parameter is -0.75."""
+    clip = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
+    resized = torch.nn.functional.interpolate(clip, (256, 128), mode="bicubic", align_corners=False)
+    return resized[0].permute(1, 2, 0).clamp(0, 255).round().byte().numpy()
