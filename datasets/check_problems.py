@@ -43,6 +43,7 @@ class Ranking:
     includes_query: bool  # queries are gallery items too
     camera_filter: bool  # the query's person in the query's camera is left out
     distractor: int | None  # the id that stands for nobody
+    ids_are_shared: bool = True  # equal ids in train and test are one person
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def find_problems(raw: RawSplits, disk: Disk, ranking: Ranking) -> list[Problem]
         *_empty_splits(raw),
         *_folder_problems(raw.root, frames, disk),
         *_frame_problems(raw.root, frames, disk),
-        *_leaks(raw, ranking.distractor),
+        *(_leaks(raw, ranking.distractor) if ranking.ids_are_shared else ()),
         *_unmatched_queries(raw, ranking),
         *_same_pictures(raw.root, frames, disk.frames),
         *_shape_problems(raw.root, frames, disk.frames),
@@ -186,11 +187,16 @@ def _frame_problems(root: str, frames: Mapping[str, Sequence[str]], disk: Disk) 
     return problems
 
 
+def shared_ids(raw: RawSplits) -> set[int]:
+    """Ids of train that the test has too."""
+    return {t.pid for t in raw.train} & {t.pid for t in (*raw.query, *raw.gallery)}
+
+
 def _leaks(raw: RawSplits, distractor: int | None) -> list[Problem]:
     """Persons to train with who are in the test too."""
     tests = {"query": {t.pid for t in raw.query}, "gallery": {t.pid for t in raw.gallery}}
     problems = []
-    for pid in sorted({t.pid for t in raw.train} & (tests["query"] | tests["gallery"]) - {distractor}):
+    for pid in sorted(shared_ids(raw) - {distractor}):
         mine = [t for t in raw.train if t.pid == pid]
         places = " and ".join(split for split, pids in tests.items() if pid in pids)
         text = f"person {raw.person(pid)} is in train ({counted(len(mine), 'tracklet')}) and in {places}"

@@ -46,7 +46,7 @@ def open_frames(paths: Sequence[str], processes: int) -> dict[str, OpenedFrame]:
 def _in_processes(jobs: Sequence[Sequence[str]], processes: int) -> Iterator[Iterator[list[OpenedFrame]]]:
     """The result of each job, in order; an executor, unlike a pool, notices a worker that the system ended."""
     others = set(multiprocessing.active_children())
-    executor = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
+    executor = ProcessPoolExecutor(min(processes, len(jobs)), multiprocessing.get_context("spawn"))
     try:
         # Workers inherit the ignored Ctrl-C: this process alone ends the work, and no worker prints a traceback.
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)

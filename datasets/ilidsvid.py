@@ -43,7 +43,7 @@ def parse_ilidsvid(
     are wrong go to `on_fault`, by default an InputError (a ValueError) naming the folder, and are left out. Raises
     MissingFileError (a FileNotFoundError) naming the first missing file, InputError for any other fault.
     """
-    if isinstance(split, bool) or str(split) not in _SPLITS:
+    if str(split) not in _SPLITS:
         raise InputError(f"DATASETS.SPLIT {split!r} is not a split of iLIDS-VID; it must be one of 0 to 9")
     if train_half not in _HALVES:
         raise InputError(f"DATASETS.TRAIN_HALF {train_half!r} must be one of {', '.join(_HALVES)}")

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 from scipy.io import loadmat
 
+from datasets.find_root import find_root
 from datasets.tracklet import Fault, OnFault, RawSplits, Tracklet, refuse
-from utils.errors import InputError, MissingFileError
+from utils.errors import InputError
 
 NUM_CAMERAS = 6
 OFFICIAL = {"train": (625, 8_298), "query": (626, 1_980), "gallery": (621, 9_330)}  # identities, tracklets
@@ -33,7 +34,7 @@ def parse_mars(root: str | Path, on_fault: OnFault = refuse) -> RawSplits:
     InputError (a ValueError) naming list and row, and are left out. Raises MissingFileError (a FileNotFoundError)
     naming the first missing file, InputError for a list that cannot be read at all.
     """
-    root = find_root(Path(root))
+    root, _ = find_root(Path(root), "MARS", [_LISTS], _HOW_TO_GET)
     info = root / "info"
     train_info = _track_info(info / "tracks_train_info.mat", "track_train_info")
     test_info = _track_info(info / "tracks_test_info.mat", "track_test_info")
@@ -54,27 +55,6 @@ def parse_mars(root: str | Path, on_fault: OnFault = refuse) -> RawSplits:
         cameras=tuple(str(camera) for camera in range(1, NUM_CAMERAS + 1)),
         gallery_includes_query=True,
     )
-
-
-def find_root(root: Path) -> Path:
-    """`root` itself or the one folder in it that is MARS; raises MissingFileError naming what was looked for."""
-    if not root.is_dir():
-        raise MissingFileError(f"DATASETS.ROOT_DIR {root} is not a folder; set it to the folder of MARS. {_HOW_TO_GET}")
-    try:
-        candidates = [root, *sorted(root.iterdir())]
-    except OSError as error:
-        raise InputError(f"DATASETS.ROOT_DIR {root} cannot be read ({error.strerror})") from None
-    # os.path.exists, unlike Path.exists, passes over a sibling such as lost+found that may not be entered.
-    found = [path for path in candidates if any(os.path.exists(path / name) for name in _LISTS)]
-    named = [path for path in found if path.name.lower() == "mars"]
-    best = root if root in found or not found else (named or found)[0]
-    if len(found) > 1 and best is not root and not named:
-        raise InputError(f"DATASETS.ROOT_DIR {root} holds several sets: {', '.join(p.name for p in found)}; name one")
-    for name in _LISTS:
-        if not os.path.exists(best / name):
-            looked = ", ".join(_LISTS)
-            raise MissingFileError(f"{best / name} is missing (looked in {root} for {looked}). {_HOW_TO_GET}")
-    return best
 
 
 def _mat_variable(path: Path, variable: str) -> np.ndarray:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from configs import load_cfg
 from datasets import check, load_splits
 from datasets.check_files import scan_folders
 from datasets.check_fix import leave_out
-from datasets.check_problems import Disk, Ranking, find_problems, folder_problems, row_notes, row_problems
+from datasets.check_problems import LEAK, Disk, Ranking, find_problems, folder_problems, row_notes, row_problems
 from datasets.check_report import exclusion_notes, odd_shapes, short_identities
 from datasets.exclusion import Exclusions
 from datasets.frame_check import OpenedFrame
@@ -257,3 +258,15 @@ def test_an_empty_folder_that_a_parser_names_is_not_named_twice(tmp_path):
     told = Fault(f"{tmp_path / 'cam1' / 'person12'} holds no image")
     problems = folder_problems(str(tmp_path), folders, [told], None)
     assert [problem.text for problem in problems] == ["cam1/person1 holds no file"]
+
+
+def test_a_set_that_may_number_persons_twice_is_not_accused_of_sharing_most_of_them():
+    raw = raw_splits(train=[(1, 0, "a"), (2, 0, "b"), (3, 0, "c")], query=[(1, 0, "q"), (2, 0, "r")],
+                     gallery=[(1, 1, "g"), (2, 1, "h")])  # fmt: skip
+    cfg = load_cfg(opts=["DATALOADER.NUM_WORKERS", "0"])
+    for facts, shared in ((check._KNOWN["MARS"], True), (check._KNOWN["LS-VID"], False)):
+        ranking = check._ranking(cfg, raw, facts)
+        leaks = [p.text for p in find_problems(raw, on_disk(raw), ranking) if p.kind == LEAK]
+        assert ranking.ids_are_shared is shared and len(leaks) == (2 if shared else 0)
+    few = raw_splits(train=[(1, 0, "a"), (4, 0, "b"), (3, 0, "c")], query=[(1, 0, "q")], gallery=[(1, 1, "g")])
+    assert check._ranking(cfg, few, check._KNOWN["LS-VID"]).ids_are_shared

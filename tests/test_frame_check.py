@@ -139,7 +139,8 @@ def test_ctrl_c_is_130_without_traceback_or_fix_list(tiny_mars, tmp_path, monkey
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
 def test_ctrl_c_in_a_terminal_ends_all_processes(tiny_mars, tmp_path):
-    command = [sys.executable, "-m", "datasets.check", "--fix-list", str(tmp_path / "fix.csv")]
+    script = "import sys; from datasets import check; check._FRAMES_PER_PROCESS = 1; sys.exit(check.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", script, "--fix-list", str(tmp_path / "fix.csv")]
     command += ["DATASETS.ROOT_DIR", str(tiny_mars), "DATALOADER.NUM_WORKERS", "2"]
     home = Path(check.__file__).parent.parent
     with (tmp_path / "errors").open("wb") as errors:

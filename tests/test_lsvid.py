@@ -61,6 +61,13 @@ def test_both_layouts_line_ends_and_the_parent_give_the_same(tmp_path, layout, e
         assert moved == [(t.pid, t.camid, t.frames) for t in getattr(expected, part)]
 
 
+def test_a_folder_of_any_name_is_the_set_itself_although_its_info_folder_looks_like_one(tmp_path):
+    root = write_set(tmp_path / "data", LISTS_IN_INFO)
+    (root / "LS-VID" / "list_sequence").mkdir(parents=True)
+    (root / "LS-VID" / LISTS[0]).touch()
+    assert parse_lsvid(root).root == str(root)
+
+
 def test_nothing_is_written(root):
     before = {path: path.stat().st_mtime_ns for path in root.parent.rglob("*")}
     parse_lsvid(root)
@@ -146,7 +153,8 @@ def test_the_validation_queries_of_the_file_win(tmp_path, layout, info):
 def test_an_empty_validation_list_is_no_part_and_one_without_images_does_not_block(root):
     write_list(root / "list_sequence" / "list_seq_val.txt", [])
     assert parse_lsvid(root).val_query == []
-    write_list(root / "list_sequence" / "list_seq_val.txt", ["tracklet_val/a 1", "/outside/a 2"])
+    outside = f"{root}/tracklet_train/my people/0008/"
+    write_list(root / "list_sequence" / "list_seq_val.txt", ["tracklet_val/a 1", f"{outside} 2"])
     assert parse_lsvid(root).val_query == []
     faults, _ = faults_of(root)
     assert [(fault.blocks, fault.split) for fault in faults] == [(False, "val")]

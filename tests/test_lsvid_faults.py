@@ -44,6 +44,9 @@ def test_a_missing_root_and_several_sets_are_named(tmp_path):
         parse_lsvid(tmp_path)
     write_set(tmp_path / "lsvid")
     assert parse_lsvid(tmp_path).root == str(tmp_path / "lsvid")
+    write_set(tmp_path / "LS-VID")
+    with pytest.raises(InputError, match="several sets: LS-VID, a, b, lsvid; name one"):
+        parse_lsvid(tmp_path)
 
 
 @pytest.mark.parametrize(
