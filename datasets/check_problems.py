@@ -19,11 +19,11 @@ NO_TRACKLET = "splits without tracklets"
 LEAK = "persons in train and in test"
 NO_MATCH = "queries without a true match in the ranked gallery"
 SAME_PICTURE = "the same picture in two splits"
-SHAPE = "frames far from a person's shape (height / width outside 1 to 6, or a side below 16 pixels)"
+SHAPE = "frames far from a person's shape (height / width outside 1 to 6, or below 16 pixels high)"
 UNLISTED = "image folders with files that no list names"
 
 _RATIOS = (1, 6)  # height / width of a person's box
-_SMALLEST_SIDE = 16  # pixels
+_SMALLEST_HEIGHT = 16  # pixels
 _ODD_SHARE = 0.01  # of the frames of a split that may be far from a person's shape
 
 
@@ -254,7 +254,7 @@ def is_tolerable(odd: Sequence[str], paths: Sequence[str]) -> bool:
 def _is_odd(frame: OpenedFrame) -> bool:
     low, high = _RATIOS
     box = low * frame.width <= frame.height <= high * frame.width
-    return not frame.fault and not (box and min(frame.width, frame.height) >= _SMALLEST_SIDE)
+    return not frame.fault and not (box and frame.height >= _SMALLEST_HEIGHT)
 
 
 def _shape_problems(

@@ -215,7 +215,7 @@ def test_a_list_that_empties_a_split_says_so():
 
 
 @pytest.mark.parametrize(("size", "odd"), [((20, 120), 0), ((20, 121), 1), ((40, 40), 0), ((41, 40), 1), ((16, 16), 0),
-                                           ((15, 30), 1)])  # fmt: skip
+                                           ((8, 30), 0), ((10, 15), 1)])  # fmt: skip
 def test_frames_far_from_a_persons_shape_are_noted_up_to_one_per_cent(size, odd):
     frame = OpenedFrame(digest=b"odd", width=size[0], height=size[1])
     for others, note in ((99, True), (98, False)):
