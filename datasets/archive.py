@@ -167,7 +167,7 @@ def _unpack(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo], archive: 
         temporary.mkdir()
         for name in progress(members, f"unpacking {archive.name}", "file", total=len(members)):
             _write_member(tar, members[name], temporary.joinpath(*name.split("/")))
-        _rename(temporary, target)
+        move_into_place(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -180,10 +180,11 @@ def _write_member(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> 
     path.chmod(0o644)
 
 
-def _rename(temporary: Path, target: Path) -> None:
+def move_into_place(temporary: Path, target: Path) -> None:
+    """Rename a finished folder; where another process was faster, its equal folder stays and ours is removed."""
     try:
         os.rename(temporary, target)
     except OSError:
-        # Another process that was faster has written the same files.
         if not os.path.isdir(target):
             raise
+        shutil.rmtree(temporary, ignore_errors=True)

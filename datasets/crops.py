@@ -22,7 +22,7 @@ from typing import NamedTuple, TypeVar
 
 from PIL import Image
 
-from datasets.archive import default_cache_dir
+from datasets.archive import default_cache_dir, move_into_place
 from datasets.own_ids import printable
 from datasets.tracklet import Fault, OnFault
 from utils.errors import InputError
@@ -150,7 +150,7 @@ def _built_aside(folder: Path) -> Iterator[Path]:
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        _rename(temporary, folder)
+        move_into_place(temporary, folder)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         for path in new_parents:
@@ -160,16 +160,6 @@ def _built_aside(folder: Path) -> Iterator[Path]:
             reason = error.strerror or error
             raise InputError(f"crops cannot be written into the cache folder {folder.parent} ({reason})") from None
         raise
-
-
-def _rename(temporary: Path, folder: Path) -> None:
-    try:
-        os.rename(temporary, folder)
-    except OSError:
-        # Another process that was faster has written the same crops.
-        if not os.path.isdir(folder):
-            raise
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def unusable(source: str) -> str:

@@ -6,12 +6,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import h5py
 import numpy as np
-from scipy.io import loadmat
 
 from datasets.archive import unpack_tar
 from datasets.find_root import folders_in, images_in, only_one, without_hyphens
+from datasets.matlab import read_matlab5
 from datasets.tracklet import Fault, OnFault, RawSplits, Tracklet, refuse
 from utils.errors import InputError, MissingFileError
 
@@ -203,7 +202,7 @@ def _frames(folder: Path, camera: str, name: str) -> tuple[str, ...]:
 
 def _split_table(path: Path, count: int, folder: Path) -> np.ndarray:
     """(10, count) int64: each row a permutation of 1..count, numbering the person folders in the order of names."""
-    table = _mat_variable(path, "ls_set")
+    table = read_matlab5(path, "ls_set")
     if table.ndim != 2 or table.shape[0] != len(_SPLITS) or not table.shape[1]:
         raise InputError(f"{path}: ls_set needs {len(_SPLITS)} rows, one per split, has shape {table.shape}")
     if table.dtype.kind not in "iuf":
@@ -220,17 +219,3 @@ def _split_table(path: Path, count: int, folder: Path) -> np.ndarray:
             f"{path}: ls_set splits {size} persons, but {folder / 'sequences'} has {count} seen by both cameras"
         )
     return table.astype(np.int64)
-
-
-def _mat_variable(path: Path, variable: str) -> np.ndarray:
-    if h5py.is_hdf5(path):
-        raise InputError(f"{path} must be a MATLAB 5 file, but is one of MATLAB 7.3 (HDF5); save it with -v7")
-    try:
-        content = loadmat(path)
-    except Exception as error:  # scipy raises many kinds for a file that is not MATLAB 5
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} cannot be read as a MATLAB 5 file ({reason})") from None
-    if variable not in content:
-        found = [name for name in content if not name.startswith("__")]
-        raise InputError(f"{path} holds no variable {variable} (found: {', '.join(found) or 'none'})")
-    return np.asarray(content[variable])

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import h5py
 import numpy as np
 
 from datasets.find_root import find_root, images_in
+from datasets.matlab import check_whole_numbers, read_matlab73
 from datasets.tracklet import Fault, OnFault, RawSplits, Tracklet, refuse
 from utils.errors import InputError
 
@@ -189,11 +189,10 @@ def _camera(frames: Sequence[str]) -> int:
 
 def _query_rows(path: Path, lines: Sequence[_Line | None]) -> list[int]:
     """0-based rows of the list."""
-    values = _query_numbers(path)
+    values = read_matlab73(path, "query")
     if not len(values):
         raise InputError(f"{path}: query names no tracklet")
-    if values.dtype.kind not in "iuf" or not np.isfinite(values).all() or (values != np.floor(values)).any():
-        raise InputError(f"{path}: query must hold whole numbers, holds {values.dtype}")
+    check_whole_numbers(values, path, "query")
     wrong = values[(values < 1) | (values > len(lines))]
     if len(wrong):
         raise InputError(f"{path}: query {wrong[0]:.0f} is not a row of the {len(lines)} listed tracklets")
@@ -207,35 +206,3 @@ def _query_rows(path: Path, lines: Sequence[_Line | None]) -> list[int]:
             raise InputError(f"{path}: query names row {row + 1} twice")
         seen.add(row)
     return rows
-
-
-def _query_numbers(path: Path) -> np.ndarray:
-    """The values of the dataset `query` as they are, in one dimension."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(10)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror})") from None
-    if not h5py.is_hdf5(path):
-        found = "a MATLAB 5 file; save it with -v7.3" if start == b"MATLAB 5.0" else "not an HDF5 file"
-        raise InputError(f"{path} must be a MATLAB 7.3 file (HDF5), but is {found}")
-    try:
-        with h5py.File(path, "r") as file:
-            if "query" not in file:
-                raise InputError(f"{path} holds no dataset query (found: {', '.join(file) or 'none'})")
-            query = file["query"]
-            if not isinstance(query, h5py.Dataset):
-                raise InputError(f"{path}: query is a group, not a dataset of numbers")
-            attributes, shape, values = dict(query.attrs), query.shape, np.asarray(query[()])
-    except InputError:
-        raise
-    except Exception as error:  # h5py raises many kinds for a damaged file
-        raise InputError(f"{path} cannot be read as HDF5 ({' '.join(str(error).split())})") from None
-    # MATLAB stores the shape of an empty array in place of its values, and a text as numbers.
-    if shape is None or attributes.get("MATLAB_empty"):
-        return np.zeros(0)
-    if attributes.get("MATLAB_class") == b"char":
-        raise InputError(f"{path}: query must hold whole numbers, holds a text")
-    if sum(length != 1 for length in shape) > 1 or not shape:
-        raise InputError(f"{path}: query must be one row of numbers, has shape {shape}")
-    return values.ravel()

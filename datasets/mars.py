@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 
 import numpy as np
-from scipy.io import loadmat
 
 from datasets.find_root import find_root
+from datasets.matlab import check_whole_numbers, read_matlab5
 from datasets.tracklet import Fault, OnFault, RawSplits, Tracklet, refuse
 from utils.errors import InputError
 
@@ -57,34 +57,20 @@ def parse_mars(root: str | Path, on_fault: OnFault = refuse) -> RawSplits:
     )
 
 
-def _mat_variable(path: Path, variable: str) -> np.ndarray:
-    try:
-        content = loadmat(path)
-    except Exception as error:  # scipy raises many kinds for a file that is not MATLAB 5
-        raise InputError(f"{path} cannot be read as a MATLAB 5 file ({error})") from None
-    if variable not in content:
-        found = ", ".join(name for name in content if not name.startswith("__"))
-        raise InputError(f"{path} holds no variable {variable} (found: {found or 'none'})")
-    return content[variable]
-
-
 def _track_info(path: Path, variable: str) -> np.ndarray:
     """(n, 4) int64: first row, last row (1-based, inclusive), person, camera (1-based)."""
-    info = _mat_variable(path, variable)
+    info = read_matlab5(path, variable)
     if info.ndim != 2 or info.shape[1] != 4 or not len(info):
         raise InputError(f"{path}: {variable} needs 4 columns (first, last, person, camera), has shape {info.shape}")
-    return _whole_numbers(info, path, variable)
-
-
-def _whole_numbers(values: np.ndarray, path: Path, variable: str) -> np.ndarray:
-    if values.dtype.kind not in "iuf" or not np.isfinite(values).all() or (values != np.floor(values)).any():
-        raise InputError(f"{path}: {variable} must hold whole numbers, holds {values.dtype}")
-    return values.astype(np.int64)
+    check_whole_numbers(info, path, variable)
+    return info.astype(np.int64)
 
 
 def _query_rows(path: Path, test_info: np.ndarray) -> list[int]:
     """0-based rows of the test list."""
-    rows = _whole_numbers(_mat_variable(path, "query_IDX"), path, "query_IDX").ravel() - 1
+    numbers = read_matlab5(path, "query_IDX")
+    check_whole_numbers(numbers, path, "query_IDX")
+    rows = numbers.astype(np.int64).ravel() - 1
     if not len(rows):
         raise InputError(f"{path}: query_IDX names no query")
     wrong = rows[(rows < 0) | (rows >= len(test_info))]

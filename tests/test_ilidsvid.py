@@ -186,7 +186,7 @@ def test_a_split_file_that_cannot_be_read_is_named(root):
             parse_ilidsvid(root)
     path.unlink()
     path.mkdir()
-    with pytest.raises(InputError, match=f"{path} cannot be read as a MATLAB 5 file"):
+    with pytest.raises(InputError, match=f"{path} cannot be read .Is a directory."):
         parse_ilidsvid(root)
 
 
