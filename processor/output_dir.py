@@ -20,6 +20,11 @@ _SCORES = ("mAP", "rank1", "rank5", "rank10", "rank20")
 _COLUMNS = ("epoch", "lr", *(f"loss_{name}" for name in _LOSSES), "seconds", *_SCORES)
 
 
+def holds_memory_alone(output_dir: Path) -> bool:
+    """Whether a run was stopped before its first state was saved, so that nothing is lost by starting it anew."""
+    return [name for name in _RUN_FILES if (output_dir / name).exists()] == [MEMORY]
+
+
 def check_output_dir(output_dir: Path, resume: bool, overwrite: bool) -> None:
     """Refuse a folder that holds a run unless --resume or --overwrite says what to do with it; changes nothing.
 

@@ -100,7 +100,7 @@ def _train_splits(cfg: CfgNode, arguments: argparse.Namespace) -> None:
             continue
         resume = (folder / files.LAST).exists()
         logger.info("split %d of %s in %s%s", split, cfg.DATASETS.NAMES, folder, ", resumed" if resume else "")
-        _train_one(one, arguments, resume, overwrite=not resume)
+        _train_one(one, arguments, resume, overwrite=not resume and files.holds_memory_alone(folder))
         hold_messages()
     finish_series(out, files.TRAIN_LOG)
 

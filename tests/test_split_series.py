@@ -142,6 +142,14 @@ def test_another_recipe_is_refused_and_overwrite_starts_anew(series, ilids, tmp_
     assert table(tmp_path / "run") == table(series)
 
 
+def test_weights_that_lie_in_the_folder_of_a_split_are_not_overwritten(ilids, tmp_path, caplog):
+    folder = tmp_path / "run" / "split0"
+    folder.mkdir(parents=True)
+    (folder / "best.pth").write_text("downloaded")
+    assert train_main(argv(ilids, tmp_path / "run")) == 2
+    assert "split0 holds a run (best.pth)" in caplog.text and (folder / "best.pth").read_text() == "downloaded"
+
+
 def test_evaluation_of_ten_models_gives_the_table_of_training(series, ilids, tmp_path):
     pattern = series / "split{split}" / "best.pth"
     assert eval_main(argv(ilids, tmp_path / "eval", TEST__WEIGHT=pattern)) == 0
