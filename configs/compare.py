@@ -5,10 +5,21 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode
 
+from configs.defaults import get_cfg
 from configs.load import flatten
 
 
 def changed_keys(old_text: str, cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
-    """{key: (value in `old_text`, a cfg.dump(), value in `cfg`)} of all keys that differ; None: the key is absent."""
-    old, new = dict(flatten(yaml.safe_load(old_text))), dict(flatten(cfg))
+    """{key: (value in `old_text`, a cfg.dump(), value in `cfg`)} of all keys that differ.
+
+    A key that is not in the text has its default value, and None where there is no such key any more. Raises ValueError
+    when the text is no config.
+    """
+    try:
+        tree = yaml.safe_load(old_text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"not a config: {error}") from None
+    if not isinstance(tree, dict):
+        raise ValueError("not a config: it has no sections")
+    old, new = dict(flatten(get_cfg())) | dict(flatten(tree)), dict(flatten(cfg))
     return {key: (old.get(key), new.get(key)) for key in sorted(old | new) if old.get(key) != new.get(key)}

@@ -3,6 +3,8 @@
 import ast
 import difflib
 import math
+import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,9 @@ from configs.defaults import get_cfg
 from configs.errors import ConfigError
 from configs.legacy import advice
 
+_PATHS = (
+    "MODEL.PRETRAIN_PATH", "DATASETS.ROOT_DIR", "DATASETS.EXCLUDE", "DATASETS.CACHE_DIR", "TEST.WEIGHT", "OUTPUT_DIR",
+)  # fmt: skip
 _LARGEST_INT = 2**64 - 1  # what torch takes as a seed
 _SWITCH_WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
@@ -35,7 +40,8 @@ def load_cfg(path: str | Path | None = None, opts: Sequence[str] = ()) -> CfgNod
         node = cfg
         for room in rooms:
             node = node[room]
-        node[leaf] = _coerce(key, value, leaves[key], source)
+        coerced = _coerce(key, value, leaves[key], source)
+        node[leaf] = os.path.expanduser(coerced) if key in _PATHS else coerced
     check_cfg(cfg)
     cfg.freeze()
     return cfg
@@ -142,7 +148,10 @@ def _as_list(value: Any, default: list) -> list | None:
 
 
 def _as_texts(value: Any) -> list[str] | None:
-    items = [value] if isinstance(value, str) and value else value
+    """A list of texts; one without quotes, as in [MARS:/a, LS-VID:/b], is parted at its commas before a name."""
+    items = value
+    if isinstance(value, str) and value:
+        items = [item.strip() for item in re.split(r",\s*(?=[A-Za-z][\w-]*:)", value.strip().strip("[]()"))]
     if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) for item in items):
         return [] if items == "" else None
     return [str(_literal(item)) for item in items]

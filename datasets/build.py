@@ -64,9 +64,9 @@ def load_splits(
 
     `exclude` is a list of frames to leave out (see datasets.exclusion). With a `val_fraction` above 0, that share of
     the training identities, drawn by `seed`, becomes the validation part of a set that has none of its own. The other
-    options belong to single sets: `split` and `train_half` of iLIDS-VID, `sampling_step` of LS-VID, `cache_dir` where
-    something has to be unpacked or cropped. Raises InputError (a ValueError) for an unknown name or option or a broken
-    list, MissingFileError (a FileNotFoundError) for a missing one.
+    options belong to single sets: `split` and `train_half` of iLIDS-VID, `sampling_step` and `validation` of LS-VID,
+    `cache_dir` where something has to be unpacked or cropped. Raises InputError (a ValueError) for an unknown name or
+    option or a broken list, MissingFileError (a FileNotFoundError) for a missing one.
     """
     exclusions = read_exclusions(exclude)
     raw = load_raw(name, root, refuse_unless_excluded(exclusions), **options)
@@ -91,8 +91,11 @@ def options_of(name: str) -> list[str]:
 def _finish(name: str, raw: RawSplits, val_fraction: float, seed: int) -> ReIDSplits:
     """Validation part, training chunks, labels."""
     train, val_query, val_gallery = raw.train, raw.val_query, raw.val_gallery
+    source = f"of {name} itself" if val_query else ""
     if val_fraction and not val_query and train:
         train, val_query, val_gallery = hold_out(train, val_fraction, seed)
+        count = len({t.pid for t in val_query})
+        source = f"{count} training identities held out (DATASETS.VAL_FRACTION {val_fraction}, SOLVER.SEED {seed})"
     for split, tracklets in (("train", train), ("query", raw.query), ("gallery", raw.gallery)):
         if not tracklets:
             raise InputError(f"{name} in {raw.root} has no {split} tracklet")
@@ -110,6 +113,7 @@ def _finish(name: str, raw: RawSplits, val_fraction: float, seed: int) -> ReIDSp
         train_persons=tuple(raw.person(pid) for pid in pids),
         persons=raw.persons,
         cameras=raw.cameras,
+        validation_source=source,
     )
 
 
@@ -122,8 +126,11 @@ def configured_splits(cfg: CfgNode, name: str = "", root: str = "", validation: 
     if not name:
         check_split_key(cfg)
         name, root = cfg.DATASETS.NAMES, cfg.DATASETS.ROOT_DIR
-    fraction = cfg.DATASETS.VAL_FRACTION if validation and cfg.SOLVER.SELECT_BY == "val" else 0.0
+    validation &= cfg.SOLVER.SELECT_BY == "val"
+    fraction = cfg.DATASETS.VAL_FRACTION if validation else 0.0
     options = dataset_options(cfg, name)
+    if "validation" in options:
+        options["validation"] = validation
     return load_splits(
         name, root, exclude=cfg.DATASETS.EXCLUDE, val_fraction=fraction, seed=cfg.SOLVER.SEED, **options
     )
@@ -138,8 +145,14 @@ def check_split_key(cfg: CfgNode) -> None:
 
 def parse_dataset_list(entries: Sequence[str]) -> list[tuple[str, str]]:
     """'NAME:folder' texts of TEST.DATASETS -> (official name, folder); raises InputError for an unknown name."""
-    pairs = (entry.split(":", 1) for entry in entries)
-    return [(official_name(name.strip()), root.strip()) for name, root in pairs]
+    pairs = []
+    for entry in entries:
+        name, root = entry.split(":", 1)
+        try:
+            pairs.append((official_name(name.strip()), root.strip()))
+        except InputError as error:
+            raise InputError(f"TEST.DATASETS '{entry}': {error.line.removeprefix('DATASETS.NAMES ')}") from None
+    return pairs
 
 
 def dataset_options(cfg: CfgNode, name: str) -> dict[str, Any]:
@@ -148,6 +161,7 @@ def dataset_options(cfg: CfgNode, name: str) -> dict[str, Any]:
         "split": cfg.DATASETS.SPLIT,
         "train_half": cfg.DATASETS.TRAIN_HALF,
         "sampling_step": cfg.DATASETS.SAMPLING_STEP,
+        "validation": True,
         "cache_dir": cfg.DATASETS.CACHE_DIR or str(Path(cfg.OUTPUT_DIR) / "cache"),
     }
     return {option: value for option, value in values.items() if option in options_of(name)}

@@ -56,14 +56,17 @@ class _Images:
         return [base + name for name in names[first:last]]
 
 
-def parse_lsvid(root: str | Path, on_fault: OnFault = refuse, sampling_step: int = 48) -> RawSplits:
+def parse_lsvid(
+    root: str | Path, on_fault: OnFault = refuse, sampling_step: int = 48, validation: bool = True
+) -> RawSplits:
     """Read the LS-VID lists into 2,831 training, 3,504 query and 7,829 other gallery tracklets (official files).
 
     `root` is the folder that holds tracklet_train/ and tracklet_test/, or its parent. Lines of person -1 (junk) are
     dropped; training is cut into chunks of `sampling_step` frames (0: whole tracklets). A list of validation
-    sequences beside the others is read too. Nothing is written. Lines that are wrong go to `on_fault`, by default an
-    InputError (a ValueError) naming list and line, and are left out. Raises MissingFileError (a FileNotFoundError)
-    naming the first missing file, InputError for a list that cannot be read at all.
+    sequences beside the others is read too, unless `validation` is False. Nothing is written. Lines that are wrong go
+    to `on_fault`, by default an InputError (a ValueError) naming list and line, and are left out. Raises
+    MissingFileError (a FileNotFoundError) naming the first missing file, InputError for a list that cannot be read at
+    all.
     """
     if not isinstance(sampling_step, int) or isinstance(sampling_step, bool) or sampling_step < 0:
         raise InputError(f"DATASETS.SAMPLING_STEP {sampling_step!r} must be a whole number of frames, 0 or more")
@@ -78,7 +81,7 @@ def parse_lsvid(root: str | Path, on_fault: OnFault = refuse, sampling_step: int
     train = _tracklets(train_lines, train_list, str(folder), {}, "train", on_fault)
     of_query = dict.fromkeys(query_rows, "query")
     test = _tracklets(test_lines, test_list, str(folder), of_query, "gallery", on_fault)
-    val_query, val_gallery = _validation(folder, *_VAL_LAYOUTS[layout], on_fault)
+    val_query, val_gallery = _validation(folder, *_VAL_LAYOUTS[layout], on_fault) if validation else ([], [])
     return RawSplits(
         root=str(folder),
         train=list(train.values()),

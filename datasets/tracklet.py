@@ -1,9 +1,12 @@
 """The one record of every data set, what a parser reads, and what a run gets."""
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from utils.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,10 @@ OnFault = Callable[[Fault], None]
 
 
 def refuse(fault: Fault) -> None:
-    """The strict `on_fault` of a run: raise InputError at the first fault that must not be passed over."""
+    """The strict `on_fault` of a run: raise InputError at the first fault that must not be passed over, log others."""
     if fault.blocks:
         raise InputError(fault.message)
+    logger.warning("%s", fault.message)
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ class ReIDSplits:
     train_persons: tuple[str, ...] = ()  # name of label 0, 1, ...
     persons: Mapping[int, str] = field(default_factory=dict)  # test id -> name, where ids are not the data set's own
     cameras: tuple[str, ...] = ()  # name of camera 0, 1, ...
+    validation_source: str = ""  # where the validation part comes from
 
     def summary(self) -> str:
         """A table of identities, tracklets, frames and cameras per split, one line each."""

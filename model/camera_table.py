@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from model.encoder import CLIPImageEncoder
 
+_PUBLISHED = {6: "MARS", 15: "LS-VID", 2: "iLIDS-VID"}  # number of cameras -> data set
+
 
 class Cameras(NamedTuple):
     """The cameras of a data set; those of another one are other cameras, whatever they are called."""
@@ -27,13 +29,10 @@ class TrainedCameras:
     trained: tuple[int, ...]  # rows of cameras in the training tracklets
 
     @classmethod
-    def guess(cls, size: int, here: Cameras, dataset: str) -> "TrainedCameras":
-        """For a table of `size` rows in a file that does not say more: all trained, in the order of the data at hand.
-
-        `dataset` is where it was trained; an empty text: on the data at hand, if the number of cameras fits.
-        """
-        names = here.names if size == len(here.names) else ("",) * size
-        return cls(dataset or here.dataset, names, tuple(range(size)))
+    def of_published(cls, size: int) -> "TrainedCameras":
+        """For a file that does not tell: the data set that weights are published for and that has so many cameras."""
+        names = tuple(str(camera) for camera in range(1, size + 1))
+        return cls(_PUBLISHED.get(size, "an unknown data set"), names, tuple(range(size)))
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> "TrainedCameras":

@@ -22,6 +22,7 @@ class WeightFile(NamedTuple):
 
     kind: str  # 'openai', 'timm', 'published' or 'checkpoint'
     state: dict[str, Tensor]  # name in the file -> tensor
+    config: str = ""  # of the run that made a checkpoint, as YAML
     cameras: TrainedCameras | None = None  # what its camera table was trained on, where the file says so
 
 
@@ -32,13 +33,14 @@ def read_weight_file(path: Path) -> WeightFile:
         raise MissingFileError(f"weight file {path} {state}")
     state = read_torchscript_tensors(path) if is_torchscript(path) else _read_plain(path)
     is_checkpoint = isinstance(state.get("model"), Mapping) and "epoch" in state
+    config = state["config"] if is_checkpoint and isinstance(state.get("config"), str) else ""
     cameras = TrainedCameras.from_state_dict(state["cameras"]) if is_checkpoint and "cameras" in state else None
     for wrapper in ("model", "state_dict"):
         if isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
     state = {name.removeprefix("module."): value for name, value in state.items() if isinstance(value, Tensor)}
     if is_checkpoint:
-        return WeightFile("checkpoint", state, cameras)
+        return WeightFile("checkpoint", state, config, cameras)
     for kind, recognise in (
         ("published", weight_names.is_published),
         ("openai", weight_names.is_clip),

@@ -33,6 +33,7 @@ class LoadReport:
     """What became of every weight of a file and of the model; fields are read as attributes or as items."""
 
     kind: str  # 'openai', 'timm', 'published' or 'checkpoint'
+    config: str = ""  # of the run that made a checkpoint, as YAML
     loaded: int = 0  # tensors that were copied into the model
     renamed: dict[str, str] = field(default_factory=dict)  # name in the file -> name in the model, of those copied
     dropped: list[str] = field(default_factory=list)  # names in the file that no model uses
@@ -63,20 +64,19 @@ def load_weights(
     allow_skipped: bool = True,
     here: Cameras | None = None,
     unseen: str = "off",
-    trained_on: str = "",
 ) -> LoadReport:
     """Fill `model` from a weight file of any kind and report what happened to each name.
 
     Kinds: OpenAI's CLIP, timm's CLIP ViT (both fill the encoder alone), published TF-CLIP, checkpoints of this project.
     With `allow_skipped` (evaluation) an SSP of another variant and classifiers of another number of identities are
     skipped, and cameras of the data (`here`) that the file was not trained on get no embedding with `unseen` 'off', the
-    mean of the trained ones with 'mean'; a table that is missing or serves no camera turns the embedding off.
-    `trained_on` is the data set of a file that does not name it. Without `allow_skipped` (training) what does not fit
+    mean of the trained ones with 'mean'; a table that is missing or serves no camera turns the embedding off. Where a
+    file does not name its data set, the number of cameras tells. Without `allow_skipped` (training) what does not fit
     is refused. Raises MissingFileError, or InputError naming the file and the weight that does not fit; the model is
     left untouched then.
     """
     file = read_weight_file(Path(path))
-    return fill_model(model, file, str(path), allow_skipped, here, unseen, trained_on)
+    return fill_model(model, file, str(path), allow_skipped, here, unseen)
 
 
 def load_pretrained(model: TFCLIP, name: str, path: str) -> LoadReport:
@@ -110,14 +110,13 @@ def fill_model(
     allow_skipped: bool,
     here: Cameras | None = None,
     unseen: str = "off",
-    trained_on: str = "",
 ) -> LoadReport:
     """`load_weights` for a file that has been read already; `source` names it in errors."""
-    report = LoadReport(file.kind)
+    report = LoadReport(file.kind, file.config)
     named = _rename(file, source, report)
     own = model.state_dict()
     _fit_positions(model, file.kind, named)
-    fit = _fit_cameras(named, own, file, here, unseen, trained_on) if allow_skipped else None
+    fit = _fit_cameras(named, own, file, here, unseen, report) if allow_skipped else None
     skipped = _take_out_training_only(named, own) | _take_out_cameras(named, own, fit)
     theirs = {ours: name for name, ours in report.renamed.items()}
     report.skipped = {theirs.get(name, name): reason for name, reason in skipped.items()}
@@ -134,17 +133,18 @@ def fill_model(
                 f"weight file {source} is of another architecture: {name} {tuple(value.shape)} {here}; "
                 "check MODEL.NAME, MODEL.ENCODER, MODEL.STRIDE_SIZE and INPUT.SIZE_TEST"
             )
-    report.missing = [name for name in own if name not in named]
-    lacking = [name for name in report.missing if name.startswith("encoder.vit.")]
+    absent = [name for name in own if name not in named]
+    report.missing = [name for name in absent if name not in skipped]
+    lacking = [name for name in absent if name.startswith("encoder.vit.")]
     if lacking:
         raise ArchitectureError(f"weight file {source} is of another architecture: it lacks {_shorten(lacking)}")
     if file.kind in ("published", "checkpoint"):
-        lost = [n for n in report.missing if not n.startswith(_TRAINING_ONLY) and n != _CAMERAS]
+        lost = [n for n in absent if not n.startswith(_TRAINING_ONLY) and n != _CAMERAS]
         if not allow_skipped:
-            lost = report.missing
+            lost = absent
         if lost:
             raise InputError(f"weight file {source} lacks {_shorten(lost)}")
-        if _CAMERAS in report.missing:
+        if _CAMERAS in absent:
             model.encoder.camera_embed = None
     if fit is not None and _CAMERAS in named:
         fit.apply(model.encoder, named[_CAMERAS])
@@ -206,13 +206,20 @@ def _take_out_training_only(named: dict[str, Tensor], own: Mapping[str, Tensor])
 
 def _fit_cameras(
     named: Mapping[str, Tensor], own: Mapping[str, Tensor], file: WeightFile, here: Cameras | None, unseen: str,
-    trained_on: str,
+    report: LoadReport,
 ) -> CameraFit | None:  # fmt: skip
     """What to make of the file's camera table; None: nothing special, each camera has the row of its number."""
     if _CAMERAS not in named or _CAMERAS not in own or named[_CAMERAS].shape[1:] != own[_CAMERAS].shape[1:]:
         return None
-    here = here or Cameras("", tuple(str(camera) for camera in range(len(own[_CAMERAS]))))
-    table = file.cameras or TrainedCameras.guess(len(named[_CAMERAS]), here, trained_on)
+    size, size_here = len(named[_CAMERAS]), len(own[_CAMERAS])
+    if here is None:  # nothing is known of the cameras but how many they are
+        rows = range(size) if size == size_here else [None] * size_here
+        fit = CameraFit(list(rows), range(size), unseen)
+        return None if fit.exact and size == size_here else fit
+    table = file.cameras
+    if table is None:
+        table = TrainedCameras.of_published(size)
+        report.notes.append(f"camera table of {size} rows: the file names no data set, taken for {table.dataset}'s")
     fit = CameraFit(table.rows_for(here), table.trained, unseen, here.used)
     return None if fit.exact and named[_CAMERAS].shape == own[_CAMERAS].shape else fit
 
@@ -225,9 +232,12 @@ def _take_out_cameras(
         return {}
     there, here = named[_CAMERAS].shape, own[_CAMERAS].shape if _CAMERAS in own else None
     if here is None:
-        reason = "the camera embedding is off here (MODEL.SIE_CAMERA)"
+        reason = "the model has no camera embedding: the data name no cameras, or MODEL.SIE_CAMERA is off"
     elif fit is not None and fit.useless:
-        reason = f"table of {there[0]} cameras, {here[0]} others here: camera embedding off (MODEL.SIE_UNSEEN mean)"
+        reason = (
+            f"table of {there[0]} cameras, {here[0]} others here: camera embedding off; "
+            "MODEL.SIE_UNSEEN mean takes the mean of the trained ones"
+        )
     elif fit is None and there != here and there[1:] == here[1:]:
         reason = f"table of {there[0]} cameras, {here[0]} here"
     else:

@@ -4,6 +4,8 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -11,17 +13,18 @@ from torch import nn
 from yacs.config import CfgNode
 
 from datasets import build_test_loader, check_frames_present, configured_splits, official_name
-from datasets.tracklet import ReIDSplits
+from datasets.exclusion import below
+from datasets.tracklet import ReIDSplits, Tracklet
 from datasets.transforms import Normalize
 from model.camera_table import Cameras, TrainedCameras
 from model.tfclip import TFCLIP
 from processor import output_dir as files
 from processor import split_series as series
-from processor.evaluator import Evaluation, Protocol, evaluate
+from processor.evaluator import Evaluation, Protocol, check_scorable, evaluate
 from processor.reports import Wanted, log_results, write_reports
 from processor.trainer import RunState
 from solver import build_lr_schedule, build_optimizer
-from utils.errors import MissingFileError
+from utils.errors import InputError, MissingFileError
 from utils.logger import describe_environment, log_to_file
 from utils.precision import amp_dtype, precision_name
 
@@ -45,6 +48,15 @@ class Setting:
         """The name of the number type of the forward pass."""
         return precision_name(self.dtype)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the training tracklets: labels, cameras and frames below the data's folder."""
+        digest = sha256()
+        for t in self.splits.train:
+            frames = "\0".join(below(self.splits.root, frame) for frame in t.frames)
+            digest.update(f"{t.pid} {t.camid} {frames}\n".encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
     @property
     def cameras(self) -> Cameras:
         """The cameras of the data, and which of them the test sees."""
@@ -66,12 +78,16 @@ def prepare(cfg: CfgNode, out: Path, name: str = "", root: str = "", validation:
     splits = configured_splits(cfg, name, root, validation)
     check_frames_present(splits)
     dataset, root = official_name(name or cfg.DATASETS.NAMES), root or cfg.DATASETS.ROOT_DIR
+    for part in ("test", "val") if splits.val_query else ("test",):
+        check_scorable(build_protocol(cfg, dataset, splits, "first", part, False), *_part(splits, part))
     for line in describe_environment(device).splitlines():
         logger.info("%s", line)
     logger.info("precision %s (SOLVER.AMP %s)", precision_name(dtype), cfg.SOLVER.AMP)
     logger.info("%s read in %.1f s from %s", dataset, time.perf_counter() - start, root)
     for line in splits.summary().splitlines():
         logger.info("%s", line)
+    if splits.val_query:
+        logger.info("validation part: %s", splits.validation_source)
     normalize = Normalize(cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD).to(device)
     return Setting(cfg, out, dataset, splits, normalize, device, dtype)
 
@@ -91,12 +107,17 @@ def build_run(setting: Setting, model: TFCLIP) -> RunState:
 def evaluate_part(setting: Setting, model: TFCLIP, sampling: str, part: str = "test") -> Evaluation:
     """Rank the queries of the test part, or of the validation part ('val'), where queries are gallery items too."""
     cfg, splits = setting.cfg, setting.splits
-    query, gallery = (splits.query, splits.gallery) if part == "test" else (splits.val_query, splits.val_gallery)
+    query, gallery = _part(splits, part)
     embedding = model.encoder.camera_embed is not None
     protocol = build_protocol(cfg, setting.dataset, splits, sampling, part, embedding)
     tracklets = query + gallery
     loader = build_test_loader(cfg, tracklets, sampling)
     return evaluate(model, loader, tracklets, len(query), protocol, setting.normalize, setting.device, setting.dtype)
+
+
+def _part(splits: ReIDSplits, part: str) -> tuple[tuple[Tracklet, ...], tuple[Tracklet, ...]]:
+    """(queries, other gallery tracklets) of 'test' or 'val'."""
+    return (splits.query, splits.gallery) if part == "test" else (splits.val_query, splits.val_gallery)
 
 
 def build_protocol(
@@ -117,6 +138,8 @@ def build_protocol(
         camera_embedding=camera_embedding,
         camera_filter=camera_filter,
         ap=keys.AP,
+        split=cfg.DATASETS.SPLIT if dataset == "iLIDS-VID" else "",
+        train_half=cfg.DATASETS.TRAIN_HALF if dataset == "iLIDS-VID" else "",
     )
 
 
@@ -142,7 +165,10 @@ def split_cfg(cfg: CfgNode, split: int) -> CfgNode:
 
 def finish_series(out: Path, log: str) -> None:
     """The table of all splits on screen, in the log and in OUTPUT_DIR."""
-    results = [series.read_metrics(series.split_dir(out, split)) or {} for split in range(series.NUM_SPLITS)]
+    folders = [series.split_dir(out, split) for split in range(series.NUM_SPLITS)]
+    results = [series.read_metrics(folder) for folder in folders]
+    if None in results:
+        raise InputError(f"{folders[results.index(None)] / files.METRICS} holds no scores of a test; start again")
     summary = series.write_splits_table(out, results)
     log_to_file(out / log, append=True)
     series.log_splits(results, summary)

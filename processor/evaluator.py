@@ -3,6 +3,7 @@
 Q queries, G gallery tracklets, n = queries + other gallery tracklets, F features.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -42,6 +43,8 @@ class Protocol:
     camera_embedding: bool = True
     camera_filter: bool = True  # leave out the query's person in the query's camera
     ap: str = "step"  # or 'trapezoid'
+    split: str = ""  # of a data set that has several, and the half of it that was trained on
+    train_half: str = ""
 
     def describe(self) -> dict:
         """The same as a plain dict for JSON."""
@@ -56,7 +59,7 @@ class Protocol:
             "re_ranking": None if k1 is None else {"k1": k1, "k2": k2, "lambda": weight},
             "same_camera_filter": self.camera_filter,
             "ap": self.ap,
-        }
+        } | ({"split": self.split, "train_half": self.train_half} if self.split else {})
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,21 @@ class Evaluation:
         }
 
 
+def check_scorable(protocol: Protocol, query: Sequence[Tracklet], gallery: Sequence[Tracklet]) -> None:
+    """Raise InputError when no query has a true match, before anything is computed; `gallery` is without queries."""
+    ranked = (*query, *gallery) if protocol.gallery_includes_query else gallery
+    of_person = Counter(t.pid for t in ranked)
+    of_view = Counter((t.pid, t.camid) for t in ranked)
+    for t in query:
+        left_out = of_view[t.pid, t.camid] if protocol.camera_filter else int(protocol.gallery_includes_query)
+        if of_person[t.pid] > left_out:
+            return
+    hint = " in another camera (TEST.SAME_CAMERA_FILTER)" if any(of_person[t.pid] for t in query) else ""
+    raise InputError(
+        f"{protocol.dataset} cannot be scored: none of {len(query)} queries has a true match in the gallery{hint}"
+    )
+
+
 def own_rows(protocol: Protocol, num_query: int) -> NDArray[np.int64] | None:
     """The gallery row of each query itself: queries stand in front of the gallery where they are kept."""
     return np.arange(num_query) if protocol.gallery_includes_query else None
@@ -156,6 +174,5 @@ def rank_features(
             camera_filter=protocol.camera_filter, own_rows=own_rows(protocol, num_query),
         )  # fmt: skip
     except ValueError as error:
-        hint = " in another camera (TEST.SAME_CAMERA_FILTER)" if protocol.camera_filter else ""
-        raise InputError(f"{protocol.dataset} cannot be scored: {error}{hint}") from None
+        raise InputError(f"{protocol.dataset} cannot be scored: {error}") from None
     return Evaluation(metrics, protocol, features, tuple(tracklets), num_query, dist_QG)

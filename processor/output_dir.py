@@ -20,11 +20,6 @@ _SCORES = ("mAP", "rank1", "rank5", "rank10", "rank20")
 _COLUMNS = ("epoch", "lr", *(f"loss_{name}" for name in _LOSSES), "seconds", *_SCORES)
 
 
-def holds_memory_alone(output_dir: Path) -> bool:
-    """Whether a run was stopped before its first state was saved, so that nothing is lost by starting it anew."""
-    return [name for name in _RUN_FILES if (output_dir / name).exists()] == [MEMORY]
-
-
 def check_output_dir(output_dir: Path, resume: bool, overwrite: bool) -> None:
     """Refuse a folder that holds a run unless --resume or --overwrite says what to do with it; changes nothing.
 
@@ -34,13 +29,23 @@ def check_output_dir(output_dir: Path, resume: bool, overwrite: bool) -> None:
         raise InputError("--resume and --overwrite exclude each other: one continues the run, the other discards it")
     if output_dir.exists() and not output_dir.is_dir():
         raise InputError(f"OUTPUT_DIR {output_dir} is a file; name a folder")
-    found = [name for name in _RUN_FILES if (output_dir / name).exists()]
+    found = run_files(output_dir)
     if found and not (resume or overwrite):
         raise InputError(
             f"OUTPUT_DIR {output_dir} holds a run ({', '.join(found)}): continue it with --resume, discard it with "
             "--overwrite, or name another folder"
         )
     check_writable(output_dir)
+
+
+def run_files(output_dir: Path) -> list[str]:
+    """The files in the folder that a new run would lose, splits of a series included.
+
+    CLIP-Memory alone is none: its run was stopped before the first state was saved.
+    """
+    found = [name for name in (*_RUN_FILES, SPLITS_TABLE) if (output_dir / name).exists()]
+    found += [f"{path.parent.name}/{path.name}" for path in sorted(output_dir.glob(f"split[0-9]/{LAST}"))]
+    return [] if found == [MEMORY] else found
 
 
 def check_writable(output_dir: Path) -> None:
@@ -62,8 +67,11 @@ def create_output_dir(output_dir: Path) -> None:
 
 
 def discard_run(output_dir: Path) -> None:
-    """Remove the files of an earlier run, and nothing else."""
-    for name in (*_RUN_FILES, TRAIN_LOG, TEST_LOG, CONFIG, METRICS, FEATURES, RANKS, SHEET, PAIRS, LABELS):
+    """Remove the files of an earlier run, or of the series of which the folder holds the splits, and nothing else."""
+    for split in sorted(output_dir.glob("split[0-9]")):
+        discard_run(split)
+    reports = (METRICS, FEATURES, RANKS, SHEET, PAIRS, LABELS, SPLITS_TABLE)
+    for name in (*_RUN_FILES, *reports, TRAIN_LOG, TEST_LOG, CONFIG):
         (output_dir / name).unlink(missing_ok=True)
 
 

@@ -43,13 +43,17 @@ def write_reports(
     """
     save_json(out / files.METRICS, evaluation.summary() | dict(extra))
     written = [out / files.METRICS]
-    if splits.persons:
-        save_json(out / files.LABELS, splits.names())
-        written.append(out / files.LABELS)
+    if wanted.camera_pairs and not splits.cameras:
+        logger.warning("TEST.CAMERA_PAIRS: the data name no cameras, so there is no table")
+    if not (out / files.LAST).exists():  # a run in the folder has its own
+        (out / files.LABELS).unlink(missing_ok=True)
+        if splits.persons:
+            save_json(out / files.LABELS, {name: n for name, n in splits.names().items() if name != "train_labels"})
+            written.append(out / files.LABELS)
     for asked, name, save in (
         (wanted.features, files.FEATURES, save_features),
         (wanted.ranks, files.RANKS, partial(save_ranks, splits=splits)),
-        (wanted.camera_pairs, files.PAIRS, partial(save_camera_pairs, cameras=splits.cameras)),
+        (wanted.camera_pairs and splits.cameras, files.PAIRS, partial(save_camera_pairs, cameras=splits.cameras)),
         (wanted.sheet_queries, files.SHEET, partial(save_contact_sheet, splits=splits, most=wanted.sheet_queries)),
     ):
         if asked:
@@ -76,7 +80,8 @@ def protocol_line(evaluation: Evaluation) -> str:
     return (
         f"{protocol.dataset}, {protocol.sampling} sampling, {metrics['num_query']} queries against "
         f"{metrics['num_gallery']} gallery tracklets (TEST.GALLERY_INCLUDES_QUERY {protocol.gallery_includes_query}, "
-        f"TEST.SAME_CAMERA_FILTER {protocol.camera_filter}, TEST.AP {protocol.ap})"
+        f"TEST.SAME_CAMERA_FILTER {protocol.camera_filter}, TEST.AP {protocol.ap}"
+        + (f", split {protocol.split})" if protocol.split else ")")
     )
 
 

@@ -7,24 +7,59 @@ from pathlib import Path
 from typing import Any
 
 from datasets import plain_name
-from utils.errors import InputError
+from processor import output_dir as files
+from utils.errors import InputError, MissingFileError
 
-# Keys that may differ between a run and its continuation: they change nothing that has been computed.
+# Keys that may differ between a run and its continuation: they change nothing that has been computed. The training
+# tracklets themselves are compared, so that folder and exclusion list may move.
 _FREE = (
-    "TEST.", "DATALOADER.NUM_WORKERS", "DATASETS.CACHE_DIR", "DATASETS.ROOT_DIR", "MODEL.PRETRAIN_PATH",
-    "MODEL.SIE_UNSEEN", "OUTPUT_DIR", "SOLVER.EVAL_PERIOD", "SOLVER.LOG_PERIOD", "SOLVER.MAX_EPOCHS",
+    "DATALOADER.NUM_WORKERS", "DATASETS.CACHE_DIR", "DATASETS.EXCLUDE", "DATASETS.ROOT_DIR", "MODEL.PRETRAIN_PATH",
+    "OUTPUT_DIR", "SOLVER.AMP", "SOLVER.EVAL_PERIOD", "SOLVER.LOG_PERIOD", "SOLVER.MAX_EPOCHS", "TEST.CAMERA_PAIRS",
+    "TEST.CONTACT_SHEET", "TEST.DATASETS", "TEST.FRAMES_PER_BATCH", "TEST.SAMPLING", "TEST.SAVE_", "TEST.UNTRAINED",
+    "TEST.WEIGHT",
 )  # fmt: skip
+# Keys of the tests that choose best.pth; once all epochs are trained and tested, only the final test reads them.
+_FREE_WHEN_TRAINED = ("TEST.", "MODEL.SIE_UNSEEN")
 
 
-def check_recipe(changes: Mapping[str, tuple[Any, Any]], checkpoint: Path) -> None:
-    """Raise InputError at the first of `changes`, {key: (value of the run, value now)}, that the recipe forbids."""
+def check_recipe(changes: Mapping[str, tuple[Any, Any]], source: Path, trained: bool = False) -> None:
+    """Raise InputError at the first of `changes`, {key: (value of the run, value now)}, that the recipe forbids.
+
+    `trained` says that no epoch is left to train or to test.
+    """
     for key, (old, new) in changes.items():
         same_set = key == "DATASETS.NAMES" and plain_name(str(old)) == plain_name(str(new))
-        if not (same_set or key.startswith(_FREE)):
+        if not (same_set or key.startswith(_FREE) or (trained and key.startswith(_FREE_WHEN_TRAINED))):
             raise InputError(
-                f"{checkpoint} was trained with {key} {old}, now it is {new}; a continued run keeps its recipe: "
+                f"{source} was trained with {key} {old!r}, now it is {new!r}; a continued run keeps its recipe: "
                 "take the key back, or start another OUTPUT_DIR"
             )
+
+
+def check_continuation(
+    checkpoint: Mapping[str, Any], changes: Mapping[str, tuple[Any, Any]], max_epochs: int, output_dir: Path
+) -> None:
+    """Raise InputError unless the run in `output_dir` can go on from `checkpoint`, its last.pth, as it began."""
+    last, epoch, history = output_dir / files.LAST, checkpoint["epoch"], checkpoint["history"]
+    if epoch > max_epochs:
+        raise InputError(f"{last} has {epoch} epochs already, SOLVER.MAX_EPOCHS {max_epochs} is less")
+    trained = epoch >= max_epochs and bool(history) and "mAP" in history[-1]
+    check_recipe(changes, last, trained)
+    best = output_dir / files.BEST
+    if checkpoint["best"] and not best.is_file():
+        raise MissingFileError(
+            f"{best} is missing (epoch {checkpoint['best']['epoch']} of the run, the best so far); put it back, or "
+            "start anew with --overwrite"
+        )
+
+
+def check_same_data(checkpoint: Mapping[str, Any], fingerprint: str, last: Path) -> None:
+    """Raise InputError when the training tracklets are not those of the run."""
+    if checkpoint.get("train_list", fingerprint) != fingerprint:
+        raise InputError(
+            f"{last} was trained on other tracklets: the lists, or the frames left out (DATASETS.EXCLUDE), are others "
+            "now; a continued run keeps its data: take them back, or start another OUTPUT_DIR"
+        )
 
 
 def how_to_go_on(last: Path, saved_epoch: int, max_epochs: int, options: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ import torch
 from yacs.config import CfgNode
 
 from configs import changed_keys
-from datasets import build_memory_loader, build_train_loader, check_split_key, configured_splits
+from datasets import build_memory_loader, build_train_loader, check_split_key
 from loss import build_criterion
 from model import build_model, check_model
 from model.weight_file import WeightFile
@@ -21,11 +21,11 @@ from processor.build import Setting, build_run, check_file, evaluate_part, finis
 from processor.cli import run_command
 from processor.memory_pass import run_memory_pass
 from processor.reports import scores_line
-from processor.resume import check_recipe, how_to_go_on
+from processor.resume import check_continuation, check_recipe, check_same_data, how_to_go_on
 from processor.run_test import test
 from processor.trainer import RunState, train_one_epoch
-from utils.checkpoint import load_checkpoint, save_checkpoint, write_atomically
-from utils.interrupt import deferred_interrupts
+from utils.checkpoint import load_checkpoint, save_checkpoint, save_json, write_atomically
+from utils.interrupt import check_interrupt, deferred_interrupts
 from utils.logger import hold_messages, log_to_file
 from utils.seed import seed_everything
 
@@ -48,27 +48,32 @@ def train(cfg: CfgNode, arguments: argparse.Namespace) -> None:
         check_split_key(cfg)
         _train_splits(cfg, arguments)
     else:
-        _train_one(cfg, arguments, arguments.resume, arguments.overwrite)
+        discard = Path(cfg.OUTPUT_DIR) if arguments.overwrite else None
+        _train_one(cfg, arguments, arguments.resume, discard)
 
 
-def _train_one(cfg: CfgNode, arguments: argparse.Namespace, resume: bool, overwrite: bool) -> None:
-    """The whole run: data, model, CLIP-Memory, epochs, final test."""
-    out = Path(cfg.OUTPUT_DIR)
+def _train_one(cfg: CfgNode, arguments: argparse.Namespace, resume: bool, discard: Path | None) -> None:
+    """The whole run: data, model, CLIP-Memory, epochs, final test.
+
+    The run or series in `discard` is removed as soon as the input is known to be sound.
+    """
+    out, overwrite = Path(cfg.OUTPUT_DIR), discard is not None
     files.check_output_dir(out, resume, overwrite)
     check_model(cfg)
     if cfg.MODEL.PRETRAIN_PATH and not resume:
         check_file("MODEL.PRETRAIN_PATH", Path(cfg.MODEL.PRETRAIN_PATH), "put OpenAI's ViT-B-16.pt there")
     checkpoint = load_checkpoint(out / files.LAST) if resume else None
     if checkpoint is not None:
-        check_recipe(changed_keys(checkpoint["config"], cfg), out / files.LAST)
+        check_continuation(checkpoint, changed_keys(checkpoint["config"], cfg), cfg.SOLVER.MAX_EPOCHS, out)
     setting = prepare(cfg, out, validation=True)
     seed_everything(cfg.SOLVER.SEED)
     train_loader = build_train_loader(cfg, setting.splits)
     model = build_model(cfg, setting.splits.num_classes, setting.splits.num_cameras, pretrained=checkpoint is None)
     if checkpoint is not None:
         fill_model(model, WeightFile("checkpoint", checkpoint["model"]), str(out / files.LAST), allow_skipped=False)
+        check_same_data(checkpoint, setting.fingerprint, out / files.LAST)
     run = build_run(setting, model.to(setting.device))
-    _open_output_dir(setting, resume, overwrite)
+    _open_output_dir(setting, resume, discard)
     try:
         with deferred_interrupts():
             if checkpoint is not None:
@@ -86,42 +91,49 @@ def _train_one(cfg: CfgNode, arguments: argparse.Namespace, resume: bool, overwr
 def _train_splits(cfg: CfgNode, arguments: argparse.Namespace) -> None:
     """A run in OUTPUT_DIR/splitN for each split; finished ones are skipped, a broken one is resumed."""
     out = Path(cfg.OUTPUT_DIR)
-    if arguments.overwrite:
-        files.check_output_dir(out, arguments.resume, overwrite=True)
-        check_model(cfg)
-        configured_splits(split_cfg(cfg, 0))  # the old runs go only when the input is known to be sound
-        for split in range(series.NUM_SPLITS):
-            files.discard_run(series.split_dir(out, split))
+    series.check_series_dir(out, arguments.resume, arguments.overwrite)
+    discard = out if arguments.overwrite else None
     for split in range(series.NUM_SPLITS):
         one = split_cfg(cfg, split)
         folder = Path(one.OUTPUT_DIR)
-        if _is_finished(one, folder):
+        if discard is None and _is_finished(one, folder):
             logger.info("split %d is finished in %s", split, folder)
             continue
-        resume = (folder / files.LAST).exists()
+        resume = discard is None and (folder / files.LAST).exists()
+        hold_messages()  # for the log of this split
         logger.info("split %d of %s in %s%s", split, cfg.DATASETS.NAMES, folder, ", resumed" if resume else "")
-        _train_one(one, arguments, resume, overwrite=not resume and files.holds_memory_alone(folder))
-        hold_messages()
+        _train_one(one, arguments, resume, discard)
+        check_interrupt()  # pressed while the last files of the split were written
+        discard = None
+    hold_messages()
     finish_series(out, files.TRAIN_LOG)
 
 
 def _is_finished(cfg: CfgNode, folder: Path) -> bool:
     """Whether the run in `folder` went to its end with this config; raises InputError for another recipe."""
-    if series.finished_epochs(folder) < cfg.SOLVER.MAX_EPOCHS or not (folder / files.CONFIG).exists():
+    epochs = series.finished_epochs(folder)
+    try:
+        changes = changed_keys((folder / files.CONFIG).read_text(encoding="utf-8"), cfg)
+    except (OSError, ValueError):
         return False
-    changes = changed_keys((folder / files.CONFIG).read_text(encoding="utf-8"), cfg)
-    check_recipe(changes, folder / files.CONFIG)
+    if epochs < cfg.SOLVER.MAX_EPOCHS:
+        return False
+    check_recipe(changes, folder / files.CONFIG, trained=True)
     return not any(key.startswith(("TEST.", "SOLVER.MAX_EPOCHS", "MODEL.SIE_UNSEEN")) for key in changes)
 
 
-def _open_output_dir(setting: Setting, resume: bool, overwrite: bool) -> None:
+def _open_output_dir(setting: Setting, resume: bool, discard: Path | None) -> None:
     """From here on the run writes: the input is known to be sound."""
     files.create_output_dir(setting.out)
-    if overwrite:
-        files.discard_run(setting.out)
+    if discard is not None:
+        files.discard_run(discard)
+    # Scores beside a config that they were not made with would mislead, also a series that is started again.
+    (setting.out / files.METRICS).unlink(missing_ok=True)
     log_to_file(setting.out / files.TRAIN_LOG, append=resume)
     text = setting.cfg.dump()
     write_atomically(setting.out / files.CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
+    if setting.splits.persons:
+        save_json(setting.out / files.LABELS, setting.splits.names())
 
 
 def _start(setting: Setting, run: RunState) -> None:
@@ -141,6 +153,7 @@ def _start(setting: Setting, run: RunState) -> None:
 def _continue(setting: Setting, run: RunState, checkpoint: dict) -> None:
     """The state after the last finished epoch."""
     run.load_state_dict(checkpoint)
+    files.write_history(setting.out, run.history)
     logger.info("continuing after epoch %d", run.epoch)
     if checkpoint["precision"] != setting.precision:
         logger.warning("trained in %s so far, now in %s", checkpoint["precision"], setting.precision)
@@ -208,7 +221,7 @@ def _final_test(setting: Setting, run: RunState) -> None:
 def _save(setting: Setting, run: RunState, name: str) -> None:
     """Write the full state; history.csv follows last.pth."""
     extra = {"config": setting.cfg.dump(), "precision": setting.precision}
-    extra["cameras"] = setting.trained_cameras.state_dict()
+    extra |= {"cameras": setting.trained_cameras.state_dict(), "train_list": setting.fingerprint}
     save_checkpoint(setting.out / name, run.state_dict() | extra)
     if name == files.LAST:
         run.saved_epoch = run.epoch

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
-from datasets import check_split_key, official_name, parse_dataset_list
+from configs import changed_keys
+from datasets import check_split_key, parse_dataset_list, plain_name
 from model import build_model, check_model
 from model.weights import ArchitectureError, load_weights
 from processor import output_dir as files
@@ -38,7 +39,7 @@ def test(cfg: CfgNode, _arguments: argparse.Namespace) -> None:
             hold_messages()
         finish_series(out, files.TEST_LOG)
         return
-    weight = Path(cfg.TEST.WEIGHT) if cfg.TEST.WEIGHT else out / files.BEST
+    weight = Path(cfg.TEST.WEIGHT.replace("{split}", cfg.DATASETS.SPLIT)) if cfg.TEST.WEIGHT else out / files.BEST
     check_file("TEST.WEIGHT", weight, "name a weight file, or the OUTPUT_DIR of a finished run")
     if cfg.TEST.DATASETS:
         _test_sets(cfg, weight)
@@ -50,15 +51,16 @@ def _test_set(setting: Setting, weight: Path) -> Evaluation:
     """Test one weight file on one data set; the report goes to the setting's folder."""
     cfg = setting.cfg
     model = build_model(cfg, setting.splits.num_classes, setting.splits.num_cameras, pretrained=False)
-    trained_on = official_name(cfg.DATASETS.NAMES) if cfg.TEST.DATASETS else ""
     try:
-        fate = load_weights(model, weight, True, setting.cameras, cfg.MODEL.SIE_UNSEEN, trained_on)
+        fate = load_weights(model, weight, here=setting.cameras, unseen=cfg.MODEL.SIE_UNSEEN)
     except ArchitectureError as error:
         config = weight.parent / files.CONFIG
         hint = f"; the config of its run is {config} (--config_file)" if config.exists() else ""
         raise InputError(f"{error}{hint}") from None
     if fate.kind not in ("published", "checkpoint"):
         raise InputError(f"TEST.WEIGHT {weight} holds CLIP's encoder alone; a test needs weights of a trained TF-CLIP")
+    if setting.dataset == "iLIDS-VID":
+        _check_same_split(weight, fate.config, cfg)
     files.create_output_dir(setting.out)
     if not cfg.TEST.DATASETS:
         log_to_file(setting.out / files.TEST_LOG)
@@ -71,12 +73,32 @@ def _test_set(setting: Setting, weight: Path) -> Evaluation:
     return evaluation
 
 
+def _check_same_split(weight: Path, trained: str, cfg: CfgNode) -> None:
+    """Raise InputError when the people of the test are people that the model was trained on."""
+    if not trained:
+        return
+    changes = changed_keys(trained, cfg)
+    trained_set, _ = changes.get("DATASETS.NAMES", (cfg.DATASETS.NAMES, None))
+    if plain_name(str(trained_set)) != "ILIDSVID":
+        return
+    for key in ("DATASETS.SPLIT", "DATASETS.TRAIN_HALF"):
+        if key in changes:
+            was, now = changes[key]
+            raise InputError(
+                f"TEST.WEIGHT {weight} was trained with {key} {was}; with {now} it would be tested on people of its "
+                f"training: set {key} {was}"
+            )
+
+
 def _test_sets(cfg: CfgNode, weight: Path) -> None:
     """Test one weight file on every set of TEST.DATASETS; a folder for each, one table and metrics.json for all."""
     out = Path(cfg.OUTPUT_DIR)
     settings: list[Setting] = []
     for number, (name, root) in enumerate(parse_dataset_list(cfg.TEST.DATASETS), start=1):
-        settings.append(prepare(cfg, out / f"{number}-{name}", name, root))
+        try:
+            settings.append(prepare(cfg, out / f"{number}-{name}", name, root))
+        except InputError as error:
+            raise InputError(f"TEST.DATASETS '{name}:{root}': {error.line}") from None
     files.create_output_dir(out)
     log_to_file(out / files.TEST_LOG)
     evaluations = {setting.out.name: _test_set(setting, weight) for setting in settings}

@@ -19,32 +19,59 @@ NUM_SPLITS = 10
 _SCORES = ("mAP", "rank1", "rank5", "rank10", "rank20")
 
 
+def check_series_dir(out: Path, resume: bool, overwrite: bool) -> None:
+    """Refuse a folder that holds another run; one with splits of a series goes on without any flag.
+
+    Raises InputError.
+    """
+    begun = list(out.glob(f"split[0-9]/{files.LAST}"))
+    if resume and not overwrite and not begun:
+        raise InputError(f"{out} holds no split of a series, so there is nothing to resume; start it without --resume")
+    alone = [name for name in files.run_files(out) if "/" not in name and name != files.SPLITS_TABLE]
+    if alone and not overwrite:
+        raise InputError(
+            f"OUTPUT_DIR {out} holds a run of one split ({', '.join(alone)}); name another folder for the series, or "
+            "discard what is there with --overwrite"
+        )
+    files.check_output_dir(out, resume and overwrite, overwrite=True)
+
+
 def split_dir(out: Path, split: int) -> Path:
     """The folder of one split's run."""
     return out / f"split{split}"
 
 
 def read_metrics(folder: Path) -> dict[str, Any] | None:
-    """The content of the folder's metrics.json; None when there is none that can be read."""
+    """The content of the folder's metrics.json; None unless it holds all that the table needs."""
     try:
         content = json.loads((folder / files.METRICS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        parts = [content, content["last"]] if "last" in content else [content]
+        sound = all(isinstance(part[name], float) for part in parts for name in _SCORES)
+        sound &= all(name in content for name in ("num_query", "num_gallery", "protocol"))
+    except (OSError, ValueError, TypeError, KeyError):
         return None
-    return content if isinstance(content, dict) else None
+    return content if sound else None
 
 
 def finished_epochs(folder: Path) -> int:
     """The epochs of the run in `folder` if it went to its end, final test included; else 0."""
-    last = (read_metrics(folder) or {}).get("last")
-    return int(last.get("epoch", 0)) if isinstance(last, dict) else 0
+    epochs = ((read_metrics(folder) or {}).get("last") or {}).get("epoch")
+    return epochs if isinstance(epochs, int) else 0
 
 
 def write_splits_table(out: Path, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Write splits.csv (a row per split, then mean and spread) and metrics.json of the series; returns the latter.
 
     `results` are the metrics of split 0, 1, ...: scores of the chosen epoch and, after training, of the last one. The
-    spread is the standard deviation over the splits (n - 1).
+    spread is the standard deviation over the splits (n - 1). Raises InputError when splits were tested differently.
     """
+    protocols = [{name: v for name, v in result["protocol"].items() if name != "split"} for result in results]
+    for split, protocol in enumerate(protocols):
+        if protocol != protocols[0]:
+            raise InputError(
+                f"{split_dir(out, split) / files.METRICS} was tested by another protocol than split 0 ({protocol}, "
+                f"{protocols[0]}); remove it and start again"
+            )
     rows: list[list[str]] = []
     for split, result in enumerate(results):
         rows.append([str(split), str(result.get("epoch", "")), *(f"{result[name]:.6f}" for name in _SCORES)])
@@ -57,7 +84,8 @@ def write_splits_table(out: Path, results: Sequence[Mapping[str, Any]]) -> dict[
     write_atomically(out / files.SPLITS_TABLE, lambda path: path.write_text(text.getvalue(), encoding="utf-8"))
     first = results[0]
     summary: dict[str, Any] = {**mean, "spread": spread, "num_splits": len(results)}
-    summary |= {name: first[name] for name in ("num_query", "num_gallery", "protocol")}
+    summary |= {name: first[name] for name in ("num_query", "num_gallery", "selected_by") if name in first}
+    summary["protocol"] = first["protocol"] | {"split": "all"}
     if all("last" in result for result in results):
         last_mean, last_spread = mean_and_spread([result["last"] for result in results])
         summary["last"] = {**last_mean, "spread": last_spread}

@@ -119,5 +119,6 @@ def check_finite(losses: dict[str, Tensor], epoch: int, step: int) -> None:
         return
     terms = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
     raise NonFiniteLossError(
-        f"the loss is not finite in epoch {epoch}, step {step}: {terms}; lower SOLVER.BASE_LR or set SOLVER.AMP off"
+        f"the loss is not finite in epoch {epoch}, step {step}: {terms}; lower SOLVER.BASE_LR in a new run, or go on "
+        "with SOLVER.AMP off"
     )

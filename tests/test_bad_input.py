@@ -136,6 +136,49 @@ def test_resume_refuses_another_recipe_another_model_and_nothing_to_resume(finis
     assert "last.pth does not exist, so there is no run to resume" in line
 
 
+def test_resume_refuses_another_protocol_while_it_still_chooses_the_best_epoch(finished, tiny_argv, caplog):
+    line = fails(train_main, tiny_argv("--resume", SOLVER__STEPS="[]", TEST__SAME_CAMERA_FILTER=False), caplog)
+    assert "TEST.SAME_CAMERA_FILTER 'auto', now it is 'False'" in line
+    keys = {"SOLVER__STEPS": "[]", "SOLVER__MAX_EPOCHS": 1}
+    assert train_main(tiny_argv("--resume", TEST__SAME_CAMERA_FILTER=False, **keys)) == 0  # only the final test is left
+
+
+def test_resume_refuses_fewer_epochs_and_a_missing_best(finished, tiny_argv, caplog):
+    assert train_main(tiny_argv("--resume", SOLVER__STEPS="[]", SOLVER__MAX_EPOCHS=2)) == 0
+    line = fails(train_main, tiny_argv("--resume", SOLVER__STEPS="[]", SOLVER__MAX_EPOCHS=1), caplog)
+    assert "last.pth has 2 epochs already, SOLVER.MAX_EPOCHS 1 is less" in line
+    (finished / "best.pth").unlink()
+    assert "best.pth is missing" in fails(train_main, tiny_argv("--resume", SOLVER__STEPS="[]"), caplog)
+
+
+def test_resume_refuses_other_frames_but_not_another_place(finished, tiny_argv, data, tmp_path, caplog):
+    keys = {"SOLVER__MAX_EPOCHS": 1, "SOLVER__STEPS": "[]"}
+    assert train_main(tiny_argv("--resume", DATASETS__ROOT_DIR=data, **keys)) == 0
+    frame = next((data / "bbox_train").rglob("*.jpg")).relative_to(data)
+    (tmp_path / "list.csv").write_text(f"split,frame,reason\ntrain,{frame},blurred\n")
+    line = fails(train_main, tiny_argv("--resume", DATASETS__EXCLUDE=tmp_path / "list.csv", **keys), caplog)
+    assert "was trained on other tracklets" in line and "DATASETS.EXCLUDE" in line
+
+
+def test_a_run_stopped_before_its_first_state_starts_anew(finished, tiny_argv):
+    for name in ("last.pth", "best.pth", "history.csv", "metrics.json"):
+        (finished / name).unlink()
+    assert train_main(tiny_argv(SOLVER__MAX_EPOCHS=1, SOLVER__STEPS="[]")) == 0
+
+
+def test_queries_that_nothing_can_match_are_found_before_training(data, tiny_argv, tmp_path, caplog):
+    info = data / "info"
+    table = scipy.io.loadmat(info / "tracks_test_info.mat")["track_test_info"]
+    queries = set(scipy.io.loadmat(info / "query_IDX.mat")["query_IDX"].ravel() - 1)
+    first_camera = [row for row in range(len(table)) if table[row, 3] == 1]
+    scipy.io.savemat(info / "tracks_test_info.mat", {"track_test_info": table[first_camera]})
+    kept = [new + 1 for new, old in enumerate(first_camera) if old in queries]
+    scipy.io.savemat(info / "query_IDX.mat", {"query_IDX": [kept]})
+    line = fails(train_main, tiny_argv(DATASETS__ROOT_DIR=data), caplog)
+    assert "MARS cannot be scored: none of 4 queries has a true match in the gallery in another camera" in line
+    assert "TEST.SAME_CAMERA_FILTER" in line and not (tmp_path / "run").exists()
+
+
 def test_resume_refuses_other_identities(finished, tiny_argv, data, caplog):
     path = data / "info" / "tracks_train_info.mat"
     table = scipy.io.loadmat(path)["track_train_info"]

@@ -26,11 +26,12 @@ def test_rows_go_by_name_within_a_data_set_and_never_across(here, rows):
     assert TrainedCameras.from_state_dict(MARS.state_dict()) == MARS
 
 
-def test_a_table_without_names_is_taken_for_the_data_at_hand_when_its_size_fits():
-    here = Cameras("MARS", ("1", "2", "3"))
-    assert TrainedCameras.guess(3, here, "").rows_for(here) == [0, 1, 2]
-    assert TrainedCameras.guess(4, here, "").rows_for(here) == [None, None, None]
-    assert TrainedCameras.guess(3, here, "LS-VID").rows_for(here) == [None, None, None]
+def test_the_number_of_cameras_tells_of_which_set_a_published_table_is():
+    six = tuple(str(camera) for camera in range(1, 7))
+    assert TrainedCameras.of_published(6).rows_for(Cameras("MARS", six)) == [0, 1, 2, 3, 4, 5]
+    assert TrainedCameras.of_published(15).rows_for(Cameras("MARS", six)) == [None] * 6
+    assert TrainedCameras.of_published(6).rows_for(Cameras("folder", six)) == [None] * 6  # other cameras
+    assert TrainedCameras.of_published(7).dataset == "an unknown data set"
 
 
 def class_tokens(encoder, camids):

@@ -1,6 +1,7 @@
 """Config: defaults, what YAML and the command line do to values, ranges and contradictions refused in one line."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -196,4 +197,21 @@ def test_changed_keys_lists_old_and_new_values_and_absent_keys():
     assert changed_keys(old.dump(), old) == {}
     assert changed_keys(old.dump(), new) == {"INPUT.SIZE_TRAIN": ([256, 128], [64, 32]), "SOLVER.SEED": (1234, 7)}
     assert changed_keys("OLD: 1\n" + old.dump(), old) == {"OLD": (1, None)}
-    assert changed_keys("OUTPUT_DIR: elsewhere\n", old)["SOLVER.SEED"] == (None, 1234)
+    # A key that the text lacks had its default value: it came later.
+    assert changed_keys("OUTPUT_DIR: elsewhere\n", new)["SOLVER.SEED"] == (1234, 7)
+    for text in ("", "MODEL: [", "just words"):
+        with pytest.raises(ValueError, match="not a config"):
+            changed_keys(text, old)
+
+
+def test_lists_of_sets_are_read_with_and_without_quotes():
+    expected = ["MARS:/a, b", "LS-VID:/c"]
+    for text in ("('MARS:/a, b', 'LS-VID:/c')", "[MARS:/a, b, LS-VID:/c]", "MARS:/a, b,LS-VID:/c"):
+        assert load_cfg(opts=["TEST.DATASETS", text]).TEST.DATASETS == expected
+    for nothing in ("[]", "()", ""):
+        assert load_cfg(opts=["TEST.DATASETS", nothing]).TEST.DATASETS == []
+
+
+def test_home_folder_in_paths():
+    cfg = load_cfg(opts=["DATASETS.CACHE_DIR", "~/cache", "OUTPUT_DIR", "runs/~x"])
+    assert cfg.DATASETS.CACHE_DIR == str(Path.home() / "cache") and cfg.OUTPUT_DIR == "runs/~x"

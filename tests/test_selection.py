@@ -67,7 +67,7 @@ def test_a_run_keeps_its_selection_when_it_is_continued(tiny_argv, caplog):
     assert train_main(tiny_argv(SOLVER__SELECT_BY="val")) == 0
     caplog.clear()
     assert train_main(tiny_argv("--resume", SOLVER__SELECT_BY="test")) == 2
-    assert "SOLVER.SELECT_BY val, now it is test" in caplog.text
+    assert "SOLVER.SELECT_BY 'val', now it is 'test'" in caplog.text
 
 
 def test_validation_needs_identities(tiny_argv, tmp_path, caplog):

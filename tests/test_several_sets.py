@@ -47,7 +47,7 @@ def test_one_table_for_all_sets_equals_single_runs(weight, tiny_argv, tiny_mars,
 def test_every_list_is_read_before_the_first_test(weight, tiny_argv, tiny_mars, tmp_path, caplog):
     for entry, said in (
         (f"('MARS:{tiny_mars}', 'MARS:{tmp_path}/nowhere')", "nowhere is not a folder"),
-        (f"('MARS:{tiny_mars}', 'MARZ:{tmp_path}')", "DATASETS.NAMES 'MARZ' is not known"),
+        (f"('MARS:{tiny_mars}', 'MARZ:{tmp_path}')", "'MARZ' is not known"),
         ("('MARS')", "TEST.DATASETS needs entries like 'MARS:folder', found 'MARS'"),
         ("[1, 2]", "TEST.DATASETS must be a list of texts"),
     ):

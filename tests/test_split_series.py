@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from datasets.synthetic import write_set
-from processor import trainer
+from processor import run, trainer
 from processor.run import eval_main, train_main
 from processor.split_series import mean_and_spread
 from tests.conftest import TINY_OPTIONS
@@ -140,6 +141,112 @@ def test_another_recipe_is_refused_and_overwrite_starts_anew(series, ilids, tmp_
     assert (old / "last.pth").read_text() == "stale"  # a typo costs nothing
     assert train_main(argv(ilids, tmp_path / "run", "--overwrite")) == 0
     assert table(tmp_path / "run") == table(series)
+
+
+def same_bytes(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("stop_at", [0, 2])
+def test_broken_off_in_a_new_test_of_finished_splits_the_table_mixes_no_protocols(
+    series, ilids, tmp_path, monkeypatch, stop_at
+):
+    shutil.copytree(series, tmp_path / "run")
+    report, tested = run.report, []
+
+    def interrupt(*arguments):
+        tested.append(arguments)
+        if len(tested) == stop_at + 1:
+            raise KeyboardInterrupt
+        return report(*arguments)
+
+    monkeypatch.setattr(run, "report", interrupt)
+    assert train_main(argv(ilids, tmp_path / "run", TEST__AP="trapezoid")) == 130
+    monkeypatch.setattr(run, "report", report)
+    assert train_main(argv(ilids, tmp_path / "run", TEST__AP="trapezoid")) == 0
+    assert train_main(argv(ilids, tmp_path / "whole", TEST__AP="trapezoid")) == 0
+    assert {metrics(tmp_path / "run" / f"split{n}")["protocol"]["ap"] for n in range(10)} == {"trapezoid"}
+    ours, theirs = metrics(tmp_path / "run"), metrics(tmp_path / "whole")
+    assert ours["last"] == theirs["last"] and ours["protocol"] == theirs["protocol"]
+    assert ours["protocol"]["split"] == "all" and ours["last"] != metrics(series)["last"]
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [{"SOLVER__IMS_PER_BATCH": 64}, {"SOLVER__SELECT_BY": "val", "DATASETS__VAL_FRACTION": 0.9}, {"MODEL__NAME": "x"},
+     {"DATASETS__ROOT_DIR": "nowhere"}],
+)  # fmt: skip
+def test_overwriting_loses_nothing_to_a_fault(keys, series, ilids, tmp_path):
+    shutil.copytree(series, tmp_path / "run")
+    assert train_main(argv(ilids, tmp_path / "run", "--overwrite", **keys)) == 2
+    assert same_bytes(tmp_path / "run") == same_bytes(series)
+
+
+def test_overwriting_takes_the_old_table_away_at_once(series, ilids, tmp_path, monkeypatch):
+    shutil.copytree(series, tmp_path / "run")
+
+    def interrupt(losses, epoch, step):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "check_finite", interrupt)
+    assert train_main(argv(ilids, tmp_path / "run", "--overwrite")) == 130
+    left = {path.relative_to(tmp_path / "run").as_posix() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert {name for name in left if not name.startswith("split0/")} == set()
+
+
+def test_ctrl_c_while_a_split_is_reported_ends_the_series(ilids, tmp_path, monkeypatch):
+    report = run.report
+
+    def press(*arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        report(*arguments)
+
+    monkeypatch.setattr(run, "report", press)
+    assert train_main(argv(ilids, tmp_path / "run")) == 130
+    assert (tmp_path / "run" / "split0" / "metrics.json").exists() and not (tmp_path / "run" / "split1").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("config.yml", b""), ("config.yml", b"MODEL: ["), ("metrics.json", b'{"last": {"epoch": 2}}'),
+     ("metrics.json", b"{"), ("metrics.json", b"[]"), ("metrics.json", None), ("config.yml", None)],
+)  # fmt: skip
+def test_a_broken_file_in_one_split_has_its_test_repeated(name, content, series, ilids, tmp_path):
+    shutil.copytree(series, tmp_path / "run")
+    path = tmp_path / "run" / "split4" / name
+    path.unlink() if content is None else path.write_bytes(content)
+    assert train_main(argv(ilids, tmp_path / "run")) == 0
+    assert table(tmp_path / "run") == table(series)
+
+
+def test_a_series_and_a_single_run_do_not_share_a_folder(series, ilids, tmp_path, caplog):
+    assert train_main(argv(ilids, tmp_path / "one", DATASETS__SPLIT=3)) == 0
+    assert train_main(argv(ilids, tmp_path / "one")) == 2
+    assert "holds a run of one split (last.pth, best.pth" in caplog.text
+    shutil.copytree(series, tmp_path / "run")
+    assert train_main(argv(ilids, tmp_path / "run", DATASETS__SPLIT=3)) == 2
+    assert "holds a run (splits.csv, split0/last.pth" in caplog.text
+    assert same_bytes(tmp_path / "run") == same_bytes(series)
+    assert train_main(argv(ilids, tmp_path / "empty", "--resume")) == 2
+    assert "holds no split of a series, so there is nothing to resume" in caplog.text
+
+
+def test_fewer_epochs_than_a_run_has_are_refused(series, ilids, tmp_path, caplog):
+    assert train_main(argv(ilids, series, SOLVER__MAX_EPOCHS=1)) == 2
+    assert "has 2 epochs already, SOLVER.MAX_EPOCHS 1 is less" in caplog.text
+
+
+def test_a_model_is_not_tested_on_people_that_it_was_trained_on(series, ilids, tmp_path, caplog):
+    weight = series / "split3" / "best.pth"
+    for keys, said in (
+        ({"DATASETS__SPLIT": 0}, "with 0 it would be tested on people of its training: set DATASETS.SPLIT 3"),
+        ({"DATASETS__SPLIT": 3, "DATASETS__TRAIN_HALF": "first"}, "was trained with DATASETS.TRAIN_HALF last"),
+    ):
+        assert eval_main(argv(ilids, tmp_path / "run", TEST__WEIGHT=weight, **keys)) == 2
+        assert said in caplog.text and not (tmp_path / "run").exists()
+    pattern = str(weight).replace("split3", "split{split}")
+    assert eval_main(argv(ilids, tmp_path / "run", TEST__WEIGHT=pattern, DATASETS__SPLIT=3)) == 0
+    assert metrics(tmp_path / "run")["protocol"]["split"] == "3"
 
 
 def test_weights_that_lie_in_the_folder_of_a_split_are_not_overwritten(ilids, tmp_path, caplog):
