@@ -1,17 +1,21 @@
 """Tar archives, unpacked once into a cache; an archive that could write outside of it is refused whole."""
 
 import hashlib
+import logging
 import os
 import posixpath
 import re
-import secrets
 import shutil
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
+from datasets.cache_folder import built_aside, default_cache_dir, read_record, write_record
 from utils.errors import InputError, MissingFileError
 from utils.progress import progress
+
+logger = logging.getLogger(__name__)
 
 _BLOCK = 512  # bytes of a tar header; an archive ends with blocks of zeros
 _PORTION = 2**20  # bytes read at a time
@@ -19,30 +23,21 @@ _LONGEST_NAME = 4_096  # characters of a path, as on Linux
 _ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 
-def default_cache_dir() -> Path:
-    """$XDG_CACHE_HOME/tf-clip or ~/.cache/tf-clip; raises InputError when there is no home folder."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG rules have a relative path ignored.
-    if os.path.isabs(base):
-        return Path(base) / "tf-clip"
-    try:
-        return Path.home() / ".cache" / "tf-clip"
-    except RuntimeError:
-        raise InputError("there is no home folder for a cache; set DATASETS.CACHE_DIR") from None
-
-
 def unpack_tar(archive: Path, cache_dir: str | Path, wanted: Callable[[str], bool]) -> Path:
     """The folder below `cache_dir` (empty: the default one) with those files of `archive` whose name is `wanted`.
 
-    `wanted` gets relative names with forward slashes. The folder is written when it is not there yet, and is then
-    whole. Raises MissingFileError when there is no archive; InputError, with nothing left behind, when it is no tar
-    archive, is truncated, holds no wanted file or does not fit on the disk, when a member has an unsafe name, points
-    outside, comes twice or is a special file, and when the folder cannot be written.
+    `wanted` gets relative names with forward slashes; a wanted link becomes a file of its own. The folder is written
+    when it is not there yet, or no longer whole. Raises MissingFileError when there is no archive; InputError, with
+    nothing left behind, when it is no tar archive, is truncated, holds no wanted file or does not fit on the disk,
+    when a member has an unsafe name, points outside, comes twice or is a special file, when a wanted link leads to no
+    file of the archive, and when the folder cannot be written.
     """
     cache = Path(cache_dir or default_cache_dir())
     target = cache / _folder_name(archive)
     if os.path.isdir(target):
-        return target
+        if _is_whole(target):
+            return target
+        logger.warning("the cache folder %s is damaged; %s is unpacked again", target, archive)
     try:
         with _open(archive) as tar:
             members = _checked_members(tar, archive, wanted)
@@ -56,6 +51,11 @@ def unpack_tar(archive: Path, cache_dir: str | Path, wanted: Callable[[str], boo
             raise InputError(f"{archive} cannot be unpacked into {target} ({reason})") from None
         raise InputError(f"{archive} is truncated or damaged ({reason})") from None
     return target
+
+
+def _is_whole(folder: Path) -> bool:
+    record = read_record(folder)
+    return record is not None and bool(record["files"])
 
 
 def _open(archive: Path) -> tarfile.TarFile:
@@ -98,10 +98,30 @@ def _checked_members(
     if both is not None:
         what = f"member {both!r:.200} is there as a file and as a folder"
         raise InputError(f"{archive}: {what}; the archive is not unpacked")
-    chosen = {name: member for name, member in files.items() if member.isreg() and wanted(name)}
+    chosen = {name: _followed(name, files) for name in files if wanted(name)}
     if not chosen:
         raise InputError(f"{archive} holds none of the files that are looked for")
+    nowhere = next((name for name, member in chosen.items() if member is None), None)
+    if nowhere is not None:
+        what = f"member {nowhere!r:.200} is a link that leads to no file of the archive"
+        raise InputError(f"{archive}: {what}; the archive is not unpacked")
     return chosen
+
+
+def _followed(name: str, files: Mapping[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:
+    """The regular file that a member is, or that it leads to over any number of links; None where there is none."""
+    passed: set[str] = set()
+    while name in files and name not in passed:
+        if files[name].isreg():
+            return files[name]
+        passed.add(name)
+        name = _link_end(name, files[name])
+    return None
+
+
+def _link_end(name: str, link: tarfile.TarInfo) -> str:
+    """A symbolic link starts at its own folder, a hard link at the top of the archive."""
+    return posixpath.normpath(posixpath.join(posixpath.dirname(name) if link.issym() else "", link.linkname))
 
 
 def _folders_above(name: str) -> list[str]:
@@ -118,10 +138,7 @@ def _fault(member: tarfile.TarInfo) -> str:
     if len(member.name) > _LONGEST_NAME:
         return f"has a name of more than {_LONGEST_NAME:,} characters"
     if member.issym() or member.islnk():
-        # A symbolic link starts at its own folder, a hard link at the top of the archive.
-        start = posixpath.dirname(member.name) if member.issym() else ""
-        end = posixpath.normpath(posixpath.join(start, member.linkname))
-        if _is_absolute(member.linkname) or _leads_outside(end):
+        if _is_absolute(member.linkname) or _leads_outside(_link_end(member.name, member)):
             return f"is a link to {member.linkname!r:.200}, outside of the archive's folder"
     elif not (member.isreg() or member.isdir()):
         return "is neither a file nor a folder (a device, a pipe or another special file)"
@@ -160,31 +177,21 @@ def _check_space(members: dict[str, tarfile.TarInfo], archive: Path, cache: Path
 
 
 def _unpack(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo], archive: Path, target: Path) -> None:
-    """Write the members into a temporary folder beside `target` and rename it; nothing is left on failure."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f"{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.mkdir()
-        for name in progress(members, f"unpacking {archive.name}", "file", total=len(members)):
-            _write_member(tar, members[name], temporary.joinpath(*name.split("/")))
-        move_into_place(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    """Write the members into a folder that becomes `target` when it is whole; nothing is left on failure."""
+    first_files: dict[int, Path] = {}
+    # In the order of the archive, and each member once: going back in a compressed archive means starting again.
+    names = sorted(members, key=lambda name: members[name].offset)
+    with built_aside(target, _is_whole) as temporary:
+        for name in progress(names, f"unpacking {archive.name}", "file"):
+            path = temporary.joinpath(*name.split("/"))
+            first = first_files.setdefault(members[name].offset, path)
+            _write_file(tar.extractfile(members[name]) if first == path else first.open("rb"), path)
+        write_record(temporary, names)
 
 
-def _write_member(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
+def _write_file(source: BinaryIO, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # "x": two names that one file system takes for the same must not overwrite each other.
-    with tar.extractfile(member) as source, path.open("xb") as file:
+    with source, path.open("xb") as file:
         shutil.copyfileobj(source, file)
     path.chmod(0o644)
-
-
-def move_into_place(temporary: Path, target: Path) -> None:
-    """Rename a finished folder; where another process was faster, its equal folder stays and ours is removed."""
-    try:
-        os.rename(temporary, target)
-    except OSError:
-        if not os.path.isdir(target):
-            raise
-        shutil.rmtree(temporary, ignore_errors=True)

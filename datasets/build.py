@@ -4,6 +4,7 @@ import inspect
 import logging
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,9 @@ def load_splits(
     """
     exclusions = read_exclusions(exclude)
     raw = load_raw(name, root, refuse_unless_excluded(exclusions), **options)
-    return _finish(official_name(name), exclusions.apply(raw), val_fraction, seed)
+    kept = exclusions.apply(raw)
+    splits = _finish(official_name(name), kept, val_fraction, seed)
+    return replace(splits, left_out=exclusions.describe(raw, kept))
 
 
 def load_raw(name: str, root: str, on_fault: OnFault = refuse, **options) -> RawSplits:

@@ -9,8 +9,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn, TextIO
 
@@ -18,16 +17,17 @@ from yacs.config import CfgNode
 
 from configs import ConfigError, load_cfg
 from datasets import ilidsvid, lsvid, mars
-from datasets.build import dataset_options, load_raw, official_name
-from datasets.check_files import scan_folders
-from datasets.check_fix import leave_out, refuse_unwritable, write_list
+from datasets.build import check_split_key, dataset_options, load_raw, official_name, options_of
+from datasets.check_base import Disk, Problem, counted, frames_to_check, named_frames, split_tracklets
+from datasets.check_files import scan_folders, unused_images
+from datasets.check_fix import leave_out, reasons_before, refuse_unwritable, write_list
 from datasets.check_problems import (
-    Disk,
+    PARTS_APART,
+    TESTS,
     Ranking,
-    counted,
+    Training,
     find_problems,
     folder_problems,
-    named_frames,
     row_notes,
     row_problems,
     shared_ids,
@@ -41,8 +41,9 @@ from datasets.check_report import (
     problem_lines,
     short_identities,
     table,
+    unused_note,
 )
-from datasets.exclusion import read_exclusions
+from datasets.exclusion import Exclusions, read_exclusions
 from datasets.frame_check import OpenedFrame, open_frames
 from datasets.own_ids import printable
 from datasets.tracklet import Fault, RawSplits
@@ -60,12 +61,14 @@ class _Facts(NamedTuple):
     distractor: int | None = None  # the id that stands for nobody
     may_number_twice: bool = False  # train and test may both count their persons from the same number on
     junk: str | None = None  # how the names of frames begin that the lists need not name; None: cannot be told
+    spare: tuple[str, ...] | None = None  # folders of images that no run reads; None: other images are not counted
 
 
 _KNOWN = {
     "MARS": _Facts(mars.OFFICIAL, distractor=0, junk="00-1"),
     "LS-VID": _Facts(lsvid.OFFICIAL, distractor=0, may_number_twice=True),
-    "iLIDS-VID": _Facts(ilidsvid.OFFICIAL),
+    "iLIDS-VID": _Facts(ilidsvid.OFFICIAL, spare=("images",)),
+    "folder": _Facts({}, spare=()),
 }
 
 
@@ -103,54 +106,65 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def _check(cfg: CfgNode, arguments: argparse.Namespace) -> int:
     name = official_name(cfg.DATASETS.NAMES)
-    facts = _KNOWN.get(name, _Facts({}))
+    check_split_key(cfg)
+    facts, several = _KNOWN.get(name, _Facts({})), "split" in options_of(name)
     if arguments.fix_list is not None:
         refuse_unwritable(arguments.fix_list)
     exclusions = read_exclusions(cfg.DATASETS.EXCLUDE)
-    whole, faults = _read_lists(cfg, name)
-    kept = exclusions.apply(whole)
-    _say([f"{name} in {whole.root}", *table(kept, facts.official)])
+    wholes, faults = _read_lists(cfg, name)
+    kept = {number: exclusions.apply(whole) for number, whole in wholes.items()}
+    first, (whole, *_) = next(iter(kept.values())), wholes.values()
+    shown = f", split {next(iter(wholes))} of the {len(wholes)} that are checked" if len(wholes) > 1 else ""
+    _say([f"{name} in {whole.root}{shown}", *table(first, facts.official)])
 
-    opened = _open(kept, cfg.DATALOADER.NUM_WORKERS)
-    folders = scan_folders(whole.root, named_frames(whole, faults))
-    ranking = _ranking(cfg, whole, facts)
-    find = partial(find_problems, disk=Disk(opened, folders.bare), ranking=ranking)
+    opened = _open(kept.values(), cfg.DATALOADER.NUM_WORKERS)
+    named = named_frames(wholes.values(), faults)
+    folders = scan_folders(whole.root, named)
+    ranking, training, disk = _ranking(cfg, whole, facts), _training(cfg), Disk(opened, folders.bare)
+
+    def find(left_out: Exclusions) -> list[Problem]:
+        rest = {number: left_out.apply(whole) for number, whole in wholes.items()}
+        return find_problems(rest, several, disk, ranking, training)
+
     remaining = [fault for fault in faults if not exclusions.cover(fault)]
     problems = [
-        *row_problems(remaining),
+        *row_problems(remaining, several),
         *folder_problems(whole.root, folders, faults, facts.junk),
-        *find(kept),
+        *find(exclusions),
     ]
     notes = [
-        *other_counts(kept, facts.official),
+        *_config_notes(cfg, ranking),
+        *other_counts(first, facts.official),
         *row_notes(remaining),
-        *short_identities(kept, cfg.DATALOADER.NUM_INSTANCE),
-        *odd_shapes(kept, opened),
-        *exclusion_notes(whole, kept, faults, exclusions),
+        *short_identities(first, cfg.DATALOADER.NUM_INSTANCE),
+        *odd_shapes(whole.root, frames_to_check(kept.values(), several), opened),
+        *unused_note(whole.root, unused_images(whole.root, named, facts.spare) if facts.spare is not None else ()),
+        *exclusion_notes(list(wholes.values()), faults, exclusions, several),
     ]
-    if not ranking.ids_are_shared:
-        notes.append("train and test number their persons separately, so ids cannot tell whether a person is in both")
     _say([*(f"note: {note}" for note in notes), *problem_lines(problems, arguments.all)])
     if arguments.fix_list is not None:
-        rows, incurable = leave_out(whole, exclusions, problems, find)
+        rows, incurable = leave_out(reasons_before(cfg.DATASETS.EXCLUDE), problems, find)
         write_list(arguments.fix_list, rows)
         _say(fix_lines(arguments.fix_list, rows, incurable))
     _say([f"{counted(len(problems), 'problem')} found (see above)" if problems else "no problem found"])
     return int(bool(problems))
 
 
-def _read_lists(cfg: CfgNode, name: str) -> tuple[RawSplits, list[Fault]]:
-    """All tracklets that the lists name, and the faults of single rows."""
+def _read_lists(cfg: CfgNode, name: str) -> tuple[dict[str, RawSplits], list[Fault]]:
+    """Number of each split to check ('0' for a set of one) -> its tracklets, and the faults of single rows."""
     options = dataset_options(cfg, name)
-    if options.get("split") == "all":
-        options["split"] = "0"  # the ten splits part the same tracklets, and the parser reads all their rows
-    faults: list[Fault] = []
-    return load_raw(name, cfg.DATASETS.ROOT_DIR, faults.append, **options), faults
+    faults: dict[Fault, None] = {}  # the splits of a set share their faults
+    wholes = {}
+    for number in "0123456789" if options.get("split") == "all" else [cfg.DATASETS.SPLIT]:
+        if "split" in options:
+            options["split"] = number
+        wholes[number] = load_raw(name, cfg.DATASETS.ROOT_DIR, lambda fault: faults.setdefault(fault), **options)
+    return wholes, list(faults)
 
 
-def _open(raw: RawSplits, most: int) -> dict[str, OpenedFrame]:
+def _open(splits: Iterable[RawSplits], most: int) -> dict[str, OpenedFrame]:
     """Open every frame once, in at most `most` processes, and say how long it took."""
-    paths = sorted(named_frames(raw))
+    paths = sorted(named_frames(splits))
     processes = min(most, os.cpu_count() or 1, len(paths) // _FRAMES_PER_PROCESS)
     started = time.perf_counter()
     opened = open_frames(paths, processes)
@@ -164,9 +178,31 @@ def _ranking(cfg: CfgNode, raw: RawSplits, facts: _Facts) -> Ranking:
     """What the test of this config ranks."""
     includes = {"auto": raw.gallery_includes_query, "True": True, "False": False}[cfg.TEST.GALLERY_INCLUDES_QUERY]
     camera_filter = {"auto": len(raw.cameras) > 1, "True": True, "False": False}[cfg.TEST.SAME_CAMERA_FILTER]
+    pids = {split: {t.pid for t in tracklets} for split, tracklets in split_tracklets(raw).items()}
     # A few shared ids are a fault of the lists; when most are shared, the two lists count for themselves.
-    most_shared = 2 * len(shared_ids(raw)) > len({t.pid for t in raw.train})
-    return Ranking(includes, camera_filter, facts.distractor, not (facts.may_number_twice and most_shared))
+    own_numbers = [
+        (split, others)
+        for split, others in PARTS_APART
+        if facts.may_number_twice and 2 * len(shared_ids(raw, split, others)) > len(pids[split])
+    ]
+    return Ranking(includes, camera_filter, facts.distractor, tuple(own_numbers))
+
+
+def _training(cfg: CfgNode) -> Training:
+    """What the training of this config takes of the persons."""
+    fraction = cfg.DATASETS.VAL_FRACTION if cfg.SOLVER.SELECT_BY == "val" else 0.0
+    return Training(cfg.SOLVER.IMS_PER_BATCH // cfg.DATALOADER.NUM_INSTANCE, fraction, cfg.SOLVER.SEED)
+
+
+def _config_notes(cfg: CfgNode, ranking: Ranking) -> list[str]:
+    """What this check cannot tell."""
+    notes = ["of the sets, DATASETS.NAMES alone is checked; TEST.DATASETS is not"] if cfg.TEST.DATASETS else []
+    for split, others in ranking.own_numbers:
+        other = "test" if others == TESTS else others[0]
+        notes.append(
+            f"{split} and {other} number their persons separately, so ids cannot tell whether a person is in both"
+        )
+    return notes
 
 
 def _say(lines: Sequence[str], stream: TextIO | None = None) -> None:

@@ -1,13 +1,13 @@
 """The list of frames that a run has to leave out so that nothing is left to leave out."""
 
+import csv
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from datasets.check_problems import Problem
+from datasets.check_base import Problem
 from datasets.exclusion import Exclusions, read_exclusions, write_exclusions
-from datasets.tracklet import RawSplits
 from utils.errors import InputError, MissingFileError
 
 
@@ -33,15 +33,24 @@ def _may_be_replaced(path: Path) -> bool:
         return False
 
 
+def reasons_before(path: str) -> dict[tuple[str, str], str]:
+    """(split, frame) of each row of a list that read_exclusions accepts -> why it is left out; an empty path: none."""
+    if not path:
+        return {}
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.reader(file))[1:]
+    return {(row[0], row[1]): row[2] if len(row) > 2 and row[2] else "left out before" for row in rows}
+
+
 def leave_out(
-    whole: RawSplits, before: Exclusions, problems: Sequence[Problem], find: Callable[[RawSplits], list[Problem]]
+    before: Mapping[tuple[str, str], str], problems: Sequence[Problem], find: Callable[[Exclusions], list[Problem]]
 ) -> tuple[list[tuple[str, str, str]], list[Problem]]:
-    """Rows for a list of exclusions, those of `before` included, and the problems that it cannot cure.
+    """Rows for a list of exclusions, those of `before` and their reasons first, and the problems that it cannot cure.
 
     Leaving a frame out can bring up a new problem, such as a query without a match, so `find` looks again until no
     frame is added.
     """
-    reasons = dict.fromkeys(sorted(before.entries), "left out before")
+    reasons = dict(before)
     incurable = [problem for problem in problems if not problem.leave_out]
     while True:
         count = len(reasons)
@@ -50,7 +59,7 @@ def leave_out(
                 reasons.setdefault(entry, f"{problem.kind}: {problem.text}")
         if len(reasons) == count:
             break
-        problems = find(Exclusions(reasons).apply(whole))
+        problems = find(Exclusions(reasons))
         incurable += [problem for problem in problems if not problem.leave_out and problem not in incurable]
     return [(split, frame, reason) for (split, frame), reason in reasons.items()], incurable
 

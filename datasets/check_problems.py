@@ -1,39 +1,40 @@
-"""What is wrong between the lists of a data set, its frames and the protocol of its test."""
+"""What is wrong between the lists of a data set, its folders and the protocol of its training and test."""
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from datasets.check_base import (
+    Disk,
+    Frames,
+    Problem,
+    counted,
+    frames_to_check,
+    split_frames,
+    split_tracklets,
+)
 from datasets.check_files import ImageFolders
+from datasets.check_frames import NO_FILE, frame_problems
 from datasets.exclusion import below
 from datasets.frame_check import OpenedFrame
 from datasets.own_ids import printable
-from datasets.tracklet import Fault, RawSplits, Tracklet
+from datasets.tracklet import Fault, RawSplits
+from datasets.validation import hold_out
+from utils.errors import InputError
 
 FAULTY_ROWS = "faults of the lists"
-MISSING = "missing frames"
-UNDECODABLE = "frames that cannot be decoded"
-NO_FILE = "folders without any file"
 NO_TRACKLET = "splits without tracklets"
+FEW_IDENTITIES = "too few persons to train with"
 LEAK = "persons in train and in test"
+VAL_LEAK = "persons of the validation part in train or in test"
 NO_MATCH = "queries without a true match in the ranked gallery"
 SAME_PICTURE = "the same picture in two splits"
-SHAPE = "frames far from a person's shape (height / width outside 1 to 6, or below 16 pixels high)"
 UNLISTED = "image folders with files that no list names"
 
-_RATIOS = (1, 6)  # height / width of a person's box
-_SMALLEST_HEIGHT = 16  # pixels
-_ODD_SHARE = 0.01  # of the frames of a split that may be far from a person's shape
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing to mend, or to leave out."""
-
-    kind: str  # one of the headings above
-    text: str  # one line naming files below the root, rows or persons
-    leave_out: tuple[tuple[str, str], ...] = ()  # (split or '', frame below the root) that a run can do without
+TESTS = ("query", "gallery")
+# What must not share a person, and the first of which can do without it.
+PARTS_APART = (("train", TESTS), ("train", ("val",)), ("val", TESTS))
 
 
 @dataclass(frozen=True)
@@ -43,50 +44,25 @@ class Ranking:
     includes_query: bool  # queries are gallery items too
     camera_filter: bool  # the query's person in the query's camera is left out
     distractor: int | None  # the id that stands for nobody
-    ids_are_shared: bool = True  # equal ids in train and test are one person
+    own_numbers: tuple[tuple[str, Sequence[str]], ...] = ()  # those of PARTS_APART whose equal ids are two persons
 
 
 @dataclass(frozen=True)
-class Disk:
-    """What was found on the disk."""
+class Training:
+    """What a training takes of the persons."""
 
-    frames: Mapping[str, OpenedFrame]  # by path
-    bare: Set[str]  # paths of folders that hold no file or do not exist although frames are named there
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 frame`, `2,000 frames`, `2 processes`."""
-    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
-    return f"{number:,} {noun}{ending}"
+    identities: int  # persons in a batch
+    val_fraction: float = 0.0  # share of them held out where the set has no validation part; 0: none
+    seed: int = 0  # that draws them
 
 
-def split_tracklets(raw: RawSplits) -> dict[str, list[Tracklet]]:
-    """The tracklets by the name that a list of exclusions has for their split."""
-    val = [*raw.val_query, *raw.val_gallery]
-    return {"train": [*raw.train], "query": [*raw.query], "gallery": [*raw.gallery], "val": val}
+def row_problems(faults: Sequence[Fault], several: bool) -> list[Problem]:
+    """What a parser found wrong in the lists; a set of `several` splits leaves faulty frames out of all of them."""
 
+    def leave_out(fault: Fault) -> tuple[tuple[str, str], ...]:
+        return tuple(("" if several else fault.split, below(fault.root, path)) for path in fault.frames)
 
-def split_frames(raw: RawSplits) -> dict[str, list[str]]:
-    """The distinct frame paths of every split, in the order of the lists."""
-    return {
-        split: list(dict.fromkeys(frame for t in tracklets for frame in t.frames))
-        for split, tracklets in split_tracklets(raw).items()
-    }
-
-
-def named_frames(raw: RawSplits, faults: Sequence[Fault] = ()) -> set[str]:
-    """The paths of all frames of the splits and of faulty rows."""
-    paths = {path for paths in split_frames(raw).values() for path in paths}
-    return paths.union(*(fault.frames for fault in faults))
-
-
-def row_problems(faults: Sequence[Fault]) -> list[Problem]:
-    """What a parser found wrong in the lists."""
-    return [
-        Problem(FAULTY_ROWS, fault.message, tuple((fault.split, below(fault.root, path)) for path in fault.frames))
-        for fault in faults
-        if not _is_remark(fault)
-    ]
+    return [Problem(FAULTY_ROWS, fault.message, leave_out(fault)) for fault in faults if not _is_remark(fault)]
 
 
 def row_notes(faults: Sequence[Fault]) -> list[str]:
@@ -103,31 +79,79 @@ def folder_problems(root: str, folders: ImageFolders, faults: Sequence[Fault], j
 
     Images whose names begin with `junk` need no list; with None no image does.
     """
-    told = " ".join(fault.message for fault in faults)
-    empty = sorted(folder for folder in folders.stray if f"{printable(folder)} " not in told)
-    problems = [Problem(NO_FILE, f"{below(root, folder)} holds no file") for folder in empty]
+    top = os.path.abspath(root)
+    told = "".join(f" {fault.message}" for fault in faults)
+    empty = {below(top, folder): folder for folder in sorted(folders.stray)}
+    problems = [
+        Problem(NO_FILE, f"{name} holds no file")
+        for name, folder in empty.items()
+        if not any(f" {printable(path)} " in told for path in (folder, os.path.join(root, name), name))
+    ]
     for folder, paths in folders.unnamed.items() if junk is not None else ():
         names = [os.path.basename(path) for path in paths]
         names = [name for name in names if not name.startswith(junk)]
         if names:
             few = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-            text = f"{below(root, folder)} holds {counted(len(names), 'image file')} that no list names: {few}"
+            text = f"{below(top, folder)} holds {counted(len(names), 'image file')} that no list names: {few}"
             problems.append(Problem(UNLISTED, text))
     return problems
 
 
-def find_problems(raw: RawSplits, disk: Disk, ranking: Ranking) -> list[Problem]:
-    """All problems of the tracklets in `raw`, whose frames were all opened."""
-    frames = split_frames(raw)
+def find_problems(
+    splits: Mapping[str, RawSplits], several: bool, disk: Disk, ranking: Ranking, training: Training
+) -> list[Problem]:
+    """All problems of `splits` (number of a split -> its tracklets), whose frames were all opened.
+
+    A set of `several` splits leaves a faulty frame out of all of them. Problems of the protocol name their splits
+    where there is more than one.
+    """
+    raws = list(splits.values())
+    found: dict[Problem, list[str]] = defaultdict(list)
+    for number, raw in splits.items():
+        for problem in _protocol_problems(raw, disk, ranking, training):
+            found[problem].append(number)
+    return [
+        *frame_problems(raws[0].root, frames_to_check(raws, several), disk),
+        *(_with_splits(problem, numbers, len(raws)) for problem, numbers in found.items()),
+    ]
+
+
+def _with_splits(problem: Problem, numbers: Sequence[str], count: int) -> Problem:
+    if count == 1:
+        return problem
+    where = "all splits" if len(numbers) == count else f"split{'s' * (len(numbers) > 1)} {', '.join(numbers)}"
+    return replace(problem, text=f"{where}: {problem.text}")
+
+
+def _protocol_problems(raw: RawSplits, disk: Disk, ranking: Ranking, training: Training) -> list[Problem]:
     return [
         *_empty_splits(raw),
-        *_folder_problems(raw.root, frames, disk),
-        *_frame_problems(raw.root, frames, disk),
-        *(_leaks(raw, ranking.distractor) if ranking.ids_are_shared else ()),
+        *_few_identities(raw, training),
+        *_leaks(raw, ranking),
         *_unmatched_queries(raw, ranking),
-        *_same_pictures(raw.root, frames, disk.frames),
-        *_shape_problems(raw.root, frames, disk.frames),
+        *_same_pictures(raw.root, split_frames(raw), disk.frames),
     ]
+
+
+def _few_identities(raw: RawSplits, training: Training) -> list[Problem]:
+    """Fewer persons than a batch has, which a training refuses."""
+    train, remaining = raw.train, ""
+    if not train:
+        return []
+    if training.val_fraction and not raw.val_query:
+        try:
+            train = hold_out(train, training.val_fraction, training.seed).train
+            remaining = ", without those held out for SOLVER.SELECT_BY val"
+        except InputError as error:
+            return [Problem(FEW_IDENTITIES, error.line)]
+    count = len({t.pid for t in train})
+    if count >= training.identities:
+        return []
+    text = (
+        f"train has {counted(count, 'person')}{remaining}, a batch takes {training.identities} (SOLVER.IMS_PER_BATCH / "
+        "DATALOADER.NUM_INSTANCE): lower SOLVER.IMS_PER_BATCH"
+    )
+    return [Problem(FEW_IDENTITIES, text)]
 
 
 def _empty_splits(raw: RawSplits) -> list[Problem]:
@@ -139,69 +163,26 @@ def _empty_splits(raw: RawSplits) -> list[Problem]:
     ]
 
 
-def _broken(frames: Mapping[str, Sequence[str]], disk: Disk) -> dict[str, list[str]]:
-    """Path of each faulty frame -> the splits that name it."""
-    splits: dict[str, list[str]] = defaultdict(list)
-    for split, paths in frames.items():
-        for path in paths:
-            if disk.frames[path].fault:
-                splits[path].append(split)
-    return splits
+def shared_ids(raw: RawSplits, split: str, others: Sequence[str]) -> set[int]:
+    """Ids that `split` and the `others` together have both."""
+    tracklets = split_tracklets(raw)
+    return {t.pid for t in tracklets[split]} & {t.pid for other in others for t in tracklets[other]}
 
 
-def _bare_folder(path: str, bare: Set[str]) -> str:
-    """The one of `bare` that `path` lies in; empty for none."""
-    folder = os.path.dirname(path)
-    while folder not in bare:
-        if folder == os.path.dirname(folder):
-            return ""
-        folder = os.path.dirname(folder)
-    return folder
-
-
-def _folder_problems(root: str, frames: Mapping[str, Sequence[str]], disk: Disk) -> list[Problem]:
-    """Folders without a file, each in the place of its frames; one whose frames are all left out is in order."""
-    lost: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for path, splits in _broken(frames, disk).items():
-        if folder := _bare_folder(path, disk.bare):
-            lost[folder] += [(split, below(root, path)) for split in splits]
+def _leaks(raw: RawSplits, ranking: Ranking) -> list[Problem]:
+    """Persons of two parts that must share none."""
+    tracklets = split_tracklets(raw)
+    pids = {split: {t.pid for t in items} for split, items in tracklets.items()}
     problems = []
-    for folder, rows in lost.items():
-        state = "holds no file" if os.path.isdir(folder) else "does not exist"
-        named = counted(len({name for _, name in rows}), "frame")
-        text = f"{below(root, folder)} {state}; the lists name {named} in it"
-        problems.append(Problem(NO_FILE, text, tuple(rows)))
-    return problems
-
-
-def _frame_problems(root: str, frames: Mapping[str, Sequence[str]], disk: Disk) -> list[Problem]:
-    """Missing and undecodable files."""
-    problems = []
-    for path, splits in _broken(frames, disk).items():
-        if _bare_folder(path, disk.bare):
-            continue
-        opened, name = disk.frames[path], below(root, path)
-        kind = MISSING if opened.missing else UNDECODABLE
-        text = f"{' and '.join(splits)} {name} {opened.fault}"
-        problems.append(Problem(kind, text, tuple((split, name) for split in splits)))
-    return problems
-
-
-def shared_ids(raw: RawSplits) -> set[int]:
-    """Ids of train that the test has too."""
-    return {t.pid for t in raw.train} & {t.pid for t in (*raw.query, *raw.gallery)}
-
-
-def _leaks(raw: RawSplits, distractor: int | None) -> list[Problem]:
-    """Persons to train with who are in the test too."""
-    tests = {"query": {t.pid for t in raw.query}, "gallery": {t.pid for t in raw.gallery}}
-    problems = []
-    for pid in sorted(shared_ids(raw) - {distractor}):
-        mine = [t for t in raw.train if t.pid == pid]
-        places = " and ".join(split for split, pids in tests.items() if pid in pids)
-        text = f"person {raw.person(pid)} is in train ({counted(len(mine), 'tracklet')}) and in {places}"
-        rows = tuple(dict.fromkeys(("train", below(raw.root, frame)) for t in mine for frame in t.frames))
-        problems.append(Problem(LEAK, text, rows))
+    for split, others in PARTS_APART:
+        shared = set() if (split, others) in ranking.own_numbers else shared_ids(raw, split, others)
+        kind = VAL_LEAK if "val" in (split, *others) else LEAK
+        for pid in sorted(shared - {ranking.distractor}):
+            mine = [t for t in tracklets[split] if t.pid == pid]
+            places = " and ".join(other for other in others if pid in pids[other])
+            text = f"person {raw.person(pid)} is in {split} ({counted(len(mine), 'tracklet')}) and in {places}"
+            rows = tuple(dict.fromkeys((split, below(raw.root, frame)) for t in mine for frame in t.frames))
+            problems.append(Problem(kind, text, rows))
     return problems
 
 
@@ -222,49 +203,18 @@ def _unmatched_queries(raw: RawSplits, ranking: Ranking) -> list[Problem]:
     return problems
 
 
-def _same_pictures(
-    root: str, frames: Mapping[str, Sequence[str]], opened: Mapping[str, OpenedFrame]
-) -> list[Problem]:
-    """Files of equal content in train and test, or in query and gallery; the copy named first can be left out."""
-    first: dict[str, dict[bytes, str]] = {"query": {}, "gallery": {}}
+def _same_pictures(root: str, frames: Frames, opened: Mapping[str, OpenedFrame]) -> list[Problem]:
+    """Files of equal content in two splits; the copy named first can be left out."""
+    first: dict[str, dict[bytes, str]] = {"query": {}, "gallery": {}, "val": {}}
     for split, files in first.items():
         for path in frames[split]:
             files.setdefault(opened[path].digest, path)
     problems = []
-    for split, others in (("train", ("query", "gallery")), ("gallery", ("query",))):
+    for split, others in (("train", (*TESTS, "val")), ("val", TESTS), ("gallery", ("query",))):
         for path in frames[split]:
             digest = opened[path].digest
             other = next((other for other in others if digest in first[other]), None)
             if digest and other:
                 name, twin = below(root, path), below(root, first[other][digest])
                 problems.append(Problem(SAME_PICTURE, f"{split} {name} is {other} {twin}", ((split, name),)))
-    return problems
-
-
-def odd_frames(frames: Mapping[str, Sequence[str]], opened: Mapping[str, OpenedFrame]) -> dict[str, list[str]]:
-    """Split -> paths of the decoded frames that are far from a person's shape."""
-    return {split: [path for path in paths if _is_odd(opened[path])] for split, paths in frames.items()}
-
-
-def is_tolerable(odd: Sequence[str], paths: Sequence[str]) -> bool:
-    """Whether the frames `odd` among `paths` are few enough to be no more than a note."""
-    return len(odd) <= _ODD_SHARE * len(paths)
-
-
-def _is_odd(frame: OpenedFrame) -> bool:
-    low, high = _RATIOS
-    box = low * frame.width <= frame.height <= high * frame.width
-    return not frame.fault and not (box and frame.height >= _SMALLEST_HEIGHT)
-
-
-def _shape_problems(
-    root: str, frames: Mapping[str, Sequence[str]], opened: Mapping[str, OpenedFrame]
-) -> list[Problem]:
-    problems = []
-    for split, odd in odd_frames(frames, opened).items():
-        if is_tolerable(odd, frames[split]):
-            continue
-        for path in odd:
-            name, size = below(root, path), f"{opened[path].width} wide, {opened[path].height} high"
-            problems.append(Problem(SHAPE, f"{split} {name} is {size}", ((split, name),)))
     return problems

@@ -4,7 +4,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from datasets.check_problems import Problem, counted, is_tolerable, odd_frames, split_frames, split_tracklets
+from datasets.check_base import Frames, Problem, counted, split_frames, split_tracklets
+from datasets.check_frames import is_tolerable, odd_frames
 from datasets.exclusion import Exclusions, below
 from datasets.frame_check import OpenedFrame
 from datasets.tracklet import Fault, RawSplits, count_tracklets, cut_into_chunks
@@ -22,7 +23,7 @@ def table(raw: RawSplits, official: Official) -> list[str]:
         if split == "val" and not tracklets:
             continue
         ids, count, frames, cameras = count_tracklets(tracklets)
-        line = f"{split:<10}{ids:>8,}{count:>12,}{frames:>12,}{cameras:>10}"
+        line = f"{split:<10}{ids:>8,}{count:>12,}{frames:>12,}{cameras if raw.cameras else '-':>10}"
         lines.append(line + (f"{official[split][0]:>15,}{official[split][1]:>12,}" if split in official else ""))
     return lines
 
@@ -48,32 +49,48 @@ def short_identities(raw: RawSplits, per_identity: int) -> list[str]:
     ]
 
 
-def odd_shapes(raw: RawSplits, opened: Mapping[str, OpenedFrame]) -> list[str]:
+def odd_shapes(root: str, frames: Frames, opened: Mapping[str, OpenedFrame]) -> list[str]:
     """A note for every split with a few frames that are far from a person's shape."""
-    frames = split_frames(raw)
     return [
-        f"{len(odd):,} of {len(frames[split]):,} {split} frames are far from a person's shape (a problem above 1 %): "
-        + _first([below(raw.root, path) for path in odd])
+        f"{len(odd):,} of {len(frames[split]):,} {f'{split} frames'.lstrip()} are far from a person's shape "
+        f"(a problem above 1 %): {_first([below(root, path) for path in odd])}"
         for split, odd in odd_frames(frames, opened).items()
         if odd and is_tolerable(odd, frames[split])
     ]
 
 
-def exclusion_notes(whole: RawSplits, kept: RawSplits, faults: Sequence[Fault], exclusions: Exclusions) -> list[str]:
-    """Notes on what DATASETS.EXCLUDE leaves out, and on rows of it that match no frame."""
+def unused_note(root: str, unused: Sequence[str]) -> list[str]:
+    """A note on image files below the root that no training and no test reads."""
+    if not unused:
+        return []
+    are = "is" if len(unused) == 1 else "are"
+    return [f"{counted(len(unused), 'image file')} below {root} {are} not used: {_first(unused, 3)}"]
+
+
+def exclusion_notes(
+    wholes: Sequence[RawSplits], faults: Sequence[Fault], exclusions: Exclusions, several: bool
+) -> list[str]:
+    """Notes on what DATASETS.EXCLUDE leaves out of the splits that are checked, and on rows that match no frame.
+
+    In a set of `several` splits a row of any split matches, for what is train in one is gallery in another.
+    """
     if not exclusions.entries:
         return []
-    named = [(split, below(whole.root, path)) for split, paths in split_frames(whole).items() for path in paths]
-    faulty = [[below(fault.root, path) for path in fault.frames] for fault in faults]
-    covered = [names for names, fault in zip(faulty, faults) if exclusions.cover(fault)]
-    total = len(named) + sum(map(len, faulty))
-    left_out = len(named) - sum(map(len, split_frames(kept).values())) + sum(map(len, covered))
-    known = {*named, *(("", name) for _, name in named)}
-    names = {name for names in faulty for name in names}
-    idle = [name for split, name in sorted(exclusions.entries) if (split, name) not in known and name not in names]
-    notes = [f"DATASETS.EXCLUDE leaves out {left_out:,} of {total:,} frames"]
+    root = wholes[0].root
+    parts = [part for raw in wholes for part in split_frames(raw).items()]
+    named = {(split, below(root, path)) for split, paths in parts for path in paths}
+    faulty = {below(fault.root, path): exclusions.cover(fault) for fault in faults for path in fault.frames}
+    every = {name for _, name in named} | faulty.keys()
+    left_out = {name for split, name in named if exclusions.hold(split, name)}
+    left_out |= {name for name, covered in faulty.items() if covered}
+    idle = [
+        name
+        for split, name in sorted(exclusions.entries)
+        if name not in (every if several or not split else faulty) and (split, name) not in named
+    ]
+    notes = [f"DATASETS.EXCLUDE leaves out {len(left_out):,} of {len(every):,} frames"]
     if idle:
-        notes.append(f"{len(idle):,} rows of DATASETS.EXCLUDE match no frame: {_first(idle)}")
+        notes.append(f"{counted(len(idle), 'row')} of DATASETS.EXCLUDE without a frame: {_first(idle)}")
     return notes
 
 
@@ -100,5 +117,5 @@ def problem_lines(problems: Iterable[Problem], show_all: bool) -> list[str]:
     return lines
 
 
-def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:_FEW]) + (", ..." if len(names) > _FEW else "")
+def _first(names: Sequence[str], count: int = _FEW) -> str:
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")

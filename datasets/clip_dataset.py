@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datasets.frame_sampling import dense_clips, first_per_chunk, random_per_chunk
+from datasets.image_modes import to_rgb
 from datasets.tracklet import Tracklet
 from datasets.transforms import ClipAugment, resize_frame
 from utils.errors import InputError, MissingFileError
@@ -39,7 +40,7 @@ def read_frame(path: str, size: Sequence[int]) -> Tensor:
     """Decode one image as uint8 RGB (3, H, W) of `size`; raises MissingFileError / InputError naming the file."""
     try:
         with Image.open(path) as image:
-            pixels = np.array(image.convert("RGB"))  # (H, W, 3)
+            pixels = np.array(to_rgb(image))  # (H, W, 3)
     except FileNotFoundError:
         raise MissingFileError(f"frame {path} does not exist") from None
     except UnidentifiedImageError:

@@ -5,24 +5,22 @@ where no box is given; a picture has the frame number 0.
 """
 
 import hashlib
-import json
 import logging
 import os
 import re
-import secrets
-import shutil
 import stat
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePath
 from typing import NamedTuple, TypeVar
 
 from PIL import Image
 
-from datasets.archive import default_cache_dir, move_into_place
+from datasets.cache_folder import built_aside, default_cache_dir, read_record, write_record
+from datasets.image_modes import to_rgb
 from datasets.own_ids import printable
 from datasets.tracklet import Fault, OnFault
 from utils.errors import InputError
@@ -30,8 +28,7 @@ from utils.progress import progress
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 1  # goes up when the same lists are to give other crops
-_RECORD = "record.json"  # its presence marks a finished folder
+_VERSION = 2  # goes up when the same lists are to give other crops
 _WAITING = 32  # crops held in memory until they are written
 
 Box = tuple[int, int, int, int]  # x, y, w, h in pixels; x, y is the top-left corner
@@ -51,7 +48,15 @@ class Cut(NamedTuple):
     box: Box | None  # None: the whole picture
 
 
-Cutter = Callable[[Mapping[str, Sequence[Cut]], Path, Report], None]  # cuts by source, folder to fill, report
+# Cuts by source, folder to fill, report -> rows whose box ends at the edge of its picture.
+Cutter = Callable[[Mapping[str, Sequence[Cut]], Path, Report], list[int]]
+
+
+class _Record(NamedTuple):
+    """What a finished folder remembers of its cutting."""
+
+    faults: list[tuple[list[str], str]]
+    beyond: list[int]  # rows whose box ends at the edge of its picture
 
 
 def crop_name(source: str, frame: int, box: Box | None) -> str:
@@ -70,23 +75,27 @@ def cut_crops(
     """Cut the crops of the list `table` (its bytes: `content`) unless that was done; `cache_dir` '': the default one.
 
     Returns their folder and the names of the crops left out because of a fault. A finished folder is used again, and
-    its faults are reported again, as long as the list and its pictures or videos stay as they are. Raises InputError
-    when the cache cannot be written; nothing of an unfinished folder is left then.
+    its faults are reported again, as long as the list and its pictures or videos stay as they are; one that is damaged
+    is cut again. Raises InputError when the cache cannot be written; nothing of an unfinished folder is left then.
     """
     cache = Path(cache_dir or default_cache_dir())
     stem = re.sub(r"[^\w.-]", "_", table.stem)[:40]
     folder = cache / f"{stem}-{_key(table, content, cuts)}"
     faults = _Faults(table, str(folder), cuts, on_fault)
     if os.path.isdir(folder):
-        for names, problem in _read_record(folder):
-            faults.report(names, problem)
-        return str(folder), faults.names
-    by_source: dict[str, list[Cut]] = defaultdict(list)
-    for cut in {cut.name: cut for cut in cuts}.values():
-        by_source[cut.source].append(cut)
-    with _built_aside(folder) as temporary:
-        cutter(by_source, temporary, faults.report)
-        (temporary / _RECORD).write_text(json.dumps({"faults": faults.found}), encoding="utf-8")
+        record = _read_record(folder, faults.cuts.keys())
+        if record is not None:
+            for names, problem in record.faults:
+                faults.report(names, problem)
+            _warn_of_cut_boxes(record.beyond)
+            return str(folder), faults.names
+        logger.warning("the cache folder %s is damaged; its crops are cut again", folder)
+    try:
+        _warn_of_cut_boxes(_cut(folder, cuts, cutter, faults))
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"crops cannot be written into the cache folder {cache} ({error.strerror or error})") from None
     return str(folder), faults.names
 
 
@@ -115,6 +124,34 @@ class _Faults:
         self.on_fault(Fault(message, frames, self.root, split=splits.pop() if len(splits) == 1 else ""))
 
 
+def _cut(folder: Path, cuts: Sequence[Cut], cutter: Cutter, faults: _Faults) -> list[int]:
+    """Fill `folder`; returns the rows whose box ends at the edge of its picture."""
+    by_source: dict[str, list[Cut]] = defaultdict(list)
+    for cut in {cut.name: cut for cut in cuts}.values():
+        by_source[cut.source].append(cut)
+    with built_aside(folder, lambda path: _read_record(path, faults.cuts.keys()) is not None) as temporary:
+        beyond = cutter(by_source, temporary, faults.report)
+        write_record(temporary, faults.cuts.keys() - faults.names, faults=faults.found, beyond=beyond)
+    return beyond
+
+
+def _read_record(folder: Path, names: Collection[str]) -> _Record | None:
+    """None when the folder does not hold exactly the crops `names` without those at fault."""
+    record = read_record(folder) or {}
+    faults, beyond = record.get("faults"), record.get("beyond")
+    if not isinstance(faults, list) or not isinstance(beyond, list):
+        return None
+    left_out: set[str] = set()
+    for fault in faults:
+        match fault:
+            case [[_, *_] as at_fault, str()] if all(isinstance(name, str) for name in at_fault):
+                left_out.update(at_fault)
+            case _:
+                return None
+    matches = left_out.issubset(names) and record["files"].keys() == set(names) - left_out
+    return _Record(faults, beyond) if matches and all(isinstance(row, int) for row in beyond) else None
+
+
 def crop_path(folder: str, name: str) -> str:
     """The path of the crop `name`."""
     return f"{folder}{os.sep}{name.replace('/', os.sep)}"
@@ -133,33 +170,6 @@ def _key(table: Path, content: bytes, cuts: Sequence[Cut]) -> str:
             state = "missing"
         key.update(f"\0{state}".encode())
     return key.hexdigest()[:16]
-
-
-def _read_record(folder: Path) -> list[tuple[list[str], str]]:
-    try:
-        return json.loads((folder / _RECORD).read_text(encoding="utf-8"))["faults"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{folder} is not a finished cache of crops ({_RECORD} cannot be read); delete it") from None
-
-
-@contextmanager
-def _built_aside(folder: Path) -> Iterator[Path]:
-    """A new folder beside `folder` that takes its place at the end; nothing is left of it otherwise."""
-    temporary = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.tmp")
-    new_parents = [path for path in folder.parents if not os.path.lexists(path)]
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        move_into_place(temporary, folder)
-    except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        for path in new_parents:
-            with suppress(OSError):  # another process may have put something into it
-                path.rmdir()
-        if isinstance(error, OSError) and not isinstance(error, InputError):
-            reason = error.strerror or error
-            raise InputError(f"crops cannot be written into the cache folder {folder.parent} ({reason})") from None
-        raise
 
 
 def unusable(source: str) -> str:
@@ -189,14 +199,14 @@ def cropped(picture: Image.Image, box: Box | None) -> Image.Image:
     return picture.crop((x, y, min(x + w, picture.width), min(y + h, picture.height)))
 
 
-def warn_of_cut_boxes(cuts: Iterable[tuple[Cut, tuple[int, int]]]) -> None:
-    """Say how many boxes reached beyond their picture of (width, height) and were cut off at its edge."""
-    beyond = [
-        cut for cut, (width, height) in cuts
-        if cut.box and (cut.box[0] + cut.box[2] > width or cut.box[1] + cut.box[3] > height)
-    ]  # fmt: skip
+def reaches_beyond(box: Box | None, width: int, height: int) -> bool:
+    """Whether a picture of this size has only a part of the box."""
+    return box is not None and (box[0] + box[2] > width or box[1] + box[3] > height)
+
+
+def _warn_of_cut_boxes(beyond: Sequence[int]) -> None:
     if beyond:
-        rows = ", ".join(str(cut.row) for cut in sorted(beyond)[:5])
+        rows = ", ".join(map(str, beyond[:5]))
         logger.warning("%d boxes reach beyond their picture and end at its edge (rows %s)", len(beyond), rows)
 
 
@@ -230,28 +240,26 @@ def in_order(
         yield running.popleft().result()
 
 
-def cut_pictures(cuts: Mapping[str, Sequence[Cut]], folder: Path, report: Report) -> None:
-    """Cut all crops of pictures into `folder`, each picture being decoded once."""
-    sizes: list[tuple[Cut, tuple[int, int]]] = []
+def cut_pictures(cuts: Mapping[str, Sequence[Cut]], folder: Path, report: Report) -> list[int]:
+    """Cut all crops of pictures into `folder`, each picture being decoded once; returns the rows of boxes cut off."""
+    beyond: list[int] = []
     with workers() as pool:
-        done = in_order(pool, partial(_cut_picture, folder, sizes), cuts.items())
+        done = in_order(pool, partial(_cut_picture, folder, beyond), cuts.items())
         for problems in progress(done, "cutting crops", "picture", total=len(cuts)):
             for names, problem in problems:
                 report(names, problem)
-    warn_of_cut_boxes(sizes)
+    return sorted(beyond)
 
 
-def _cut_picture(
-    folder: Path, sizes: list[tuple[Cut, tuple[int, int]]], item: tuple[str, Sequence[Cut]]
-) -> list[tuple[list[str], str]]:
-    """Problems of one picture; its size is added to `sizes` for each crop."""
+def _cut_picture(folder: Path, beyond: list[int], item: tuple[str, Sequence[Cut]]) -> list[tuple[list[str], str]]:
+    """Problems of one picture; rows whose box reaches beyond it are added to `beyond`."""
     source, cuts = item
     problem = unusable(source)
     if problem:
         return [([cut.name for cut in cuts], problem)]
     try:
         with Image.open(source) as image:
-            picture = image.convert("RGB")
+            picture = to_rgb(image)
     except Exception as error:  # Pillow raises many kinds for a broken file
         return [([cut.name for cut in cuts], f"cannot be decoded as a picture ({error})")]
     problems = []
@@ -259,7 +267,8 @@ def _cut_picture(
         problem = outside(cut.box, *picture.size)
         if problem:
             problems.append(([cut.name], problem))
-        else:
-            sizes.append((cut, picture.size))
-            save_crop((cropped(picture, cut.box), folder / cut.name))
+            continue
+        if reaches_beyond(cut.box, *picture.size):
+            beyond.append(cut.row)
+        save_crop((cropped(picture, cut.box), folder / cut.name))
     return problems

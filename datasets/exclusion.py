@@ -16,6 +16,7 @@ from utils.errors import InputError, MissingFileError
 
 SPLITS = ("train", "query", "gallery", "val")
 _COLUMNS = ["split", "frame", "reason"]
+_PARTS = {"train": "train", "query": "query", "gallery": "gallery", "val_query": "val", "val_gallery": "val"}
 
 
 class Exclusions:
@@ -42,9 +43,24 @@ class Exclusions:
         """The splits without the frames of the list; a tracklet without frames is gone."""
         if not self.entries:
             return raw
-        parts = {"train": "train", "query": "query", "gallery": "gallery", "val_query": "val", "val_gallery": "val"}
-        kept = {name: self._keep(getattr(raw, name), split, raw.root) for name, split in parts.items()}
+        kept = {name: self._keep(getattr(raw, name), split, raw.root) for name, split in _PARTS.items()}
         return replace(raw, **kept)
+
+    def describe(self, whole: RawSplits, kept: RawSplits) -> str:
+        """What the list took away, in one line, and how many of its rows name no frame of a sound tracklet."""
+        if not self.entries:
+            return ""
+        parts, frames, known = [], 0, set()
+        for name, split in _PARTS.items():
+            before, after = getattr(whole, name), getattr(kept, name)
+            frames += sum(len(t.frames) for t in before) - sum(len(t.frames) for t in after)
+            if len(after) < len(before):
+                parts.append(f"{len(before) - len(after)} {name.replace('_', ' ')} tracklets gone")
+            here = {below(whole.root, frame) for t in before for frame in t.frames}
+            known |= {entry for entry in self.entries if entry[0] in ("", split) and entry[1] in here}
+        strangers = len(self.entries) - len(known)
+        parts += [f"{strangers} of its {len(self.entries)} rows name no frame of a sound tracklet"] if strangers else []
+        return f"{frames} frames left out" + (f" ({', '.join(parts)})" if parts else "")
 
     def _keep(self, tracklets: Sequence[Tracklet], split: str, root: str) -> tuple[Tracklet, ...]:
         kept = []

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
+from datasets.image_modes import to_rgb
 from utils.errors import InputError
 from utils.progress import progress
 
@@ -88,8 +89,7 @@ def open_frame(path: str) -> OpenedFrame:
     try:
         with Image.open(BytesIO(content)) as image:
             image.load()
-            if image.mode != "RGB":
-                image.convert("RGB")
+            to_rgb(image)
             width, height = image.size
     except UnidentifiedImageError:
         return OpenedFrame("is no image")

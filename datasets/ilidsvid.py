@@ -48,8 +48,8 @@ def parse_ilidsvid(
         raise InputError(f"DATASETS.TRAIN_HALF {train_half!r} must be one of {', '.join(_HALVES)}")
     folder = _find_folder(Path(root), cache_dir)
     split_file = _find_split_file(folder)
-    persons = _persons(folder, on_fault)
-    order = _split_table(split_file, len(persons), folder)[int(split)]
+    persons, single = _persons(folder, on_fault)
+    order = _split_table(split_file, len(persons), folder, single)[int(split)]
     half = len(persons) // 2
     train_order = order[half:] if train_half == "last" else order[:half]
     numbers = set(train_order.tolist())
@@ -154,10 +154,14 @@ def _find_split_file(folder: Path) -> Path:
     raise MissingFileError(f"{places[1]} is missing (looked beside {folder} and in it). {_HOW_TO_GET}")
 
 
-def _persons(folder: Path, on_fault: OnFault) -> list[Sequence[Tracklet]]:
-    """Per person folder that both cameras have, sorted by name: its tracklets of cam1 and cam2, none for a fault."""
+def _persons(folder: Path, on_fault: OnFault) -> tuple[list[Sequence[Tracklet]], list[str]]:
+    """Per person folder that both cameras have, sorted by name: its tracklets of cam1 and cam2, none for a fault.
+
+    Beside them, for each folder that one camera lacks, the words that say so.
+    """
     numbers = [_person_numbers(folder / "sequences" / camera) for camera in _CAMERAS]
     persons: list[Sequence[Tracklet]] = []
+    single: list[str] = []
     for name in sorted(numbers[0].keys() | numbers[1].keys()):
         frames = [
             _frames(folder, camera, name) if name in seen else () for camera, seen in zip(_CAMERAS, numbers)
@@ -166,6 +170,7 @@ def _persons(folder: Path, on_fault: OnFault) -> list[Sequence[Tracklet]]:
         missing = [camera for camera, seen in zip(_CAMERAS, numbers) if name not in seen]
         empty = [camera for camera, part in zip(_CAMERAS, frames) if not part]
         if missing:
+            single.append(f"{name} is missing in {missing[0]}")
             message = f"{folder / 'sequences' / missing[0] / name} is missing: every person is seen by both cameras"
             on_fault(Fault(message, every, str(folder)))
         elif empty:
@@ -176,7 +181,7 @@ def _persons(folder: Path, on_fault: OnFault) -> list[Sequence[Tracklet]]:
         else:
             pid = numbers[0][name]
             persons.append(tuple(Tracklet(part, pid, camid) for camid, part in enumerate(frames)))
-    return persons
+    return persons, single
 
 
 def _person_numbers(folder: Path) -> dict[str, int]:
@@ -200,7 +205,7 @@ def _frames(folder: Path, camera: str, name: str) -> tuple[str, ...]:
     return tuple(f"{path}{os.sep}{image}" for image in images_in(path))
 
 
-def _split_table(path: Path, count: int, folder: Path) -> np.ndarray:
+def _split_table(path: Path, count: int, folder: Path, single: Sequence[str]) -> np.ndarray:
     """(10, count) int64: each row a permutation of 1..count, numbering the person folders in the order of names."""
     table = read_matlab5(path, "ls_set")
     if table.ndim != 2 or table.shape[0] != len(_SPLITS) or not table.shape[1]:
@@ -215,7 +220,9 @@ def _split_table(path: Path, count: int, folder: Path) -> np.ndarray:
     if size % 2:
         raise InputError(f"{path}: ls_set splits {size} persons, which has no halves; an even number is expected")
     if size != count:
+        rest = f" and {len(single) - 3} more" if len(single) > 3 else ""
+        names = f" ({', '.join(single[:3])}{rest})" if single else ""
         raise InputError(
-            f"{path}: ls_set splits {size} persons, but {folder / 'sequences'} has {count} seen by both cameras"
+            f"{path}: ls_set splits {size} persons, but {folder / 'sequences'} has {count} seen by both cameras{names}"
         )
     return table.astype(np.int64)

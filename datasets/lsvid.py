@@ -155,12 +155,14 @@ def _tracklets(
             tracklets[row] = Tracklet(tuple(frames), line.pid, _camera(frames) - 1)
         except InputError as error:
             message = f"{source} line {row + 1}: {error}"
-            on_fault(Fault(message, tuple(frames), root, splits.get(row, split)))
+            # Where there is no frame, the prefix stands for the tracklet in a list of exclusions.
+            named = tuple(frames) or ((root + os.sep + line.prefix,) if _is_below(line.prefix) else ())
+            on_fault(Fault(message, named, root, splits.get(row, split)))
     return tracklets
 
 
 def _is_below(prefix: str) -> bool:
-    return not prefix.startswith("/") and ".." not in prefix.split("/")
+    return not prefix.startswith("/") and ".." not in prefix.split("/") and "\0" not in prefix
 
 
 def _frames(prefix: str, images: _Images) -> list[str]:
@@ -168,7 +170,10 @@ def _frames(prefix: str, images: _Images) -> list[str]:
         raise InputError(f"{prefix!r} is not a path below the folder of LS-VID")
     frames = images.starting_with(prefix)
     if not frames:
-        raise InputError(f"no image starts with {prefix!r} in {images.root}; unpack the images there")
+        raise InputError(
+            f"no image starts with {prefix!r} in {images.root}; unpack the images there, or name {prefix!r} "
+            "in DATASETS.EXCLUDE; do not delete the line, because the queries count the lines"
+        )
     return frames
 
 

@@ -107,8 +107,7 @@ def _read_table(root: Path, columns: tuple[str, ...]) -> _Table:
     if "\0" in text:
         raise InputError(f"{path} is not UTF-8 text (it holds zero bytes); save it as CSV in UTF-8")
     rows = _csv_rows(path, text)
-    _, header = next(rows, (0, []))
-    header = [name.lower() for name in header]
+    header = [name.lower() for name in next(rows, (0, []))[1]]
     _check_header(path, header, columns)
     return _Table(path, content, header, rows, "video" if "video" in columns else "frame")
 
@@ -152,6 +151,8 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
 def _check_header(path: Path, header: list[str], columns: tuple[str, ...]) -> None:
     if not header:
         raise InputError(f"{path} is empty; expected are the columns {_described(columns)}")
+    if "video" in header and "video" not in columns:
+        raise InputError(f"{path} has a column video: use DATASETS.NAMES video")
     missing = [name for name in columns if name not in header and name != "camera"]
     for mark, name in ((";", "semicolons"), ("\t", "tabs")):
         if missing and mark in "".join(header):
@@ -237,9 +238,7 @@ def _box(texts: list[str]) -> Box | None:
     return left, top, right - left, bottom - top
 
 
-def _sift(
-    table: _Table, rows: Iterable[_Row], problem_of: Callable[[_Row], str], on_fault: OnFault
-) -> Iterator[_Row]:
+def _sift(table: _Table, rows: Iterable[_Row], problem_of: Callable[[_Row], str], on_fault: OnFault) -> Iterator[_Row]:
     """The rows without a problem."""
     for row in rows:
         problem = problem_of(row)

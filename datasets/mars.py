@@ -12,7 +12,7 @@ from utils.errors import InputError
 
 NUM_CAMERAS = 6
 OFFICIAL = {"train": (625, 8_298), "query": (626, 1_980), "gallery": (621, 9_330)}  # identities, tracklets
-_JUNK = -1
+_JUNK, _DISTRACTOR = -1, 0
 _LISTS = (
     "info/train_name.txt",
     "info/test_name.txt",
@@ -76,6 +76,9 @@ def _query_rows(path: Path, test_info: np.ndarray) -> list[int]:
     wrong = rows[(rows < 0) | (rows >= len(test_info))]
     if len(wrong):
         raise InputError(f"{path}: query {wrong[0] + 1} is not a row of the {len(test_info)} test tracklets")
+    nobody = rows[test_info[rows, 2] == _DISTRACTOR]
+    if len(nobody):
+        raise InputError(f"{path}: query {nobody[0] + 1} is a distractor (person {_DISTRACTOR}), no one to find")
     junk = rows[test_info[rows, 2] == _JUNK]
     if len(junk):
         raise InputError(f"{path}: query {junk[0] + 1} is a junk tracklet (person {_JUNK})")
@@ -87,7 +90,7 @@ def _query_rows(path: Path, test_info: np.ndarray) -> list[int]:
 def _frame_names(path: Path) -> list[str]:
     # The official lists end their lines with CRLF.
     try:
-        return path.read_text(encoding="utf-8").split()
+        return path.read_text(encoding="utf-8-sig").split()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as a list of frame names ({error})") from None
 

@@ -8,6 +8,8 @@ from scipy.io import loadmat
 
 from utils.errors import InputError
 
+_LARGEST = 1e9  # more than any list has rows
+
 
 def read_matlab5(path: Path, variable: str) -> np.ndarray:
     """The array `variable` of a MATLAB 5 file; raises InputError naming the file and what it holds instead."""
@@ -56,6 +58,9 @@ def check_whole_numbers(values: np.ndarray, path: Path, variable: str) -> None:
     """Raise InputError unless all values are whole numbers, of whatever type."""
     if values.dtype.kind not in "iuf" or not np.isfinite(values).all() or (values != np.floor(values)).any():
         raise InputError(f"{path}: {variable} must hold whole numbers, holds {values.dtype}")
+    largest = np.abs(values.astype(np.float64)).max(initial=0)
+    if largest > _LARGEST:
+        raise InputError(f"{path}: {variable} holds {largest:.4g}, more than any list has rows")
 
 
 def _check_opens(path: Path) -> bytes:

@@ -25,6 +25,13 @@ from utils.progress import progress as show
 VERSION, RECORD = 2, "synthetic.json"  # VERSION rises whenever equal arguments come to draw other pictures
 LAYOUTS = {"mars": MARS, "lsvid": LSVID, "ilids": ILIDS, "folder": FOLDER, "manifest": MANIFEST, "video": VIDEO}
 
+# What the sets of all layouts have at their top.
+_WRITTEN = {
+    RECORD, "bbox_train", "bbox_test", "info", "list_sequence", "tracklet_train", "tracklet_test", "tracklet_val",
+    "test", "val", "i-LIDS-VID", "train-test people splits", "iLIDS-VID.tar", "train", "query", "gallery",
+    "manifest.csv", "pictures", "videos",
+}  # fmt: skip
+
 
 def _draw_all(
     layout: Layout, portions: Sequence[Sequence[Walk]], plan: Plan, root: Path, workers: int, progress: bool
@@ -54,6 +61,9 @@ def finished(root: Path, arguments: dict, overwrite: bool) -> dict | None:
         same, counts = record["arguments"] == arguments, record["counts"]
     except (OSError, ValueError, TypeError, KeyError):
         raise InputError(f"{root} is there and holds no {RECORD} of ours: choose another --root") from None
+    strangers = sorted({path.name for path in root.iterdir()} - _WRITTEN)
+    if strangers and not same:
+        raise InputError(f"{root} holds {strangers[0]}, which is not of the set: choose another --root")
     if not (same or overwrite):
         raise InputError(f"{root} holds a synthetic set with other arguments: choose another --root or --overwrite")
     return counts if same else None

@@ -80,6 +80,7 @@ class ReIDSplits:
     persons: Mapping[int, str] = field(default_factory=dict)  # test id -> name, where ids are not the data set's own
     cameras: tuple[str, ...] = ()  # name of camera 0, 1, ...
     validation_source: str = ""  # where the validation part comes from
+    left_out: str = ""  # what DATASETS.EXCLUDE took away, in words
 
     def summary(self) -> str:
         """A table of identities, tracklets, frames and cameras per split, one line each."""
@@ -102,9 +103,10 @@ class ReIDSplits:
 
     def names(self) -> dict:
         """What the run's numbers mean: person of each label and test id, name of each camera; for JSON."""
+        tested = sorted({t.pid for t in (*self.query, *self.gallery)})
         return {
             "train_labels": dict(enumerate(self.train_persons)),
-            "test_ids": dict(self.persons),
+            "test_ids": {pid: self.person(pid) for pid in tested} if self.persons else {},
             "cameras": dict(enumerate(self.cameras)),
         }
 

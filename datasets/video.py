@@ -8,25 +8,28 @@ from pathlib import Path
 import av
 from PIL import Image
 
-from datasets.crops import Cut, Report, cropped, in_order, outside, save_crop, unusable, warn_of_cut_boxes, workers
+from datasets.crops import Cut, Report, cropped, in_order, outside, reaches_beyond, save_crop, unusable, workers
 from utils.progress import progress
 
 
-def cut_videos(cuts: Mapping[str, Sequence[Cut]], folder: Path, report: Report) -> None:
-    """Cut all crops of videos into `folder`, each video being decoded once up to the last frame that is needed."""
+def cut_videos(cuts: Mapping[str, Sequence[Cut]], folder: Path, report: Report) -> list[int]:
+    """Cut all crops of videos into `folder`, each video being decoded once up to the last frame that is needed.
+
+    Returns the rows whose box was cut off at the edge of its picture.
+    """
     total = sum(max(cut.frame for cut in of_video) + 1 for of_video in cuts.values())
     frames = progress(_decoded(cuts, report), "cutting crops", "frame", total=total)
-    sizes: list[tuple[Cut, tuple[int, int]]] = []
+    beyond: list[int] = []
     with workers() as pool:
-        for _ in in_order(pool, save_crop, _video_crops(frames, folder, sizes, report)):
+        for _ in in_order(pool, save_crop, _video_crops(frames, folder, beyond, report)):
             pass
-    warn_of_cut_boxes(sizes)
+    return sorted(beyond)
 
 
 def _video_crops(
     frames: Iterable[tuple[Sequence[Cut], Image.Image | None]],
     folder: Path,
-    sizes: list[tuple[Cut, tuple[int, int]]],
+    beyond: list[int],
     report: Report,
 ) -> Iterator[tuple[Image.Image, Path]]:
     for cuts, picture in frames:
@@ -34,9 +37,10 @@ def _video_crops(
             problem = outside(cut.box, *picture.size)
             if problem:
                 report([cut.name], f"frame {cut.frame} {problem}")
-            else:
-                sizes.append((cut, picture.size))
-                yield cropped(picture, cut.box), folder / cut.name
+                continue
+            if reaches_beyond(cut.box, *picture.size):
+                beyond.append(cut.row)
+            yield cropped(picture, cut.box), folder / cut.name
 
 
 def _decoded(

@@ -86,6 +86,8 @@ def prepare(cfg: CfgNode, out: Path, name: str = "", root: str = "", validation:
     logger.info("%s read in %.1f s from %s", dataset, time.perf_counter() - start, root)
     for line in splits.summary().splitlines():
         logger.info("%s", line)
+    if splits.left_out:
+        logger.info("DATASETS.EXCLUDE %s: %s", cfg.DATASETS.EXCLUDE, splits.left_out)
     if splits.val_query:
         logger.info("validation part: %s", splits.validation_source)
     normalize = Normalize(cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD).to(device)
@@ -140,6 +142,7 @@ def build_protocol(
         ap=keys.AP,
         split=cfg.DATASETS.SPLIT if dataset == "iLIDS-VID" else "",
         train_half=cfg.DATASETS.TRAIN_HALF if dataset == "iLIDS-VID" else "",
+        left_out=splits.left_out,
     )
 
 

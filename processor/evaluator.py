@@ -45,11 +45,12 @@ class Protocol:
     ap: str = "step"  # or 'trapezoid'
     split: str = ""  # of a data set that has several, and the half of it that was trained on
     train_half: str = ""
+    left_out: str = ""  # by DATASETS.EXCLUDE, in words
 
     def describe(self) -> dict:
         """The same as a plain dict for JSON."""
         k1, k2, weight = self.re_ranking or (None, None, None)
-        return {
+        described = {
             "dataset": self.dataset,
             "sampling": self.sampling,
             "gallery_includes_query": self.gallery_includes_query,
@@ -59,7 +60,10 @@ class Protocol:
             "re_ranking": None if k1 is None else {"k1": k1, "k2": k2, "lambda": weight},
             "same_camera_filter": self.camera_filter,
             "ap": self.ap,
-        } | ({"split": self.split, "train_half": self.train_half} if self.split else {})
+        }
+        if self.split:
+            described |= {"split": self.split, "train_half": self.train_half}
+        return described | ({"left_out": self.left_out} if self.left_out else {})
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -45,11 +46,8 @@ def write_reports(
     written = [out / files.METRICS]
     if wanted.camera_pairs and not splits.cameras:
         logger.warning("TEST.CAMERA_PAIRS: the data name no cameras, so there is no table")
-    if not (out / files.LAST).exists():  # a run in the folder has its own
-        (out / files.LABELS).unlink(missing_ok=True)
-        if splits.persons:
-            save_json(out / files.LABELS, {name: n for name, n in splits.names().items() if name != "train_labels"})
-            written.append(out / files.LABELS)
+    if save_labels(out, splits):
+        written.append(out / files.LABELS)
     for asked, name, save in (
         (wanted.features, files.FEATURES, save_features),
         (wanted.ranks, files.RANKS, partial(save_ranks, splits=splits)),
@@ -62,6 +60,24 @@ def write_reports(
         else:
             (out / name).unlink(missing_ok=True)
     return written
+
+
+def save_labels(out: Path, splits: ReIDSplits, of_training: bool = False) -> bool:
+    """Write labels.json, what numbers stand for, where persons and cameras are free text; whether it was written.
+
+    The labels of training are written by training alone; a later test in the folder of the run keeps them.
+    """
+    path = out / files.LABELS
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))["train_labels"] if (out / files.LAST).exists() else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        kept = {}
+    if not (splits.persons or kept):
+        path.unlink(missing_ok=True)
+        return False
+    names = splits.names()
+    save_json(path, names if of_training else names | {"train_labels": kept})
+    return True
 
 
 def log_results(evaluation: Evaluation, rows: Mapping[str, Mapping[str, float]]) -> None:
@@ -149,7 +165,9 @@ def save_ranks(path: Path, evaluation: Evaluation, splits: ReIDSplits) -> None:
             record |= _identify(f"top{place}", f"top{place}_", gallery[item], splits)
             record[f"top{place}_distance"] = f"{evaluation.dist_QG[row, item]:.6f}"
         writer.writerow(record)
-    write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))
+    # A file name that is no text in UTF-8 is written with escapes.
+    content = text.getvalue().encode("utf-8", "backslashreplace")
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
 def save_camera_pairs(path: Path, evaluation: Evaluation, cameras: Sequence[str]) -> None:

@@ -20,11 +20,11 @@ from processor import split_series as series
 from processor.build import Setting, build_run, check_file, evaluate_part, finish_series, prepare, report, split_cfg
 from processor.cli import run_command
 from processor.memory_pass import run_memory_pass
-from processor.reports import scores_line
+from processor.reports import save_labels, scores_line
 from processor.resume import check_continuation, check_recipe, check_same_data, how_to_go_on
 from processor.run_test import test
 from processor.trainer import RunState, train_one_epoch
-from utils.checkpoint import load_checkpoint, save_checkpoint, save_json, write_atomically
+from utils.checkpoint import load_checkpoint, save_checkpoint, write_atomically
 from utils.interrupt import check_interrupt, deferred_interrupts
 from utils.logger import hold_messages, log_to_file
 from utils.seed import seed_everything
@@ -132,8 +132,7 @@ def _open_output_dir(setting: Setting, resume: bool, discard: Path | None) -> No
     log_to_file(setting.out / files.TRAIN_LOG, append=resume)
     text = setting.cfg.dump()
     write_atomically(setting.out / files.CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
-    if setting.splits.persons:
-        save_json(setting.out / files.LABELS, setting.splits.names())
+    save_labels(setting.out, setting.splits, of_training=True)
 
 
 def _start(setting: Setting, run: RunState) -> None:

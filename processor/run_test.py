@@ -76,6 +76,10 @@ def _test_set(setting: Setting, weight: Path) -> Evaluation:
 def _check_same_split(weight: Path, trained: str, cfg: CfgNode) -> None:
     """Raise InputError when the people of the test are people that the model was trained on."""
     if not trained:
+        logger.warning(
+            "%s does not say which split and half it was trained on; the authors' release trains on the first half "
+            "(DATASETS.TRAIN_HALF first)", weight,
+        )  # fmt: skip
         return
     changes = changed_keys(trained, cfg)
     trained_set, _ = changes.get("DATASETS.NAMES", (cfg.DATASETS.NAMES, None))

@@ -65,7 +65,8 @@ def write_splits_table(out: Path, results: Sequence[Mapping[str, Any]]) -> dict[
     `results` are the metrics of split 0, 1, ...: scores of the chosen epoch and, after training, of the last one. The
     spread is the standard deviation over the splits (n - 1). Raises InputError when splits were tested differently.
     """
-    protocols = [{name: v for name, v in result["protocol"].items() if name != "split"} for result in results]
+    own = ("split", "left_out")  # of each split
+    protocols = [{name: v for name, v in result["protocol"].items() if name not in own} for result in results]
     for split, protocol in enumerate(protocols):
         if protocol != protocols[0]:
             raise InputError(

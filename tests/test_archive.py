@@ -1,54 +1,16 @@
-"""Tar archives: what is unpacked and where, and that a hostile or damaged one is refused with nothing written."""
+"""Tar archives: what is unpacked, and that a hostile or damaged one is refused with nothing written."""
 
 import gzip
-import io
 import os
-import shutil
 import stat
 import tarfile
-from pathlib import Path
 
 import pytest
 
-from datasets import archive as module
-from datasets.archive import default_cache_dir, unpack_tar
+from datasets.archive import unpack_tar
+from datasets.cache_folder import RECORD
+from tests.archive_files import is_image, listing, member, refused, write_tar
 from utils.errors import InputError, MissingFileError
-
-GOOD = (("set/a.png", b"first"), ("set/deep/b.png", b"second"), ("set/notes.txt", b"no image"))
-
-
-def is_image(name: str) -> bool:
-    return name.endswith(".png")
-
-
-def member(name: str, kind: bytes = tarfile.REGTYPE, **fields) -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.type, info.mode = kind, 0o777
-    for field, value in fields.items():
-        setattr(info, field, value)
-    return info
-
-
-def write_tar(path: Path, files=GOOD, extra=(), mode: str = "w") -> Path:
-    """`files` are (name, content), `extra` members without content."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, mode) as tar:
-        for name, content in files:
-            tar.addfile(member(name, size=len(content)), io.BytesIO(content))
-        for info in extra:
-            tar.addfile(info)
-    return path
-
-
-def listing(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def refused(path: Path, cache: Path, match: str) -> None:
-    with pytest.raises(InputError, match=match) as caught:
-        unpack_tar(path, cache, is_image)
-    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
-    assert not cache.exists() or not list(cache.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -62,44 +24,70 @@ def test_wanted_files_alone_are_unpacked_with_plain_rights(tmp_path, name, mode)
     assert os.listdir(tmp_path / "cache") == [folder.name] and os.listdir(tmp_path / "data") == [name]
 
 
-def test_a_finished_folder_is_used_again_until_the_archive_changes(tmp_path, monkeypatch):
-    path = write_tar(tmp_path / "s.tar")
-    folder = unpack_tar(path, str(tmp_path / "cache"), is_image)
-    with monkeypatch.context() as patch:
-        patch.setattr(tarfile, "open", lambda *_: pytest.fail("the archive is opened again"))
-        assert unpack_tar(path, tmp_path / "cache", is_image) == folder
-    write_tar(path, files=[("set/a.png", b"another")])
-    changed = unpack_tar(path, tmp_path / "cache", is_image)
-    assert changed != folder and listing(changed) == {"set/a.png": b"another"}
-    # A copy elsewhere is another archive, the same one by another path is not.
-    other = shutil.copy2(path, tmp_path / "t.tar")
-    assert unpack_tar(Path(other), tmp_path / "cache", is_image) != changed
-    (tmp_path / "link").symlink_to(tmp_path)
-    assert unpack_tar(tmp_path / "link" / "s.tar", tmp_path / "cache", is_image) == changed
-
-
-def test_the_default_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert default_cache_dir() == tmp_path / "xdg" / "tf-clip"
-    assert unpack_tar(write_tar(tmp_path / "s.tar"), "", is_image).parent == tmp_path / "xdg" / "tf-clip"
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    for unset in ("", "relative/path"):
-        monkeypatch.setenv("XDG_CACHE_HOME", unset)
-        assert default_cache_dir() == tmp_path / "home" / ".cache" / "tf-clip"
-
-
-def test_harmless_members_are_accepted_and_links_are_not_unpacked(tmp_path):
+def test_harmless_members_are_accepted(tmp_path):
     extra = [
         member("set", tarfile.DIRTYPE),
         member("set", tarfile.DIRTYPE),
-        member("set/c.png", tarfile.SYMTYPE, linkname="../set/a.png"),
-        member("set/d.png", tarfile.LNKTYPE, linkname="set/a.png"),
         member("empty/", tarfile.DIRTYPE),
         member("set/a..b.png"),
+        member("set/nowhere", tarfile.SYMTYPE, linkname="gone.png"),
     ]
     folder = unpack_tar(write_tar(tmp_path / "s.tar", extra=extra), tmp_path / "cache", is_image)
     assert set(listing(folder)) == {"set/a.png", "set/deep/b.png", "set/a..b.png"}
-    assert sorted(os.listdir(folder)) == ["set"]
+    assert sorted(os.listdir(folder)) == [RECORD, "set"]
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_wanted_links_become_files_of_their_own(tmp_path, mode):
+    extra = [
+        member("set/deep/c.png", tarfile.SYMTYPE, linkname="../a.png"),
+        member("set/d.png", tarfile.LNKTYPE, linkname="./set/deep/b.png"),
+        member("e.png", tarfile.LNKTYPE, linkname="set/deep/c.png"),  # over another link
+        member("set/f.png", tarfile.SYMTYPE, linkname="notes.txt"),  # its end is not wanted itself
+        member("set/g.png", tarfile.SYMTYPE, linkname="notes.txt"),
+        member("set/link.txt", tarfile.SYMTYPE, linkname="a.png"),
+    ]
+    folder = unpack_tar(write_tar(tmp_path / "s.tar", extra=extra, mode=mode), tmp_path / "cache", is_image)
+    assert listing(folder) == {
+        "set/a.png": b"first",
+        "set/deep/b.png": b"second",
+        "set/deep/c.png": b"first",
+        "set/d.png": b"second",
+        "e.png": b"first",
+        "set/f.png": b"no image",
+        "set/g.png": b"no image",
+    }
+    assert all(path.stat().st_nlink == 1 and not path.is_symlink() for path in folder.rglob("*.png"))
+
+
+def test_hard_links_that_tar_itself_makes_are_unpacked(tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "a.png").write_bytes(b"first")
+    os.link(tmp_path / "set" / "a.png", tmp_path / "set" / "b.png")
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        tar.add(tmp_path / "set", "set")
+        assert sorted(info.islnk() for info in tar if info.isfile() or info.islnk()) == [False, True]
+    folder = unpack_tar(tmp_path / "s.tar", tmp_path / "cache", is_image)
+    assert listing(folder) == {"set/a.png": b"first", "set/b.png": b"first"}
+
+
+@pytest.mark.parametrize(
+    "links",
+    [
+        {"set/x.png": "gone.png"},
+        {"set/x.png": "."},
+        {"set/x.png": "deep"},
+        {"set/x.png": "x.png"},
+        {"set/x.png": "y.png", "set/y.png": "z.png", "set/z.png": "y.png"},
+        {"set/x.png": "folder/b.png", "set/folder": "deep"},
+    ],
+    ids=str,
+)
+def test_a_wanted_link_to_no_file_of_the_archive_is_refused(tmp_path, links):
+    extra = [member(name, tarfile.SYMTYPE, linkname=end) for name, end in links.items()]
+    path = write_tar(tmp_path / "s.tar", extra=extra)
+    expected = r"member 'set/x\.png' is a link that leads to no file of the archive; the archive is not unpacked"
+    refused(path, tmp_path / "cache", expected)
 
 
 def test_wanted_gets_plain_names(tmp_path):
@@ -203,7 +191,7 @@ def test_an_archive_that_is_cut_while_it_is_unpacked_leaves_nothing(tmp_path):
 
     with pytest.raises(InputError, match="truncated"):
         unpack_tar(path, tmp_path / "cache", cut_then_want)
-    assert not list((tmp_path / "cache").iterdir())
+    assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"not a tar archive " * 100, gzip.compress(b"not a tar either" * 100)])
@@ -220,51 +208,3 @@ def test_a_folder_a_missing_file_and_an_archive_without_images_are_refused(tmp_p
         unpack_tar(tmp_path / "nowhere.tar", tmp_path / "cache", is_image)
     for files in ([], [("notes.txt", b"x")]):
         refused(write_tar(tmp_path / "t.tar", files=files), tmp_path / "cache", "holds none of the files")
-
-
-def test_an_archive_larger_than_the_disk_is_refused(tmp_path, monkeypatch):
-    path = write_tar(tmp_path / "s.tar")
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=10))
-    # The wanted files hold 5 + 6 bytes.
-    refused(path, tmp_path / "cache" / "below", "free; set DATASETS.CACHE_DIR")
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=11))
-    unpack_tar(path, tmp_path / "cache" / "below", is_image)
-
-
-def test_a_cache_that_cannot_be_written_is_named(tmp_path):
-    (tmp_path / "cache").write_text("a file")
-    with pytest.raises(InputError, match="cannot be unpacked into .*cache"):
-        unpack_tar(write_tar(tmp_path / "s.tar"), tmp_path / "cache", is_image)
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
-def test_ctrl_c_and_a_full_disk_leave_nothing(tmp_path, monkeypatch, error):
-    path, copy, calls = write_tar(tmp_path / "s.tar"), shutil.copyfileobj, []
-
-    def fail_at_the_second(source, file):
-        copy(source, file)
-        calls.append(file)
-        if len(calls) == 2:
-            raise error
-
-    monkeypatch.setattr(shutil, "copyfileobj", fail_at_the_second)
-    expected = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else InputError
-    with pytest.raises(expected, match="|No space left"):
-        unpack_tar(path, tmp_path / "cache", is_image)
-    assert len(calls) == 2 and not list((tmp_path / "cache").iterdir())
-    monkeypatch.undo()
-    assert len(listing(unpack_tar(path, tmp_path / "cache", is_image))) == 2
-
-
-def test_another_process_that_finished_first_is_fine(tmp_path, monkeypatch):
-    path, write = write_tar(tmp_path / "s.tar"), module._write_member
-
-    def write_after_another(tar, info, target):
-        write(tar, info, target)
-        monkeypatch.setattr(module, "_write_member", write)
-        unpack_tar(path, tmp_path / "cache", is_image)
-
-    monkeypatch.setattr(module, "_write_member", write_after_another)
-    folder = unpack_tar(path, tmp_path / "cache", is_image)
-    assert len(listing(folder)) == 2 and os.listdir(tmp_path / "cache") == [folder.name]

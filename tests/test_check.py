@@ -8,9 +8,10 @@ import pytest
 
 from configs import load_cfg
 from datasets import check, load_splits
+from datasets.check_base import Disk, Problem, split_frames
 from datasets.check_files import scan_folders
 from datasets.check_fix import leave_out
-from datasets.check_problems import LEAK, Disk, Ranking, find_problems, folder_problems, row_notes, row_problems
+from datasets.check_problems import LEAK, Ranking, Training, find_problems, folder_problems, row_notes, row_problems
 from datasets.check_report import exclusion_notes, odd_shapes, short_identities
 from datasets.exclusion import Exclusions
 from datasets.frame_check import OpenedFrame
@@ -61,6 +62,11 @@ def on_disk(raw: RawSplits, **special: OpenedFrame) -> Disk:
     paths = [path for part in (raw.train, raw.query, raw.gallery) for t in part for path in t.frames]
     opened = {path: OpenedFrame(digest=path.encode(), width=20, height=40) for path in paths}
     return Disk(opened | {f"/data/{name}": frame for name, frame in special.items()}, frozenset())
+
+
+def find(raw: RawSplits, disk: Disk, ranking: Ranking) -> list[Problem]:
+    """The problems of a set of one split, whose training takes any number of persons."""
+    return find_problems({"0": raw}, False, disk, ranking, Training(identities=1))
 
 
 SOUND = {"train": [(1, 0, "a b")], "query": [(2, 0, "q")], "gallery": [(2, 1, "g"), (0, 1, "d")]}
@@ -191,7 +197,7 @@ LONELY, LONELY_TOO = "person 2, camera 1, 1 frame from q", "person 2, camera 2, 
 )  # fmt: skip
 def test_hand_made_splits(splits, ranking, found):
     raw = raw_splits(**splits)
-    assert [problem.text for problem in find_problems(raw, on_disk(raw), ranking)] == found
+    assert [problem.text for problem in find(raw, on_disk(raw), ranking)] == found
 
 
 def test_leaving_out_one_frame_may_call_for_another_and_one_list_is_enough():
@@ -199,18 +205,22 @@ def test_leaving_out_one_frame_may_call_for_another_and_one_list_is_enough():
     raw = raw_splits([(1, 0, "a")], [(2, 0, "q"), (3, 0, "p")], [(2, 1, "h"), (3, 1, "g")])
     disk = on_disk(raw, h=OpenedFrame(digest=b"/data/p", width=20, height=40))
 
-    def find(splits):
-        return find_problems(splits, disk, MARS_TEST)
+    def look(exclusions):
+        return find(exclusions.apply(raw), disk, MARS_TEST)
 
-    listed, incurable = leave_out(raw, Exclusions([("", "old")]), find(raw), find)
+    listed, incurable = leave_out({("", "old"): "too dark"}, look(Exclusions()), look)
     assert [row[:2] for row in listed] == [("", "old"), ("gallery", "h"), ("query", "q")] and incurable == []
-    assert find(Exclusions(row[:2] for row in listed).apply(raw)) == []
+    assert listed[0][2] == "too dark"
+    assert look(Exclusions(row[:2] for row in listed)) == []
 
 
 def test_a_list_that_empties_a_split_says_so():
     raw = raw_splits([(2, 0, "a")], [(2, 0, "q")], [(2, 1, "g")])
-    _, incurable = leave_out(raw, Exclusions(), find_problems(raw, on_disk(raw), MARS_TEST),
-                             lambda splits: find_problems(splits, on_disk(raw), MARS_TEST))  # fmt: skip
+
+    def look(exclusions):
+        return find(exclusions.apply(raw), on_disk(raw), MARS_TEST)
+
+    _, incurable = leave_out({}, look(Exclusions()), look)
     assert [problem.text for problem in incurable] == ["train has no tracklet"]
 
 
@@ -222,8 +232,8 @@ def test_frames_far_from_a_persons_shape_are_noted_up_to_one_per_cent(size, odd)
         names = " ".join(f"f{number}" for number in range(others))
         raw = raw_splits(**SOUND | {"train": [(1, 0, f"x {names}")]})
         disk = on_disk(raw, x=frame)
-        problems = [(p.text, p.leave_out) for p in find_problems(raw, disk, MARS_TEST)]
-        notes = odd_shapes(raw, disk.frames)
+        problems = [(p.text, p.leave_out) for p in find(raw, disk, MARS_TEST)]
+        notes = odd_shapes(raw.root, split_frames(raw), disk.frames)
         assert problems == [(f"train x is {size[0]} wide, {size[1]} high", (("train", "x"),))] * (odd and not note)
         assert len(notes) == (odd and note) and all(f"1 of {others + 1} train frames" in line for line in notes)
 
@@ -234,8 +244,10 @@ def test_notes_on_short_identities_and_on_exclusions():
     assert short_identities(raw_splits([(7, 0, "c d e f")], train_chunk=2), 2) == []
     fault = Fault("wrong row", ("/data/w",), "/data")
     exclusions = Exclusions([("train", "a"), ("", "c"), ("query", "w"), ("query", "a"), ("", "gone")])
-    notes = exclusion_notes(raw, exclusions.apply(raw), [fault], exclusions)
-    assert notes == ["DATASETS.EXCLUDE leaves out 3 of 7 frames", "2 rows of DATASETS.EXCLUDE match no frame: gone, a"]
+    notes = exclusion_notes([raw], [fault], exclusions, several=False)
+    assert notes == ["DATASETS.EXCLUDE leaves out 3 of 7 frames", "2 rows of DATASETS.EXCLUDE without a frame: gone, a"]
+    notes = exclusion_notes([raw], [fault], exclusions, several=True)
+    assert notes[1:] == ["1 row of DATASETS.EXCLUDE without a frame: gone"]
 
 
 def test_what_a_parser_says_is_a_problem_unless_it_concerns_the_validation_part_alone():
@@ -244,8 +256,9 @@ def test_what_a_parser_says_is_a_problem_unless_it_concerns_the_validation_part_
         Fault("counts do not add up", blocks=False),
         Fault("no validation images", split="val", blocks=False),
     ]
-    found = [(problem.text, problem.leave_out) for problem in row_problems(faults)]
+    found = [(problem.text, problem.leave_out) for problem in row_problems(faults, several=False)]
     assert found == [("row 3 mixes people", (("train", "a"), ("train", "b"))), ("counts do not add up", ())]
+    assert row_problems(faults, several=True)[0].leave_out == (("", "a"), ("", "b"))
     assert row_notes(faults) == ["no validation images"]
 
 
@@ -266,7 +279,7 @@ def test_a_set_that_may_number_persons_twice_is_not_accused_of_sharing_most_of_t
     cfg = load_cfg(opts=["DATALOADER.NUM_WORKERS", "0"])
     for facts, shared in ((check._KNOWN["MARS"], True), (check._KNOWN["LS-VID"], False)):
         ranking = check._ranking(cfg, raw, facts)
-        leaks = [p.text for p in find_problems(raw, on_disk(raw), ranking) if p.kind == LEAK]
-        assert ranking.ids_are_shared is shared and len(leaks) == (2 if shared else 0)
+        leaks = [p.text for p in find(raw, on_disk(raw), ranking) if p.kind == LEAK]
+        assert bool(ranking.own_numbers) is not shared and len(leaks) == (2 if shared else 0)
     few = raw_splits(train=[(1, 0, "a"), (4, 0, "b"), (3, 0, "c")], query=[(1, 0, "q")], gallery=[(1, 1, "g")])
-    assert check._ranking(cfg, few, check._KNOWN["LS-VID"]).ids_are_shared
+    assert check._ranking(cfg, few, check._KNOWN["LS-VID"]).own_numbers == ()

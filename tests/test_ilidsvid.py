@@ -112,6 +112,20 @@ def test_a_person_of_one_camera_is_named_and_is_not_numbered(root):
     assert pids(raw.query) == [1, 2, 5] and pids(raw.train) == [77, 77, 81, 81, 300, 300]
 
 
+@pytest.mark.parametrize(("gone", "expected"), [
+    ({"cam2": [5]}, "has 5 seen by both cameras (person005 is missing in cam2)"),
+    ({"cam2": [1, 5, 300], "cam1": [2]}, "has 2 seen by both cameras (person001 is missing in cam2, person002 is "
+     "missing in cam1, person005 is missing in cam2 and 1 more)"),
+])  # fmt: skip
+def test_persons_of_one_camera_are_named_where_the_splits_count_them(root, gone, expected):
+    for camera, numbers in gone.items():
+        for number in numbers:
+            shutil.rmtree(root / "i-LIDS-VID" / "sequences" / camera / f"person{number:03d}")
+    with pytest.raises(InputError) as caught:
+        faults_of(root)
+    assert str(caught.value).endswith(expected)
+
+
 def test_an_empty_person_folder_is_named_and_keeps_its_number(root):
     folder = root / "i-LIDS-VID" / "sequences" / "cam1" / "person002"
     for path in folder.iterdir():

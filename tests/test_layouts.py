@@ -86,6 +86,36 @@ def test_persons_and_cameras_of_own_data_are_named_in_the_output(layout, data, t
     assert {row["camera"] for row in rows} == set(labels["cameras"].values())
 
 
+def test_labels_of_a_test_are_those_of_its_own_data(data, tmp_path):
+    assert train_main(argv("folder", data("folder"), tmp_path / "run", SOLVER__MAX_EPOCHS=1, SOLVER__STEPS="[]")) == 0
+    of_training = json.loads((tmp_path / "run" / "labels.json").read_text())
+    other = shutil.copytree(data("folder"), tmp_path / "other")
+    for folder in sorted(other.glob("*/person-*")):
+        folder.rename(folder.with_name(f"other-{folder.name}"))
+    keys = {"TEST__WEIGHT": tmp_path / "run" / "best.pth"}
+    assert eval_main(argv("folder", other, tmp_path / "run", **keys)) == 0
+    labels = json.loads((tmp_path / "run" / "labels.json").read_text())
+    assert labels["train_labels"] == of_training["train_labels"] and labels["test_ids"] != of_training["test_ids"]
+    tested = {name for name in labels["test_ids"].values() if not name.startswith("stranger")}
+    assert tested == {path.name for path in other.glob("query/*")}
+    assert eval_main(argv("folder", other, tmp_path / "alone", **keys)) == 0
+    assert json.loads((tmp_path / "alone" / "labels.json").read_text())["train_labels"] == {}
+
+
+def test_frames_left_out_are_said_and_recorded(data, tmp_path, caplog):
+    root = data("folder")
+    query = sorted(root.glob("query/*/*/*"))
+    first = [path.relative_to(root).as_posix() for path in query if path.parent == query[0].parent]
+    rows = [f"query,{name}," for name in first] + ["train,nowhere.jpg,"]
+    (tmp_path / "list.csv").write_text("\n".join(["split,frame,reason", *rows]) + "\n")
+    keys = {"SOLVER__MAX_EPOCHS": 1, "SOLVER__STEPS": "[]", "DATASETS__EXCLUDE": tmp_path / "list.csv"}
+    with caplog.at_level("INFO"):
+        assert train_main(argv("folder", root, tmp_path / "run", **keys)) == 0
+    said = f"{len(first)} frames left out (1 query tracklets gone, 1 of its {len(rows)} rows name no frame of a sound tracklet)"
+    assert f"DATASETS.EXCLUDE {tmp_path / 'list.csv'}: {said}" in caplog.text
+    assert metrics(tmp_path / "run")["protocol"]["left_out"] == said and metrics(tmp_path / "run")["num_query"] == 7
+
+
 def test_data_without_cameras(data, tmp_path):
     root = shutil.copytree(data("folder"), tmp_path / "plain")
     for number, folder in enumerate(sorted(root.glob("*/*/*_*"))):

@@ -1,5 +1,6 @@
 """MARS lists -> tracklets: membership, labels, cameras, order, and one clear error per fault."""
 
+import shutil
 import time
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from scipy.io import loadmat, savemat
 
 from datasets import check_frames_present, load_splits
+from datasets.mars import parse_mars
 from tests.conftest import SHARED
 from utils.errors import InputError, MissingFileError
 
@@ -191,3 +193,24 @@ def test_the_official_lists_give_the_official_counts_in_seconds(tmp_path):
         return sum(not cameras.get(t.pid, set()) - {t.camid} for t in splits.query)
 
     assert (unmatched(splits.query + splits.gallery), unmatched(splits.gallery)) == (0, 140)
+
+
+def test_a_distractor_is_no_query_and_absurd_numbers_are_said(tiny_mars, tmp_path):
+    root = shutil.copytree(tiny_mars, tmp_path / "mars")
+    info = root / "info"
+    table = loadmat(info / "tracks_test_info.mat")["track_test_info"]
+    row = int(np.flatnonzero(table[:, 2] == 0)[0]) + 1
+    savemat(info / "query_IDX.mat", {"query_IDX": np.array([[row]])})
+    with pytest.raises(InputError, match=f"query {row} is a distractor .person 0."):
+        parse_mars(root)
+    for huge in (1e19, 1e300):
+        savemat(info / "query_IDX.mat", {"query_IDX": np.array([[huge]])})
+        with pytest.raises(InputError, match="query_IDX holds 1e[+](19|300), more than any list has rows"):
+            parse_mars(root)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(tiny_mars, tmp_path):
+    root = shutil.copytree(tiny_mars, tmp_path / "mars")
+    path = root / "info" / "train_name.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert [t.pid for t in parse_mars(root).train] == [t.pid for t in parse_mars(tiny_mars).train]

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from scipy.io import loadmat
 
-from datasets.synthetic import main, write_set
+from datasets.synthetic import LAYOUTS, main, write_set
 from datasets.synthetic_walks import Plan, plan_tracklets, plan_validation, render
 from utils.errors import InputError
 
@@ -243,3 +243,15 @@ def test_ilids_tar_holds_the_same_tree(written):
     assert [member.name for member in members if member.isdir()][:2] == ["i-LIDS-VID", "i-LIDS-VID/sequences"]
     assert {(m.mtime, m.uid, m.gid, m.uname, m.gname) for m in members} == {(0, 0, 0, "", "")}
     assert {(member.isdir(), member.mode) for member in members} == {(True, 0o755), (False, 0o644)}
+
+
+def test_overwriting_keeps_files_that_are_not_of_the_set(tmp_path):
+    plan = {"train_ids": 2, "test_ids": 2, "frames": (2, 2), "size": (32, 16), "workers": 0}
+    for layout in LAYOUTS:
+        root = tmp_path / layout
+        write_set(root, layout, **plan)
+        assert not write_set(root, layout, overwrite=True, seed=1, **plan)["up_to_date"]
+        (root / "notes.txt").write_text("mine")
+        with pytest.raises(InputError, match="holds notes.txt, which is not of the set"):
+            write_set(root, layout, overwrite=True, seed=2, **plan)
+        assert (root / "notes.txt").read_text() == "mine"

@@ -180,6 +180,21 @@ def test_each_video_is_decoded_once_and_no_further_than_needed_and_then_never_ag
     assert len(decoded) == 7
 
 
+def test_boxes_that_reach_beyond_and_damaged_crops_are_warned_of_at_reuse(folder, cache, caplog):
+    rows = [f"train,p,c,t,cam1/a.mkv,{number},{x},0,8,8" for number, x in ((4, 60), (5, 56), (2, 60))]
+    path = write_table(folder, *rows)
+    first = parse_video(path, cache_dir=cache)
+    warning = "2 boxes reach beyond their picture and end at its edge (rows 2, 4)"
+    assert caplog.messages == [warning]
+    assert parse_video(path, cache_dir=cache) == first
+    assert caplog.messages == [warning] * 2
+    os.truncate(first.train[0].frames[1], 10)
+    assert parse_video(path, cache_dir=cache) == first
+    damaged = f"the cache folder {first.root} is damaged; its crops are cut again"
+    assert caplog.messages[2:] == [damaged, warning]
+    assert np.array_equal(pixels_of(first.train[0].frames[1]), picture(4)[:8, 60:])
+
+
 # ---- what is wrong with a row or a video
 
 GOOD = "train,p,c,t,cam1/a.mkv,4,0,0,9,9"
