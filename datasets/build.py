@@ -99,7 +99,8 @@ def _finish(name: str, raw: RawSplits, val_fraction: float, seed: int) -> ReIDSp
         train, val_query, val_gallery = hold_out(train, val_fraction, seed)
         count = len({t.pid for t in val_query})
         source = f"{count} training identities held out (DATASETS.VAL_FRACTION {val_fraction}, SOLVER.SEED {seed})"
-    for split, tracklets in (("train", train), ("query", raw.query), ("gallery", raw.gallery)):
+    ranked = raw.gallery or (raw.query if raw.gallery_includes_query else ())
+    for split, tracklets in (("train", train), ("query", raw.query), ("gallery", ranked)):
         if not tracklets:
             raise InputError(f"{name} in {raw.root} has no {split} tracklet")
     pids = sorted({t.pid for t in train})

@@ -159,7 +159,7 @@ def _empty_splits(raw: RawSplits) -> list[Problem]:
     return [
         Problem(NO_TRACKLET, f"{split} has no tracklet")
         for split in ("train", "query", "gallery")
-        if not tracklets[split]
+        if not tracklets[split] and not (split == "gallery" and raw.gallery_includes_query)
     ]
 
 

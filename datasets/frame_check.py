@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from datasets.image_modes import to_rgb
 from utils.errors import InputError
+from utils.interrupt import check_interrupt, deferred_interrupts
 from utils.progress import progress
 
 _FILES_PER_JOB = 64
@@ -38,9 +39,15 @@ def open_frames(paths: Sequence[str], processes: int) -> dict[str, OpenedFrame]:
     InputError when the system ends one of them.
     """
     jobs = [paths[start : start + _FILES_PER_JOB] for start in range(0, len(paths), _FILES_PER_JOB)]
-    with _in_processes(jobs, processes) if processes and jobs else nullcontext(map(_open_all, jobs)) as parts:
-        frames = progress(chain.from_iterable(parts), "opening frames", "frame", total=len(paths))
-        return {path: frame for frame, path in zip(frames, paths)}
+    opened = {}
+    with deferred_interrupts():  # a Ctrl-C that is raised at any line may be swallowed by a destructor
+        with _in_processes(jobs, processes) if processes and jobs else nullcontext(map(_open_all, jobs)) as parts:
+            frames = progress(chain.from_iterable(parts), "opening frames", "frame", total=len(paths))
+            for frame, path in zip(frames, paths):
+                check_interrupt()
+                opened[path] = frame
+        check_interrupt()
+    return opened
 
 
 @contextmanager

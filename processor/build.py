@@ -71,8 +71,11 @@ class Setting:
 
 
 def prepare(cfg: CfgNode, out: Path, name: str = "", root: str = "", validation: bool = False) -> Setting:
-    """Read the lists of the data set (of the config, or `name` in `root`) and say in the log what was found."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """Read the lists of the data set and say in the log what was found.
+
+    The set is that of the config, or `name` in `root`: one of several, for which the caller logs the environment once.
+    """
+    device = current_device()
     dtype = amp_dtype(cfg.SOLVER.AMP, device)
     start = time.perf_counter()
     splits = configured_splits(cfg, name, root, validation)
@@ -80,8 +83,8 @@ def prepare(cfg: CfgNode, out: Path, name: str = "", root: str = "", validation:
     dataset, root = official_name(name or cfg.DATASETS.NAMES), root or cfg.DATASETS.ROOT_DIR
     for part in ("test", "val") if splits.val_query else ("test",):
         check_scorable(build_protocol(cfg, dataset, splits, "first", part, False), *_part(splits, part))
-    for line in describe_environment(device).splitlines():
-        logger.info("%s", line)
+    if not name:
+        log_environment(device)
     logger.info("precision %s (SOLVER.AMP %s)", precision_name(dtype), cfg.SOLVER.AMP)
     logger.info("%s read in %.1f s from %s", dataset, time.perf_counter() - start, root)
     for line in splits.summary().splitlines():
@@ -92,6 +95,17 @@ def prepare(cfg: CfgNode, out: Path, name: str = "", root: str = "", validation:
         logger.info("validation part: %s", splits.validation_source)
     normalize = Normalize(cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD).to(device)
     return Setting(cfg, out, dataset, splits, normalize, device, dtype)
+
+
+def current_device() -> torch.device:
+    """The GPU when there is one; CUDA_VISIBLE_DEVICES chooses it."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def log_environment(device: torch.device) -> None:
+    """Versions, device and commit."""
+    for line in describe_environment(device).splitlines():
+        logger.info("%s", line)
 
 
 def build_run(setting: Setting, model: TFCLIP) -> RunState:

@@ -12,7 +12,17 @@ from model import build_model, check_model
 from model.weights import ArchitectureError, load_weights
 from processor import output_dir as files
 from processor import split_series as series
-from processor.build import Setting, check_file, evaluate_part, finish_series, prepare, report, split_cfg
+from processor.build import (
+    Setting,
+    check_file,
+    current_device,
+    evaluate_part,
+    finish_series,
+    log_environment,
+    prepare,
+    report,
+    split_cfg,
+)
 from processor.evaluator import Evaluation
 from processor.reports import protocol_line, results_table
 from utils.checkpoint import save_json
@@ -97,6 +107,7 @@ def _check_same_split(weight: Path, trained: str, cfg: CfgNode) -> None:
 def _test_sets(cfg: CfgNode, weight: Path) -> None:
     """Test one weight file on every set of TEST.DATASETS; a folder for each, one table and metrics.json for all."""
     out = Path(cfg.OUTPUT_DIR)
+    log_environment(current_device())
     settings: list[Setting] = []
     for number, (name, root) in enumerate(parse_dataset_list(cfg.TEST.DATASETS), start=1):
         try:

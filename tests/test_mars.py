@@ -214,3 +214,14 @@ def test_a_byte_order_mark_is_no_part_of_a_name(tiny_mars, tmp_path):
     path = root / "info" / "train_name.txt"
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert [t.pid for t in parse_mars(root).train] == [t.pid for t in parse_mars(tiny_mars).train]
+
+
+def test_queries_alone_are_a_gallery_where_the_protocol_ranks_them(tiny_mars, tmp_path):
+    root = shutil.copytree(tiny_mars, tmp_path / "mars")
+    info = root / "info"
+    queries = loadmat(info / "query_IDX.mat")["query_IDX"].ravel()
+    table = loadmat(info / "tracks_test_info.mat")["track_test_info"][queries - 1]
+    savemat(info / "tracks_test_info.mat", {"track_test_info": table})
+    savemat(info / "query_IDX.mat", {"query_IDX": np.arange(1, len(queries) + 1)[None]})
+    splits = load_splits("MARS", str(root))
+    assert len(splits.query) == 12 and splits.gallery == ()

@@ -1,6 +1,5 @@
 """A CSV file of boxes in videos -> tracklets of crops: the right frame, the right pixels, one clear line per fault."""
 
-import io
 import os
 import shutil
 from pathlib import Path
@@ -8,58 +7,12 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-import torch
-from PIL import Image
 
 from datasets import video as video_module
 from datasets.manifest import parse_video
-from datasets.mars import parse_mars
 from datasets.tracklet import RawSplits
-from tests.conftest import SHARED
-from tests.plaza_video import HEIGHT as PLAZA_HEIGHT
-from tests.plaza_video import WIDTH as PLAZA_WIDTH
-from tests.plaza_video import write_plaza_csv
+from tests.video_files import FRAMES, SIDE, picture, pixels_of, read_number, write_table, write_video
 from utils.errors import InputError
-
-HEADER = "split,person,camera,tracklet,video,frame,x,y,w,h"
-WIDTH, HEIGHT, FRAMES = 64, 48, 20
-BITS, SIDE = 8, 8  # a frame's number stands in its top row as squares of SIDE pixels, lowest bit first
-
-
-def picture(number: int) -> np.ndarray:
-    """A smooth background that moves, below the number of the frame."""
-    x, y = np.meshgrid(np.arange(WIDTH), np.arange(HEIGHT))
-    pixels = np.stack([(x + 3 * number) * 3, y * 4 + number, (x + y) * 2], axis=2).astype(np.uint8)
-    bits = np.array([number >> bit & 1 for bit in range(BITS)], dtype=np.uint8) * 255
-    pixels[:SIDE] = np.repeat(bits, SIDE)[None, :, None]
-    return pixels
-
-
-def read_number(pixels: np.ndarray) -> int:
-    inner = [pixels[2 : SIDE - 2, bit * SIDE + 2 : (bit + 1) * SIDE - 2].mean() for bit in range(BITS)]
-    return sum(int(mean > 128) << bit for bit, mean in enumerate(inner))
-
-
-def write_video(path: Path, codec: str, pixel_format: str, frames: int = FRAMES, **options: str) -> list[int]:
-    """Write numbered frames; the presentation times of the packets in the order of the file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    times = []
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25, options=options)
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pixel_format
-        pictures = [av.VideoFrame.from_ndarray(picture(number), format="rgb24") for number in range(frames)]
-        for frame in (*pictures, None):
-            for packet in stream.encode(frame):
-                times.append(packet.pts)
-                container.mux(packet)
-    return times
-
-
-def write_table(folder: Path, *rows: str, header: str = HEADER) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "boxes.csv"
-    path.write_text("".join(f"{row}\n" for row in (header, *rows)), encoding="utf-8")
-    return path
 
 
 @pytest.fixture
@@ -71,11 +24,6 @@ def folder(tmp_path) -> Path:
 @pytest.fixture
 def cache(tmp_path) -> str:
     return str(tmp_path / "new" / "cache")
-
-
-def pixels_of(path: str) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.array(image.convert("RGB"))
 
 
 def files(root: Path) -> list[str]:
@@ -321,53 +269,3 @@ def test_an_interrupt_while_decoding_leaves_nothing(folder, cache, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         parse_video(path, cache_dir=cache)
     assert files(folder.parent) == before
-
-
-# ---- a real video, whose crops are known
-
-
-@pytest.fixture(scope="module")
-def plaza(tmp_path_factory) -> RawSplits:
-    if not (SHARED / "data" / "plaza-video").is_dir():
-        pytest.skip("needs the plaza video")
-    folder = tmp_path_factory.mktemp("plaza")
-    return parse_video(write_plaza_csv(SHARED, folder), cache_dir=str(folder / "cache"))
-
-
-def test_the_plaza_video_gives_the_splits_of_the_plaza_lists(plaza):
-    lists = parse_mars(SHARED / "data" / "plaza")
-    for split, count in (("train", 53), ("query", 17), ("gallery", 47)):
-        of_video = [(plaza.person(t.pid), plaza.cameras[t.camid], len(t.frames)) for t in getattr(plaza, split)]
-        of_lists = [(f"{t.pid:04d}", f"C{t.camid + 1}", len(t.frames)) for t in getattr(lists, split)]
-        assert of_video == of_lists and len(of_video) == count
-
-
-def test_the_crops_of_the_plaza_video_are_the_plaza_pictures(plaza):
-    lists = parse_mars(SHARED / "data" / "plaza")
-    pairs = [
-        (crop, known)
-        for split in ("train", "query", "gallery")
-        for of_video, of_lists in zip(getattr(plaza, split), getattr(lists, split))
-        for crop, known in zip(of_video.frames, of_lists.frames)
-    ]
-    # A box at the picture's edge may have been cut off, and a border was drawn around such crops.
-    pairs = [(crop, known) for crop, known in pairs if not _at_edge(crop)]
-    for crop, known in pairs[::16]:
-        resized = _resized_as_opencv_does(pixels_of(crop))
-        assert np.abs(resized.astype(int) - pixels_of(known)).mean() < 3  # the loss by JPEG; a shift by one pixel: 5
-        saved = io.BytesIO()
-        Image.fromarray(resized).save(saved, "JPEG", quality=95)
-        assert np.abs(pixels_of(saved).astype(int) - pixels_of(known)).mean() < 0.5
-    assert len(pairs) > 1600
-
-
-def _at_edge(crop: str) -> bool:
-    _, x, y, w, h = map(int, Path(crop).stem.split("_"))
-    return x == 0 or y == 0 or x + w == PLAZA_WIDTH or y + h == PLAZA_HEIGHT
-
-
-def _resized_as_opencv_does(pixels: np.ndarray) -> np.ndarray:
-    """To 128x256 pixels with the cubic kernel of OpenCV, whose parameter is -0.75."""
-    clip = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
-    resized = torch.nn.functional.interpolate(clip, (256, 128), mode="bicubic", align_corners=False)
-    return resized[0].permute(1, 2, 0).clamp(0, 255).round().byte().numpy()
