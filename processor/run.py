@@ -44,6 +44,8 @@ def eval_main(argv: Sequence[str]) -> int:
 
 def train(cfg: CfgNode, arguments: argparse.Namespace) -> None:
     """One run, or one for each split of iLIDS-VID."""
+    if cfg.TEST.DATASETS:
+        logger.warning("TEST.DATASETS belongs to eval-main.py; this run tests %s alone", cfg.DATASETS.NAMES)
     if cfg.DATASETS.SPLIT == "all":
         check_split_key(cfg)
         _train_splits(cfg, arguments)
