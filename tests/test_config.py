@@ -215,3 +215,21 @@ def test_lists_of_sets_are_read_with_and_without_quotes():
 def test_home_folder_in_paths():
     cfg = load_cfg(opts=["DATASETS.CACHE_DIR", "~/cache", "OUTPUT_DIR", "runs/~x"])
     assert cfg.DATASETS.CACHE_DIR == str(Path.home() / "cache") and cfg.OUTPUT_DIR == "runs/~x"
+
+
+def test_a_split_is_a_number_or_its_text_on_the_command_line_and_in_yaml(tmp_path):
+    for written in ("3", "'3'", '"3"'):
+        assert load_cfg(opts=["DATASETS.SPLIT", written]).DATASETS.SPLIT == "3"
+        (tmp_path / "a.yml").write_text(f"DATASETS:\n   SPLIT: {written}\n")
+        assert load_cfg(tmp_path / "a.yml").DATASETS.SPLIT == "3"
+    assert load_cfg(opts=["DATASETS.SPLIT", "all"]).DATASETS.SPLIT == "all"
+
+
+@pytest.mark.parametrize("name", ["vit_base_lsvid.yml", "vit_base_ilids.yml"])
+def test_recipes_of_the_authors(name):
+    cfg = load_cfg(DEFAULT_CONFIG.parent / name)
+    lsvid = name == "vit_base_lsvid.yml"
+    assert cfg.MODEL.SSP.VARIANT == "simple"
+    assert (cfg.SOLVER.MAX_EPOCHS, cfg.SOLVER.STEPS) == ((80, [30, 50, 70]) if lsvid else (60, [30, 50]))
+    assert cfg.SOLVER.LARGE_FC_LR is lsvid and cfg.SOLVER.LARGE_PROMPT_LR is lsvid
+    assert (cfg.SOLVER.BASE_LR, cfg.SOLVER.WARMUP_EPOCHS, cfg.INPUT.SEQ_LEN) == (5e-6, 10, 8)
