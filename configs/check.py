@@ -8,7 +8,9 @@ from configs.errors import ConfigError
 
 _CHOICES = {
     "MODEL.PRETRAIN_CHOICE": ("openai", "none"),
+    "MODEL.MEMORY": ("clip", "text", "none"),
     "MODEL.SSP.VARIANT": ("full", "simple"),
+    "MODEL.TEMPORAL": ("TMD", "TAP", "CONV1D", "TRANSF", "TRANSF_CLS"),
     "MODEL.SIE_UNSEEN": ("off", "mean"),
     "DATASETS.SPLIT": (*"0123456789", "all"),
     "DATASETS.TRAIN_HALF": ("last", "first"),
@@ -24,12 +26,15 @@ _CHOICES = {
 _AT_LEAST = {
     "MODEL.ID_LOSS_WEIGHT": 0, "MODEL.TRIPLET_LOSS_WEIGHT": 0, "MODEL.V2M_LOSS_WEIGHT": 0, "MODEL.SSP.LAYERS": 1,
     "MODEL.ENCODER.WIDTH": 0, "MODEL.ENCODER.DEPTH": 0, "MODEL.ENCODER.HEADS": 0, "MODEL.ENCODER.PATCH": 0,
-    "MODEL.ENCODER.EMBED": 0, "INPUT.SEQ_LEN": 1, "DATALOADER.NUM_WORKERS": 0, "DATALOADER.NUM_INSTANCE": 2,
+    "MODEL.ENCODER.EMBED": 0, "MODEL.ENCODER.TEXT_DEPTH": 0, "SOLVER.TEXT.MAX_EPOCHS": 1, "SOLVER.TEXT.BATCH_SIZE": 1,
+    "SOLVER.TEXT.BASE_LR": 0, "SOLVER.TEXT.MIN_LR": 0, "SOLVER.TEXT.WARMUP_EPOCHS": 0, "SOLVER.TEXT.WARMUP_LR": 0,
+    "SOLVER.TEXT.WEIGHT_DECAY": 0, "INPUT.SEQ_LEN": 1, "DATALOADER.NUM_WORKERS": 0, "DATALOADER.NUM_INSTANCE": 2,
     "SOLVER.SEED": 0, "SOLVER.IMS_PER_BATCH": 1, "SOLVER.MAX_EPOCHS": 1, "SOLVER.BASE_LR": 0,
     "SOLVER.BIAS_LR_FACTOR": 0, "SOLVER.WEIGHT_DECAY": 0, "SOLVER.WEIGHT_DECAY_BIAS": 0, "SOLVER.MARGIN": 0,
     "SOLVER.WARMUP_EPOCHS": 0, "SOLVER.LOG_PERIOD": 1, "SOLVER.EVAL_PERIOD": 1, "TEST.RE_RANKING_K1": 1,
     "TEST.RE_RANKING_K2": 1, "TEST.CONTACT_SHEET": 0, "DATASETS.SAMPLING_STEP": 0,
 }  # fmt: skip
+_FRAME_POSITIONS = 77  # of the temporal transformers of Table 5
 _SHARES = (
     "DATASETS.VAL_FRACTION", "INPUT.PROB", "INPUT.RE_PROB", "SOLVER.WARMUP_FACTOR", "SOLVER.GAMMA",
     "TEST.RE_RANKING_LAMBDA",
@@ -59,6 +64,7 @@ def check_cfg(cfg: CfgNode) -> None:
     if cfg.TEST.DATASETS and cfg.DATASETS.SPLIT == "all":
         raise ConfigError("TEST.DATASETS tests one model, DATASETS.SPLIT all has ten; take a split from 0 to 9")
     _check_input(cfg)
+    _check_branches(cfg)
     _check_solver(cfg)
     _check_encoder(cfg)
 
@@ -99,6 +105,28 @@ def _check_input(cfg: CfgNode) -> None:
     if cfg.TEST.FRAMES_PER_BATCH < cfg.INPUT.SEQ_LEN:
         raise ConfigError(
             f"TEST.FRAMES_PER_BATCH {cfg.TEST.FRAMES_PER_BATCH} must hold a clip of INPUT.SEQ_LEN {cfg.INPUT.SEQ_LEN}"
+        )
+
+
+def _check_branches(cfg: CfgNode) -> None:
+    """Combinations of CLIP-Memory, SSP and the temporal branch that name nothing that can be built."""
+    model = cfg.MODEL
+    if model.SSP.ENABLED and model.MEMORY == "none":
+        raise ConfigError(
+            "MODEL.SSP.ENABLED True needs MODEL.MEMORY clip or text: without a memory SSP has nothing to update"
+        )
+    if model.TEMPORAL != "TMD":
+        idle = [key for key in ("TMC", "MD") if not model.TMD[key]]
+        if idle:
+            raise ConfigError(f"MODEL.TMD.{idle[0]} False needs MODEL.TEMPORAL TMD, found {model.TEMPORAL}")
+    elif not (model.TMD.TMC or model.TMD.MD):
+        raise ConfigError(
+            "MODEL.TMD.TMC False and MODEL.TMD.MD False leave nothing of TMD; MODEL.TEMPORAL TAP is the model without it"
+        )
+    if model.TEMPORAL in ("TRANSF", "TRANSF_CLS") and cfg.INPUT.SEQ_LEN > _FRAME_POSITIONS:
+        raise ConfigError(
+            f"INPUT.SEQ_LEN {cfg.INPUT.SEQ_LEN} is too long for MODEL.TEMPORAL {model.TEMPORAL}, which has positions for "
+            f"{_FRAME_POSITIONS} frames"
         )
 
 

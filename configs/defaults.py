@@ -6,7 +6,7 @@ _C = CfgNode()
 
 # --------------------------------------------------------------------------- model
 _C.MODEL = CfgNode()
-_C.MODEL.NAME = "ViT-B-16"  # 'ViT-B-16', or any timm CLIP ViT whose activation its weights need (…_quickgelu_….openai)
+_C.MODEL.NAME = "ViT-B-16"  # 'ViT-B-16', 'RN50', or any timm CLIP ViT (OpenAI's weights: …_quickgelu_….openai)
 _C.MODEL.PRETRAIN_CHOICE = "openai"  # 'openai': CLIP's weights; 'none': encoder from scratch
 _C.MODEL.PRETRAIN_PATH = ""  # OpenAI's ViT-B-16.pt (or other CLIP weights) on disk; empty: timm downloads them
 _C.MODEL.STRIDE_SIZE = [16, 16]  # pixels [vertical, horizontal] between patches; [12, 12] gives overlapping patches
@@ -17,7 +17,14 @@ _C.MODEL.ID_LOSS_WEIGHT = 0.25  # weight of the three clip-level cross-entropies
 _C.MODEL.TRIPLET_LOSS_WEIGHT = 1.0  # weight of the three triplet terms
 _C.MODEL.V2M_LOSS_WEIGHT = 1.0  # weight of the video-to-memory term (Eq. 14); the release calls it I2T_LOSS_WEIGHT
 _C.MODEL.IF_LABELSMOOTH = True  # label smoothing 0.1 in every cross-entropy, the frame term too
+_C.MODEL.GRAD_CHECKPOINT = False  # recompute the encoder's blocks in the backward pass: less memory, more time
+_C.MODEL.MEMORY = "clip"  # what v_p is compared with: 'clip' (CLIP-Memory), 'text' (learned prompts), 'none' (no V2M)
+_C.MODEL.TEMPORAL = "TMD"  # 'TMD', 'TAP' (no temporal branch), or Table 5's 'CONV1D', 'TRANSF', 'TRANSF_CLS'
+_C.MODEL.TMD = CfgNode()
+_C.MODEL.TMD.TMC = True  # temporal memory construction; alone, its memory tokens are the frame features
+_C.MODEL.TMD.MD = True  # memory diffusion; alone, its block sees the frame's tokens without a memory token
 _C.MODEL.SSP = CfgNode()
+_C.MODEL.SSP.ENABLED = True  # False: the memory is compared as it is
 _C.MODEL.SSP.VARIANT = "full"  # 'full': release and the authors' MARS weights; 'simple': paper's figure, LS-VID, iLIDS
 _C.MODEL.SSP.LAYERS = 2  # decoder layers of SSP (paper's Table 6 tries 1 to 4)
 _C.MODEL.ENCODER = CfgNode()  # sizes of an encoder from scratch (PRETRAIN_CHOICE 'none'); 0: as MODEL.NAME has it
@@ -26,6 +33,7 @@ _C.MODEL.ENCODER.DEPTH = 0  # transformer blocks
 _C.MODEL.ENCODER.HEADS = 0  # attention heads, a divisor of WIDTH; 0: WIDTH / 64
 _C.MODEL.ENCODER.PATCH = 0  # pixels, side of a patch
 _C.MODEL.ENCODER.EMBED = 0  # channels after the projection (E), a multiple of 64
+_C.MODEL.ENCODER.TEXT_DEPTH = 0  # transformer blocks of the text tower (MODEL.MEMORY 'text')
 
 # --------------------------------------------------------------------------- input
 _C.INPUT = CfgNode()
@@ -40,7 +48,7 @@ _C.INPUT.PIXEL_STD = [0.229, 0.224, 0.225]  # RGB in [0, 1]
 
 # --------------------------------------------------------------------------- data
 _C.DATASETS = CfgNode()
-_C.DATASETS.NAMES = "MARS"  # 'MARS', 'LS-VID', 'iLIDS-VID', or your own data: 'folder', 'manifest', 'video'
+_C.DATASETS.NAMES = "MARS"  # MARS, LS-VID, iLIDS-VID; images: Market1501, MSMT17; own data: folder, manifest, video
 _C.DATASETS.ROOT_DIR = "your_dataset_dir"  # the data set's own folder or its parent
 _C.DATASETS.SPLIT = "0"  # iLIDS-VID: '0' to '9', or 'all' for ten models in OUTPUT_DIR/split0..9 and their mean
 _C.DATASETS.TRAIN_HALF = "last"  # iLIDS-VID: half of a split to train on: 'last' (literature) or 'first' (release)
@@ -72,6 +80,14 @@ _C.SOLVER.GAMMA = 0.1  # factor at each of STEPS
 _C.SOLVER.AMP = "auto"  # 'auto': bf16 where the GPU has it, else fp16, off on CPU; 'bf16'; 'fp16'; 'off'
 _C.SOLVER.LOG_PERIOD = 50  # steps between two log lines of losses
 _C.SOLVER.SELECT_BY = "test"  # best.pth by mAP + Rank-1 on 'test' (as the release) or 'val'; 'last': the last epoch
+_C.SOLVER.TEXT = CfgNode()  # first stage of the text baseline (MODEL.MEMORY 'text'): prompts against frozen encoders
+_C.SOLVER.TEXT.MAX_EPOCHS = 120  # epochs over the features of all training tracklets
+_C.SOLVER.TEXT.BATCH_SIZE = 64  # tracklet features per step
+_C.SOLVER.TEXT.BASE_LR = 3.5e-4  # learning rate of Adam after the warm-up, falling along a cosine to MIN_LR
+_C.SOLVER.TEXT.MIN_LR = 1e-6  # learning rate that the cosine ends at
+_C.SOLVER.TEXT.WARMUP_EPOCHS = 5  # epochs of linear warm-up from WARMUP_LR
+_C.SOLVER.TEXT.WARMUP_LR = 1e-5  # learning rate of the first epoch
+_C.SOLVER.TEXT.WEIGHT_DECAY = 1e-4  # L2 inside Adam
 _C.SOLVER.EVAL_PERIOD = 2  # epochs between two tests during training; the last epoch is always tested
 
 # --------------------------------------------------------------------------- test

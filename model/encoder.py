@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import timm
 import torch
+from timm.models import checkpoint_seq
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,19 +22,32 @@ TIMM_NAMES = {"ViT-B-16": "vit_base_patch16_clip_quickgelu_224.openai"}
 
 
 class ClipTokens(NamedTuple):
-    """What the encoder computes for a batch of clips."""
+    """What an image encoder computes for a batch of clips; G is D in a ViT and wider in a CNN."""
 
     tokens: Tensor  # z (B, T, N, D), after the last LayerNorm
-    projected: Tensor  # p (B, T, N, E)
+    projected: Tensor  # p (B, T, N, E), the class token first
+    pooled: Tensor  # (B, T, G) one feature per frame, whose mean over T is v_g: the class token of z
 
 
 class CLIPImageEncoder(nn.Module):
     """timm's CLIP ViT; the projection is applied to all tokens, the camera embedding to the class token only."""
 
-    def __init__(self, vit: VisionTransformer, num_cameras: int = 0, sie_coefficient: float = 1.0) -> None:
-        """`vit` comes from `create_vit`; `num_cameras` 0 means no camera embedding."""
+    pooled_in_retrieval = True  # the retrieval feature holds v_g
+
+    def __init__(
+        self,
+        vit: VisionTransformer,
+        num_cameras: int = 0,
+        sie_coefficient: float = 1.0,
+        grad_checkpoint: bool = False,
+    ) -> None:
+        """`vit` comes from `create_vit`; `num_cameras` 0 means no camera embedding.
+
+        `grad_checkpoint` recomputes each block in the backward pass instead of keeping its activations.
+        """
         super().__init__()
         self.vit = vit
+        self.grad_checkpoint = grad_checkpoint
         self.sie_coefficient = sie_coefficient
         self.camera_embed: nn.Parameter | None = None
         # For tests, by `map_cameras`: table row of each camera of the data, -1 where never trained on; the substitute's
@@ -69,6 +83,11 @@ class CLIPImageEncoder(nn.Module):
         return self.vit.embed_dim
 
     @property
+    def pooled_width(self) -> int:
+        """Channels of a frame's pooled feature (G)."""
+        return self.width
+
+    @property
     def embed_width(self) -> int:
         """Channels after the projection (E)."""
         return self.vit.num_classes
@@ -82,8 +101,11 @@ class CLIPImageEncoder(nn.Module):
         if self.camera_embed is not None and camids is not None:
             cls_BTD = cls_BTD + self.sie_coefficient * self._camera_embedding(camids)[:, None]
         tokens = torch.cat([cls_BTD.reshape(B * T, 1, -1), patches], dim=1) + vit.pos_embed  # (B*T, N, D)
-        tokens = vit.norm(vit.blocks(vit.norm_pre(tokens)))
-        return ClipTokens(tokens.unflatten(0, (B, T)), vit.head(tokens).unflatten(0, (B, T)))
+        tokens = vit.norm_pre(tokens)
+        recompute = self.grad_checkpoint and torch.is_grad_enabled()
+        tokens = vit.norm(checkpoint_seq(vit.blocks, tokens) if recompute else vit.blocks(tokens))
+        tokens, projected = (x.unflatten(0, (B, T)) for x in (tokens, vit.head(tokens)))
+        return ClipTokens(tokens, projected, pooled=tokens[:, :, 0])
 
 
 def check_name(name: str, openai_weights: bool = False) -> None:

@@ -25,7 +25,7 @@ def test_agrees_with_timm_called_directly():
     encoder.vit.load_state_dict({key: value for key, value in state.items() if key != "head.bias"})
     clips = torch.randn(2, 3, 3, 64, 32)
     with torch.no_grad():
-        tokens, projected = encoder(clips)
+        tokens, projected, pooled = encoder(clips)
         expected = plain.forward_features(clips.flatten(0, 1)).unflatten(0, (2, 3))
         logits = plain(clips.flatten(0, 1)).unflatten(0, (2, 3)) - state["head.bias"]
     assert tokens.shape == (2, 3, 9, 768) and projected.shape == (2, 3, 9, 512)

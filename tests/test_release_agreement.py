@@ -42,7 +42,7 @@ def ours(release):
     model.eval()
     result = SimpleNamespace(report=report, losses=[])
     with torch.no_grad():
-        result.tokens, result.projected = model.encoder(clips, camids)
+        result.tokens, result.projected, _ = model.encoder(clips, camids)
         result.tmd_tokens = model.tmd(result.tokens)
         result.embedding = model.embed(clips, camids)
         result.memory_feature = model.encode_memory(clips)

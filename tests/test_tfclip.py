@@ -77,7 +77,7 @@ def test_features_are_the_means_the_method_names():
     _, model = tiny_model()
     model.eval()
     clips, camids, memory = batch()
-    tokens, projected = model.encoder(clips, camids)
+    tokens, projected, _ = model.encoder(clips, camids)
     v_g, v_p, v_t = model(clips, camids, memory).features
     torch.testing.assert_close(v_g, tokens[:, :, 0].mean(dim=1))
     torch.testing.assert_close(v_p, projected[:, :, 0].mean(dim=1))
@@ -150,7 +150,7 @@ def test_logits_and_memory_features_are_float32_under_autocast(dtype):
     clips, camids, memory = batch()
     with torch.no_grad(), torch.autocast("cpu", dtype=dtype):
         output, feature = model(clips, camids, memory), model.encode_memory(clips)
-        _, projected = model.encoder(clips, camids)
+        projected = model.encoder(clips, camids).projected
         updated = model.ssp(memory.expand(4, -1, -1), projected.mean(dim=1))
     assert projected.dtype is dtype and output.v2m_logits.dtype is feature.dtype is torch.float32
     assert all(feature.dtype is torch.float32 for feature in output.features)
