@@ -31,16 +31,17 @@ class Criterion(nn.Module):
     def forward(self, output: TFCLIPOutput, pids: Tensor) -> dict[str, Tensor]:
         """Scalars {id, triplet, v2m, frame_id, total} of a batch with labels (B,).
 
-        Every term is before weighting; `id` and `triplet` are sums over v_g, v_p, v_t. Without memory `v2m` is 0.
+        Every term is before weighting; `id` and `triplet` are sums over v_g, v_p and, where the model has it, v_t.
+        Without memory `v2m` is 0, without frame features `frame_id`.
         """
-        num_frames = len(output.frame_scores) // len(pids)
-        frame_pids = pids.repeat_interleave(num_frames)  # (B*T,)
         identity = sum(self._cross_entropy(scores, pids) for scores in output.scores)
         triplet = sum(batch_hard_triplet(feature, pids, self.margin) for feature in output.features)
-        frame_id = self._cross_entropy(output.frame_scores, frame_pids)
-        v2m = torch.zeros_like(identity)
+        v2m, frame_id, num_frames = torch.zeros_like(identity), torch.zeros_like(identity), 1
         if output.v2m_logits is not None:
             v2m = self._cross_entropy(output.v2m_logits, pids)
+        if output.frame_scores is not None:
+            num_frames = len(output.frame_scores) // len(pids)
+            frame_id = self._cross_entropy(output.frame_scores, pids.repeat_interleave(num_frames))  # labels (B*T,)
         total = self.id_weight * identity + self.triplet_weight * triplet + self.v2m_weight * v2m
         total = total + frame_id / num_frames
         return {"id": identity, "triplet": triplet, "v2m": v2m, "frame_id": frame_id, "total": total}

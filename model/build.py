@@ -4,6 +4,7 @@ from yacs.config import CfgNode
 
 from model.encoder import CLIPImageEncoder, check_name, create_vit
 from model.sequence_prompt import SequenceSpecificPrompt
+from model.temporal_heads import TEMPORAL_HEADS
 from model.temporal_memory import TemporalMemoryDiffusion
 from model.tfclip import TFCLIP
 from model.weights import load_pretrained
@@ -16,18 +17,27 @@ def build_model(cfg: CfgNode, num_classes: int, num_cameras: int, pretrained: bo
     False, since another file fills the model. Raises InputError for an unknown MODEL.NAME or weights that do not fit.
     """
     check_model(cfg)
-    vit = create_vit(cfg.MODEL.NAME, cfg.INPUT.SIZE_TRAIN, cfg.MODEL.STRIDE_SIZE, **_scratch_sizes(cfg))
-    encoder = CLIPImageEncoder(vit, num_cameras if cfg.MODEL.SIE_CAMERA else 0, cfg.MODEL.SIE_COE)
-    model = TFCLIP(
-        encoder,
-        SequenceSpecificPrompt(encoder.embed_width, cfg.MODEL.SSP.VARIANT, cfg.MODEL.SSP.LAYERS),
-        TemporalMemoryDiffusion(encoder.width),
-        num_classes,
-        cfg.TEST.NECK_FEAT,
-    )
+    keys = cfg.MODEL
+    encoder = _build_encoder(cfg, num_cameras)
+    ssp = tmd = temporal_head = None
+    if keys.SSP.ENABLED:
+        ssp = SequenceSpecificPrompt(encoder.embed_width, keys.SSP.VARIANT, keys.SSP.LAYERS)
+    if keys.TEMPORAL == "TMD":
+        tmd = TemporalMemoryDiffusion(encoder.width, construct=keys.TMD.TMC, diffuse=keys.TMD.MD)
+    elif keys.TEMPORAL != "TAP":
+        temporal_head = TEMPORAL_HEADS[keys.TEMPORAL](encoder.embed_width)
+    model = TFCLIP(encoder, ssp, tmd, num_classes, cfg.TEST.NECK_FEAT, temporal_head)
     if pretrained and cfg.MODEL.PRETRAIN_CHOICE == "openai":
         load_pretrained(model, cfg.MODEL.NAME, cfg.MODEL.PRETRAIN_PATH)
     return model
+
+
+def _build_encoder(cfg: CfgNode, num_cameras: int) -> CLIPImageEncoder:
+    """The image encoder that MODEL.NAME names, with random weights."""
+    keys = cfg.MODEL
+    vit = create_vit(keys.NAME, cfg.INPUT.SIZE_TRAIN, keys.STRIDE_SIZE, **_scratch_sizes(cfg))
+    cameras = num_cameras if keys.SIE_CAMERA else 0
+    return CLIPImageEncoder(vit, cameras, keys.SIE_COE, keys.GRAD_CHECKPOINT)
 
 
 def check_model(cfg: CfgNode) -> None:

@@ -30,28 +30,44 @@ class TemporalMemoryConstruction(nn.Module):
 
 
 class TemporalMemoryDiffusion(nn.Module):
-    """TMD: y_t = Block([z_t ; m_t]), a standard pre-norm block over the N+1 tokens of each frame (Eq. 11-13)."""
+    """TMD: y_t = Block([z_t ; m_t]), a standard pre-norm block over the N+1 tokens of each frame (Eq. 11-13).
 
-    def __init__(self, width: int) -> None:
+    Without `diffuse` (TMC alone) the memory token is all there is of a frame; without `construct` (MD alone) the block
+    sees the N tokens of the frame.
+    """
+
+    def __init__(self, width: int, construct: bool = True, diffuse: bool = True) -> None:
         super().__init__()
         if width % HEAD_WIDTH:
             raise ValueError(f"TMD needs a width that is a multiple of {HEAD_WIDTH}, found {width}")
-        self.construction = TemporalMemoryConstruction(width)
-        self.diffusion = Block(
-            width,
-            width // HEAD_WIDTH,
-            qkv_bias=True,
-            act_layer=QuickGELU,
-            norm_layer=partial(LayerNorm, eps=1e-5),
-        )
-        init_attention(self.diffusion.attn)
+        if not (construct or diffuse):
+            raise ValueError("TMD needs TMC, MD or both")
+        self.construction: TemporalMemoryConstruction | None = None
+        self.diffusion: Block | None = None
+        if construct:
+            self.construction = TemporalMemoryConstruction(width)
+        if diffuse:
+            self.diffusion = Block(
+                width,
+                width // HEAD_WIDTH,
+                qkv_bias=True,
+                act_layer=QuickGELU,
+                norm_layer=partial(LayerNorm, eps=1e-5),
+            )
+            init_attention(self.diffusion.attn)
 
     def forward(self, tokens_BTND: Tensor) -> Tensor:
-        """(B, T, N, D) encoder tokens -> (B, T, N+1, D); the memory token of a frame stands last."""
-        B, T = tokens_BTND.shape[:2]
-        memory_BTD = self.construction(tokens_BTND)
-        frames = torch.cat([tokens_BTND, memory_BTD.unsqueeze(2)], dim=2).flatten(0, 1)  # (B*T, N+1, D)
-        return self.diffusion(frames).unflatten(0, (B, T))
+        """(B, T, N, D) encoder tokens -> (B, T, N+1, D), the memory token of a frame last.
+
+        TMC alone gives (B, T, 1, D), MD alone (B, T, N, D).
+        """
+        frames = tokens_BTND
+        if self.construction is not None:
+            memory = self.construction(tokens_BTND).unsqueeze(2)  # (B, T, 1, D)
+            frames = memory if self.diffusion is None else torch.cat([tokens_BTND, memory], dim=2)
+        if self.diffusion is None:
+            return frames
+        return self.diffusion(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
 
 
 def init_attention(attn: Attention) -> None:

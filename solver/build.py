@@ -14,13 +14,18 @@ _LARGE = 10.0
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
-    """Adam with L2 weight decay over groups of equal learning rate (method: biases x2, shared classifier, SSP, TMD)."""
+    """Adam with L2 weight decay over groups of equal learning rate.
+
+    Biases x2; x10 for the temporal classifier and for SSP and the temporal branch, of those that the config builds.
+    """
     lr_scale = {r"bias": cfg.SOLVER.BIAS_LR_FACTOR}
-    if cfg.SOLVER.LARGE_FC_LR:
+    temporal = cfg.MODEL.TEMPORAL
+    if cfg.SOLVER.LARGE_FC_LR and temporal != "TAP":
         lr_scale[r"^classifier_t\."] = _LARGE
-    if cfg.SOLVER.LARGE_PROMPT_LR:
+    if cfg.SOLVER.LARGE_PROMPT_LR and cfg.MODEL.SSP.ENABLED:
         lr_scale[r"^ssp\."] = _LARGE
-        lr_scale[r"^tmd\."] = _LARGE
+    if cfg.SOLVER.LARGE_PROMPT_LR and temporal != "TAP":
+        lr_scale[r"^tmd\." if temporal == "TMD" else r"^temporal_head\."] = _LARGE
     return Adam(
         parameter_groups(model, cfg.SOLVER.BASE_LR, lr_scale, cfg.SOLVER.WEIGHT_DECAY, cfg.SOLVER.WEIGHT_DECAY_BIAS)
     )
