@@ -4,6 +4,7 @@ import math
 
 from yacs.config import CfgNode
 
+from configs.defaults import get_cfg
 from configs.errors import ConfigError
 
 _CHOICES = {
@@ -148,7 +149,22 @@ def _check_solver(cfg: CfgNode) -> None:
         raise ConfigError(f"SOLVER.STEPS must be rising epochs from 1 on, found {steps}")
 
 
+def _check_cnn(cfg: CfgNode) -> None:
+    """CLIP's CNN has no class token before its pool, no patches and no sizes to choose."""
+    model = cfg.MODEL
+    if model.NAME != "RN50" and "resnet" not in model.NAME:
+        return
+    if model.SIE_CAMERA:
+        raise ConfigError(f"MODEL.SIE_CAMERA True needs a ViT, MODEL.NAME '{model.NAME}' has no class token; set it False")
+    if list(model.STRIDE_SIZE) != list(get_cfg().MODEL.STRIDE_SIZE):
+        raise ConfigError(f"MODEL.STRIDE_SIZE {model.STRIDE_SIZE} belongs to a ViT, MODEL.NAME '{model.NAME}' is a CNN")
+    for key, value in model.ENCODER.items():
+        if value and key != "TEXT_DEPTH":
+            raise ConfigError(f"MODEL.ENCODER.{key} belongs to a ViT, MODEL.NAME '{model.NAME}' is a CNN of fixed sizes")
+
+
 def _check_encoder(cfg: CfgNode) -> None:
+    _check_cnn(cfg)
     sizes = cfg.MODEL.ENCODER
     if cfg.MODEL.PRETRAIN_CHOICE != "none":
         changed = [f"MODEL.ENCODER.{key}" for key, value in sizes.items() if value]

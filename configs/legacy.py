@@ -2,7 +2,9 @@
 
 from collections.abc import Collection
 
-_REMOVED_SINGLE_STAGE = "there is one training stage here; drop the key"
+_REMOVED_SINGLE_STAGE = (
+    "there is one training stage here; drop the key (prompts of the text baseline, MODEL.MEMORY text: SOLVER.TEXT)"
+)
 
 RENAMED = {
     "MODEL.I2T_LOSS_WEIGHT": "MODEL.V2M_LOSS_WEIGHT",
@@ -17,7 +19,7 @@ REMOVED = {
     "MODEL.DEVICE": "the GPU is used when there is one; CUDA_VISIBLE_DEVICES chooses it",
     "MODEL.DEVICE_ID": "choose the GPU with CUDA_VISIBLE_DEVICES",
     "MODEL.DIST_TRAIN": "training runs on one GPU",
-    "MODEL.LAST_STRIDE": "it belongs to a CNN encoder",
+    "MODEL.LAST_STRIDE": "the last stride of RN50 is always 1",
     "MODEL.NECK": "the BNNeck is always there",
     "MODEL.METRIC_LOSS_TYPE": "the triplet loss is always on; MODEL.TRIPLET_LOSS_WEIGHT 0 removes it",
     "MODEL.IF_WITH_CENTER": "there is no centre loss",

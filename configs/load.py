@@ -24,14 +24,16 @@ _LARGEST_INT = 2**64 - 1  # what torch takes as a seed
 _SWITCH_WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
-def load_cfg(path: str | Path | None = None, opts: Sequence[str] = ()) -> CfgNode:
+def load_cfg(path: str | Path | Sequence[str | Path] | None = None, opts: Sequence[str] = ()) -> CfgNode:
     """Merge the defaults, the YAML file `path` (if any) and `opts` (KEY VALUE KEY VALUE ...), check and freeze.
 
+    Of several files a later one overrides the earlier ones.
     Raises ConfigError naming the key or file at fault and the accepted values.
     """
     cfg = get_cfg()
     leaves = dict(flatten(cfg))
-    settings = [] if path is None else [(key, value, str(path)) for key, value in flatten(_read_yaml(Path(path)))]
+    paths = [] if path is None else [path] if isinstance(path, (str, Path)) else path
+    settings = [(key, value, str(file)) for file in paths for key, value in flatten(_read_yaml(Path(file)))]
     settings += [(key, value, "command line") for key, value in _pairs(opts)]
     for key, value, source in settings:
         if key not in leaves:

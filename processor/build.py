@@ -109,15 +109,14 @@ def log_environment(device: torch.device) -> None:
 
 
 def build_run(setting: Setting, model: TFCLIP) -> RunState:
-    """Optimiser, schedule and scaler of a model on its device; CLIP-Memory is still empty."""
+    """Optimiser, schedule and scaler of a model on its device; it has no memory yet."""
     cfg = setting.cfg
     trained = setting.trained_cameras
     if model.encoder.camera_embed is not None and len(trained.trained) < len(trained.names):
         model.encoder.map_cameras(trained.rows_for(setting.cameras), trained.trained, cfg.MODEL.SIE_UNSEEN)
     optimizer = build_optimizer(cfg, model)
     scaler = torch.amp.GradScaler(setting.device.type, enabled=setting.dtype is torch.float16)
-    no_memory = torch.zeros(model.num_classes, model.encoder.embed_width, device=setting.device)
-    return RunState(model, optimizer, build_lr_schedule(cfg, optimizer), scaler, no_memory)
+    return RunState(model, optimizer, build_lr_schedule(cfg, optimizer), scaler)
 
 
 def evaluate_part(setting: Setting, model: TFCLIP, sampling: str, part: str = "test") -> Evaluation:

@@ -23,14 +23,16 @@ DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "vit_base.yml"
 _INTERRUPTED = 130
 
 
-class _Parser(argparse.ArgumentParser):
+class CommandParser(argparse.ArgumentParser):
+    """argparse whose faults are faults of the input: one line, exit code 2."""
+
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"command line: {message} (see --help)")
 
 
 def parse_arguments(argv: Sequence[str], description: str) -> argparse.Namespace:
     """[--config_file F] [--resume] [--overwrite] [KEY VALUE ...]; raises ConfigError."""
-    parser = _Parser(description=description, allow_abbrev=False)
+    parser = CommandParser(description=description, allow_abbrev=False)
     parser.add_argument(
         "--config_file", "--config-file", type=Path, default=DEFAULT_CONFIG, help="YAML file (configs/vit_base.yml)"
     )
@@ -42,10 +44,19 @@ def parse_arguments(argv: Sequence[str], description: str) -> argparse.Namespace
 
 def run_command(argv: Sequence[str], description: str, work: Callable[[CfgNode, argparse.Namespace], None]) -> int:
     """Load the config, run `work` and turn its end into an exit code."""
-    setup_logging()
-    try:
+
+    def load_and_work() -> None:
         arguments = parse_arguments(argv, description)
         work(load_cfg(arguments.config_file, arguments.opts), arguments)
+
+    return run_work(load_and_work)
+
+
+def run_work(work: Callable[[], None]) -> int:
+    """Run `work` and turn its end into an exit code."""
+    setup_logging()
+    try:
+        work()
     except (ConfigError, InputError) as error:
         logger.error("error: %s", error.line if isinstance(error, InputError) else error)
         return 2

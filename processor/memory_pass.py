@@ -1,4 +1,4 @@
-"""CLIP-Memory before training (Eq. 6): the pretrained encoder sees every training tracklet once."""
+"""Before training, the pretrained encoder sees every training tracklet once: CLIP-Memory (Eq. 6), or the text baseline."""
 
 from collections.abc import Sequence
 
@@ -19,12 +19,24 @@ def run_memory_pass(
     device: torch.device,
     dtype: torch.dtype | None,
 ) -> Tensor:
-    """Dense clips, no camera embedding, no augmentation, model in eval mode -> CLIP-Memory (C, E) on `device`.
+    """Means over each identity's tracklet features -> CLIP-Memory (C, E) on `device`.
 
     `pids` are the labels of the loader's tracklets, in its order.
     """
-    model.eval()
-    features = tracklet_means(
-        lambda clips, _camids: model.encode_memory(clips), loader, len(pids), normalize, device, dtype, "CLIP-Memory"
-    )
+    features = memory_features(model, loader, len(pids), normalize, device, dtype)
     return build_clip_memory(features, torch.tensor(pids), model.num_classes)
+
+
+def memory_features(
+    model: TFCLIP,
+    loader: DataLoader,
+    num_tracklets: int,
+    normalize: nn.Module,
+    device: torch.device,
+    dtype: torch.dtype | None,
+) -> Tensor:
+    """v_p of each tracklet, mean over its dense clips: no camera embedding, no augmentation, eval mode -> (n, E)."""
+    model.eval()
+    return tracklet_means(
+        lambda clips, _camids: model.encode_memory(clips), loader, num_tracklets, normalize, device, dtype, "memory pass"
+    )

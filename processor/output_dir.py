@@ -13,8 +13,9 @@ from utils.errors import InputError
 TRAIN_LOG, TEST_LOG, CONFIG, HISTORY = "train_log.txt", "test_log.txt", "config.yml", "history.csv"
 LAST, BEST, MEMORY, METRICS = "last.pth", "best.pth", "clip_memory.pt", "metrics.json"
 FEATURES, RANKS, SHEET, PAIRS = "features.npz", "ranks.csv", "contact_sheet.png", "camera_pairs.csv"
-LABELS, SPLITS_TABLE = "labels.json", "splits.csv"
-_RUN_FILES = (LAST, BEST, HISTORY, MEMORY)
+LABELS, SPLITS_TABLE, TEXT_FEATURES = "labels.json", "splits.csv", "text_features.pt"
+_BEFORE_TRAINING = (MEMORY, TEXT_FEATURES)
+_RUN_FILES = (LAST, BEST, HISTORY, *_BEFORE_TRAINING)
 _LOSSES = ("id", "triplet", "v2m", "frame_id", "total")
 _SCORES = ("mAP", "rank1", "rank5", "rank10", "rank20")
 _COLUMNS = ("epoch", "lr", *(f"loss_{name}" for name in _LOSSES), "seconds", *_SCORES)
@@ -41,11 +42,11 @@ def check_output_dir(output_dir: Path, resume: bool, overwrite: bool) -> None:
 def run_files(output_dir: Path) -> list[str]:
     """The files in the folder that a new run would lose, splits of a series included.
 
-    CLIP-Memory alone is none: its run was stopped before the first state was saved.
+    CLIP-Memory or text features alone are none: their run was stopped before the first state was saved.
     """
     found = [name for name in (*_RUN_FILES, SPLITS_TABLE) if (output_dir / name).exists()]
     found += [f"{path.parent.name}/{path.name}" for path in sorted(output_dir.glob(f"split[0-9]/{LAST}"))]
-    return [] if found == [MEMORY] else found
+    return found if set(found) - set(_BEFORE_TRAINING) else []
 
 
 def check_writable(output_dir: Path) -> None:

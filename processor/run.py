@@ -81,7 +81,7 @@ def _train_one(cfg: CfgNode, arguments: argparse.Namespace, resume: bool, discar
             if checkpoint is not None:
                 _continue(setting, run, checkpoint)
             else:
-                _start(setting, run)
+                _start(setting, run, None)
             _fit(setting, run, train_loader)
             _final_test(setting, run)
     except KeyboardInterrupt:
@@ -96,19 +96,34 @@ def _train_splits(cfg: CfgNode, arguments: argparse.Namespace) -> None:
     series.check_series_dir(out, arguments.resume, arguments.overwrite)
     discard = out if arguments.overwrite else None
     for split in range(series.NUM_SPLITS):
-        one = split_cfg(cfg, split)
-        folder = Path(one.OUTPUT_DIR)
-        if discard is None and _is_finished(one, folder):
-            logger.info("split %d is finished in %s", split, folder)
-            continue
-        resume = discard is None and (folder / files.LAST).exists()
-        hold_messages()  # for the log of this split
-        logger.info("split %d of %s in %s%s", split, cfg.DATASETS.NAMES, folder, ", resumed" if resume else "")
-        _train_one(one, arguments, resume, discard)
-        check_interrupt()  # pressed while the last files of the split were written
+        _run_or_continue(split_cfg(cfg, split), arguments, f"split {split} of {cfg.DATASETS.NAMES}", discard)
         discard = None
     hold_messages()
     finish_series(out, files.TRAIN_LOG)
+
+
+def run_or_continue(cfg: CfgNode, title: str) -> None:
+    """The run or series of this config in its OUTPUT_DIR, as one of several: skipped when finished, resumed when broken.
+
+    The caller says in its own words how to go on after Ctrl-C. Raises InputError for a folder with another recipe.
+    """
+    arguments = argparse.Namespace(config_file=None, opts=[], resume=False, overwrite=False)
+    if cfg.DATASETS.SPLIT == "all":
+        train(cfg, arguments)
+    else:
+        _run_or_continue(cfg, arguments, title, None)
+
+
+def _run_or_continue(cfg: CfgNode, arguments: argparse.Namespace, title: str, discard: Path | None) -> None:
+    folder = Path(cfg.OUTPUT_DIR)
+    if discard is None and _is_finished(cfg, folder):
+        logger.info("%s is finished in %s", title, folder)
+        return
+    resume = discard is None and (folder / files.LAST).exists()
+    hold_messages()  # for the log of this run
+    logger.info("%s in %s%s", title, folder, ", resumed" if resume else "")
+    _train_one(cfg, arguments, resume, discard)
+    check_interrupt()  # pressed while the last files of the run were written
 
 
 def _is_finished(cfg: CfgNode, folder: Path) -> bool:
@@ -137,18 +152,28 @@ def _open_output_dir(setting: Setting, resume: bool, discard: Path | None) -> No
     save_labels(setting.out, setting.splits, of_training=True)
 
 
-def _start(setting: Setting, run: RunState) -> None:
-    """CLIP-Memory from the pretrained encoder, and the state before the first epoch."""
-    pids = [t.pid for t in setting.splits.train]
-    loader = build_memory_loader(setting.cfg, setting.splits)
-    run.clip_memory = run_memory_pass(run.model, loader, pids, setting.normalize, setting.device, setting.dtype)
-    logger.info("CLIP-Memory: %d identities x %d values", *run.clip_memory.shape)
+def _start(setting: Setting, run: RunState, text: None) -> None:
+    """What v_p is compared with, from the pretrained encoder, and the state before the first epoch."""
+    if setting.cfg.MODEL.MEMORY != "none":
+        _make_memory(setting, run, text)
     if setting.cfg.TEST.UNTRAINED:
         run.untrained = evaluate_part(setting, run.model, setting.cfg.TEST.SAMPLING).summary()
         logger.info("before training: %s", scores_line(run.untrained))
-    memory = run.clip_memory.cpu()
-    write_atomically(setting.out / files.MEMORY, lambda path: torch.save(memory, path))
     _save(setting, run, files.LAST)
+
+
+def _make_memory(setting: Setting, run: RunState, text: None) -> None:
+    """CLIP-Memory, or the text features of the text baseline's first stage."""
+    pids = [t.pid for t in setting.splits.train]
+    loader = build_memory_loader(setting.cfg, setting.splits)
+    passed = (setting.normalize, setting.device, setting.dtype)
+    if text is None:
+        run.memory, name, file = run_memory_pass(run.model, loader, pids, *passed), "CLIP-Memory", files.MEMORY
+    else:
+        raise NotImplementedError
+    logger.info("%s: %d identities x %d values", name, *run.memory.shape)
+    memory = run.memory.cpu()
+    write_atomically(setting.out / file, lambda path: torch.save(memory, path))
 
 
 def _continue(setting: Setting, run: RunState, checkpoint: dict) -> None:

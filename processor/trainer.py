@@ -34,7 +34,7 @@ class RunState:
     optimizer: Optimizer
     lr_schedule: LRScheduler
     scaler: torch.amp.GradScaler
-    clip_memory: Tensor  # (C, E)
+    memory: Tensor | None = None  # (C, E) what v_p is compared with: CLIP-Memory or text features; None: no V2M loss
     epoch: int = 0  # finished epochs
     saved_epoch: int = 0  # of them in last.pth
     best: dict[str, Any] = field(default_factory=dict)  # scores and epoch of the best test so far
@@ -48,7 +48,7 @@ class RunState:
             "optimizer": self.optimizer.state_dict(),
             "lr_schedule": self.lr_schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "clip_memory": self.clip_memory,
+            "clip_memory": self.memory,
             "epoch": self.epoch,
             "best": self.best,
             "history": self.history,
@@ -63,7 +63,8 @@ class RunState:
         self.lr_schedule.load_state_dict(state["lr_schedule"])
         if self.scaler.is_enabled() and state["scaler"]:  # empty unless the run so far was in fp16
             self.scaler.load_state_dict(state["scaler"])
-        self.clip_memory = state["clip_memory"].to(self.clip_memory.device)
+        memory = state["clip_memory"]
+        self.memory = None if memory is None else memory.to(next(self.model.parameters()).device)
         self.epoch, self.best, self.history = state["epoch"], state["best"], state["history"]
         self.saved_epoch = self.epoch
         self.untrained = state["untrained"]
@@ -85,7 +86,7 @@ def train_one_epoch(
     `lr` (the base learning rate of this epoch) is shown only. Raises NonFiniteLossError, and KeyboardInterrupt between
     steps.
     """
-    model, memory_CE = run.model, run.clip_memory
+    model, memory_CE = run.model, run.memory
     model.train()
     meters, frames, start = Meters(), 0, time.perf_counter()
     bar = progress(loader, f"epoch {run.epoch + 1}", "step")

@@ -11,7 +11,7 @@ def run_state(scaler_enabled: bool) -> RunState:
     model = nn.Linear(2, 2)
     optimizer = torch.optim.Adam(model.parameters())
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1.0)
-    return RunState(model, optimizer, schedule, torch.amp.GradScaler("cpu", enabled=scaler_enabled), torch.zeros(2, 2))
+    return RunState(model, optimizer, schedule, torch.amp.GradScaler("cpu", enabled=scaler_enabled))
 
 
 @pytest.mark.parametrize("before", [True, False])
@@ -19,12 +19,12 @@ def run_state(scaler_enabled: bool) -> RunState:
 def test_a_run_may_continue_with_and_without_a_loss_scaler(before, now):
     """A checkpoint of a GPU with bf16 (no scaler) goes on where only fp16 is there, and the other way round."""
     first, second = run_state(before), run_state(now)
-    first.epoch, first.clip_memory = 3, torch.ones(2, 2)
+    first.epoch, first.memory = 3, torch.ones(2, 2)
     state = first.state_dict()
     if before:
         state["scaler"]["scale"] = 17.0
     second.load_state_dict(state)
-    assert second.epoch == second.saved_epoch == 3 and torch.equal(second.clip_memory, torch.ones(2, 2))
+    assert second.epoch == second.saved_epoch == 3 and torch.equal(second.memory, torch.ones(2, 2))
     assert torch.equal(second.model.weight, first.model.weight)
     if before and now:
         assert second.scaler.get_scale() == 17.0

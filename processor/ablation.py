@@ -1,0 +1,187 @@
+"""Rows of the paper's tables, or of one's own: train and test each with several seeds, and put them into one table.
+
+python -m processor.ablation [ROW.yml | FOLDER ...] [--config_file BASE] [--seeds 1234,1235] [--cost-only] [KEY VALUE ...]
+
+A row is a file of what differs from the base config (configs/vit_base.yml), such as those in configs/ablation. Runs lie
+in OUTPUT_DIR/<row>/seed<seed>; finished ones are skipped, a broken one goes on where it stopped. Rows of equal config
+share their runs.
+"""
+
+import argparse
+import logging
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from yacs.config import CfgNode
+
+from configs import ConfigError, load_cfg
+from model import build_model, check_model
+from processor import output_dir as files
+from processor.ablation_tables import RowResult, log_costs, log_tables, write_tables
+from processor.cli import DEFAULT_CONFIG, CommandParser, run_work
+from processor.cost import Cost, count_cost
+from processor.run import run_or_continue
+from processor.split_series import read_metrics
+from utils.logger import hold_messages, log_to_file
+
+logger = logging.getLogger(__name__)
+
+ROWS_FOLDER = Path(__file__).parent.parent / "configs" / "ablation"
+_LOG = "ablation_log.txt"
+_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Za-z0-9_]+)*")
+_PAPER_CLASSES, _PAPER_CAMERAS = 625, 6  # of MARS, which the paper's parameter counts belong to
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row that was asked for."""
+
+    name: str  # of its file, without .yml
+    cfg: CfgNode  # merged; OUTPUT_DIR and SOLVER.SEED are those of the base
+    folder: str  # of its runs, below OUTPUT_DIR: its name, or that of the first row with an equal config
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the rows and write tables.md and tables.csv; returns the exit code."""
+    return run_work(lambda: _run(_parse(argv)))
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = CommandParser(
+        description="Train and test rows of an ablation, and put them into one table.", allow_abbrev=False,
+        usage="python -m processor.ablation [ROW.yml | FOLDER ...] [--config_file BASE] [--seeds 1,2] [--cost-only] "
+        "[KEY VALUE ...]",
+    )  # fmt: skip
+    parser.add_argument("--config_file", "--config-file", type=Path, default=DEFAULT_CONFIG, help="what all rows share")
+    parser.add_argument("--seeds", default="", help="comma-separated; default: SOLVER.SEED")
+    parser.add_argument("--cost-only", action="store_true", help="parameters and multiply-adds of the rows, no data")
+    parser.add_argument("rows_and_opts", nargs="*", metavar="ROW ... KEY VALUE ...")
+    arguments = parser.parse_intermixed_args(argv)
+    given = arguments.rows_and_opts
+    arguments.rows = list(takewhile(lambda text: not _KEY.fullmatch(text), given))
+    arguments.opts = given[len(arguments.rows) :]
+    try:
+        arguments.seeds = [int(seed) for seed in arguments.seeds.split(",") if seed.strip()]
+    except ValueError:
+        raise ConfigError(f"--seeds {arguments.seeds} must be whole numbers with commas between, e.g. 1,2,3") from None
+    if len(set(arguments.seeds)) < len(arguments.seeds):
+        raise ConfigError(f"--seeds {arguments.seeds} names a seed twice")
+    return arguments
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    base = load_cfg(arguments.config_file, arguments.opts)
+    if not (arguments.rows or arguments.cost_only):
+        raise ConfigError(f"no row is named; give files such as {ROWS_FOLDER}/table2_row4.yml, or the folder")
+    rows = _load_rows(arguments)
+    for row in rows:
+        check_model(row.cfg)
+    if arguments.cost_only:
+        costs = _costs(rows)
+        log_costs([RowResult(row.name, costs[row.name], _has_paper_sizes(row.cfg)) for row in rows])
+        return
+    out = Path(base.OUTPUT_DIR)
+    files.check_output_dir(out, resume=False, overwrite=False)
+    seeds = arguments.seeds or [base.SOLVER.SEED]
+    costs = _costs(rows)
+    try:
+        for row in rows:
+            for seed in seeds:
+                run_or_continue(_run_cfg(row, seed, out), f"{row.name}, seed {seed}")
+            write_tables(out, _results(rows, seeds, costs, out))
+    except KeyboardInterrupt:
+        command = shlex.join([sys.executable, "-m", "processor.ablation", *sys.argv[1:]])
+        raise KeyboardInterrupt(f"stopped; finished runs are kept, continue with: {command}") from None
+    hold_messages()
+    log_to_file(out / _LOG, append=True)
+    results = _results(rows, seeds, costs, out)
+    log_tables(results)
+    logger.info("wrote %s", ", ".join(map(str, write_tables(out, results))))
+
+
+def _load_rows(arguments: argparse.Namespace) -> list[Row]:
+    """The rows asked for, each with the folder of the first shipped or given row of equal config."""
+    paths = [path for text in arguments.rows or [str(ROWS_FOLDER)] for path in _row_files(Path(text))]
+    by_name: dict[str, Path] = {}
+    for path in paths:
+        if by_name.setdefault(path.stem, path).resolve() != path.resolve():
+            raise ConfigError(f"{by_name[path.stem]} and {path} have the same name, which is that of their runs")
+    first: dict[str, str] = {}  # config -> name of the first row that has it
+    for path in [*sorted(ROWS_FOLDER.glob("*.yml")), *paths]:
+        try:
+            text = load_cfg([arguments.config_file, path], arguments.opts).dump()
+        except ConfigError:
+            if path in paths:
+                raise
+            continue  # a shipped row that was not asked for and does not go with this base
+        first.setdefault(text, path.stem)
+    rows = []
+    for name, path in by_name.items():
+        cfg = load_cfg([arguments.config_file, path], arguments.opts)
+        rows.append(Row(name, cfg, first[cfg.dump()]))
+    return rows
+
+
+def _row_files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    found = sorted(path.glob("*.yml"))
+    if not found:
+        raise ConfigError(f"folder {path} holds no row (*.yml)")
+    return found
+
+
+def _run_cfg(row: Row, seed: int, out: Path) -> CfgNode:
+    """The config of one run; what is unpacked serves all."""
+    cfg = row.cfg.clone()
+    cfg.defrost()
+    cfg.SOLVER.SEED = seed
+    cfg.DATASETS.CACHE_DIR = cfg.DATASETS.CACHE_DIR or str(out / "cache")
+    cfg.OUTPUT_DIR = str(out / row.folder / f"seed{seed}")
+    cfg.freeze()
+    return cfg
+
+
+def _results(rows: Sequence[Row], seeds: Sequence[int], costs: dict[str, Cost], out: Path) -> list[RowResult]:
+    """What is finished so far."""
+    results = []
+    for row in rows:
+        runs = [read_metrics(Path(_run_cfg(row, seed, out).OUTPUT_DIR)) for seed in seeds]
+        sizes = _has_paper_sizes(row.cfg)
+        results.append(RowResult(row.name, costs[row.name], sizes, [run for run in runs if run is not None]))
+    return results
+
+
+def _costs(rows: Sequence[Row]) -> dict[str, Cost]:
+    """Row name -> cost; rows of equal config are counted once."""
+    by_folder: dict[str, Cost] = {}
+    for row in rows:
+        if row.folder not in by_folder:
+            by_folder[row.folder] = _cost(row.cfg)
+    return {row.name: by_folder[row.folder] for row in rows}
+
+
+def _cost(cfg: CfgNode) -> Cost:
+    with torch.device("meta"):
+        model = build_model(cfg, _PAPER_CLASSES, _PAPER_CAMERAS, pretrained=False)
+        text = None
+    return count_cost(model, cfg.INPUT.SIZE_TRAIN, cfg.INPUT.SEQ_LEN, cfg.MODEL.MEMORY != "none", text)
+
+
+def _has_paper_sizes(cfg: CfgNode) -> bool:
+    """Whether encoder, image and clip are those of the paper's counts."""
+    default = load_cfg()
+    keys = ("NAME", "STRIDE_SIZE", "ENCODER")
+    same_model = all(cfg.MODEL[key] == default.MODEL[key] for key in keys)
+    return same_model and all(cfg.INPUT[key] == default.INPUT[key] for key in ("SIZE_TRAIN", "SEQ_LEN"))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
