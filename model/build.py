@@ -2,7 +2,8 @@
 
 from yacs.config import CfgNode
 
-from model.encoder import CLIPImageEncoder, check_name, create_vit
+from model.encoder import CLIPImageEncoder, check_name, create_vit, is_resnet
+from model.resnet_encoder import CLIPResNetEncoder, create_resnet
 from model.sequence_prompt import SequenceSpecificPrompt
 from model.temporal_heads import TEMPORAL_HEADS
 from model.temporal_memory import TemporalMemoryDiffusion
@@ -32,9 +33,11 @@ def build_model(cfg: CfgNode, num_classes: int, num_cameras: int, pretrained: bo
     return model
 
 
-def _build_encoder(cfg: CfgNode, num_cameras: int) -> CLIPImageEncoder:
+def _build_encoder(cfg: CfgNode, num_cameras: int) -> CLIPImageEncoder | CLIPResNetEncoder:
     """The image encoder that MODEL.NAME names, with random weights."""
     keys = cfg.MODEL
+    if is_resnet(keys.NAME):
+        return CLIPResNetEncoder(create_resnet(keys.NAME, cfg.INPUT.SIZE_TRAIN), keys.GRAD_CHECKPOINT)
     vit = create_vit(keys.NAME, cfg.INPUT.SIZE_TRAIN, keys.STRIDE_SIZE, **_scratch_sizes(cfg))
     cameras = num_cameras if keys.SIE_CAMERA else 0
     return CLIPImageEncoder(vit, cameras, keys.SIE_COE, keys.GRAD_CHECKPOINT)

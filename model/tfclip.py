@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from model.bnneck import BNNeck, build_classifier
 from model.encoder import CLIPImageEncoder
 from model.output import TFCLIPOutput
+from model.resnet_encoder import CLIPResNetEncoder
 from model.sequence_prompt import SequenceSpecificPrompt
 from model.temporal_memory import TemporalMemoryDiffusion
 
@@ -34,7 +35,7 @@ class TFCLIP(nn.Module):
 
     def __init__(
         self,
-        encoder: CLIPImageEncoder,
+        encoder: CLIPImageEncoder | CLIPResNetEncoder,
         ssp: SequenceSpecificPrompt | None,
         tmd: TemporalMemoryDiffusion | None,
         num_classes: int,

@@ -1,0 +1,164 @@
+"""processor.ablation: rows, seeds, tables, broken runs, and the configs of the paper's rows."""
+
+import csv
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from configs import load_cfg
+from processor.ablation import main
+from processor.paper_tables import PAPER_ROWS
+from tests.conftest import TINY_OPTIONS
+
+ROOT = Path(__file__).parent.parent
+ROWS = ROOT / "configs" / "ablation"
+
+
+def row(*names: str) -> list[str]:
+    return [str(ROWS / f"{name}.yml") for name in names]
+
+
+@pytest.fixture
+def tiny(tiny_mars, tmp_path):
+    """argv of the tiny model into tmp_path/out."""
+    options = TINY_OPTIONS | {"DATASETS.ROOT_DIR": str(tiny_mars), "OUTPUT_DIR": str(tmp_path / "out")}
+    options |= {"SOLVER.MAX_EPOCHS": "2", "SOLVER.STEPS": "[1]", "SOLVER.EVAL_PERIOD": "2"}
+    return [part for pair in options.items() for part in pair]
+
+
+def table(out: Path) -> list[dict[str, str]]:
+    with (out / "tables.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_rows_and_seeds_give_one_table(tiny, tmp_path):
+    out, rows = tmp_path / "out", row("table2_row2", "table3_none", "table2_row4")
+    assert main([*rows, "--seeds", "1,2", *tiny]) == 0
+    runs = sorted(str(path.parent.relative_to(out)) for path in out.rglob("last.pth"))
+    # table3_none has the config of table2_row2, and its runs.
+    assert runs == [f"table2_row{n}/seed{seed}" for n in (2, 4) for seed in (1, 2)]
+    records = table(out)
+    assert [r["config"] for r in records] == ["table2_row2", "table2_row4", "table3_none"]
+    scores = [json.loads((out / f"table2_row2/seed{seed}/metrics.json").read_text())["mAP"] for seed in (1, 2)]
+    assert float(records[0]["mAP"]) == pytest.approx(100 * sum(scores) / 2, abs=0.005)
+    assert float(records[0]["mAP spread"]) == pytest.approx(100 * abs(scores[0] - scores[1]) / 2**0.5, abs=0.005)
+    assert records[0]["mAP paper"] == "88.4" and records[0]["mAP difference"] == ""  # not the official test set
+    own = [name for name in records[0] if "paper" not in name and name not in ("table", "row", "config")]
+    assert [records[2][name] for name in own] == [records[0][name] for name in own]
+    assert float(records[1]["params M"]) > float(records[0]["params M"]) and records[0]["params M paper"] == ""
+    text = (out / "tables.md").read_text()
+    assert "## Table 2, components" in text and "## Table 3, parts of TMD" in text and "±" in text
+    # Seeds differ, rows differ.
+    configs = [load_cfg(out / run / "config.yml") for run in runs]
+    assert [cfg.SOLVER.SEED for cfg in configs] == [1, 2, 1, 2]
+    assert [cfg.MODEL.TEMPORAL for cfg in configs] == ["TAP", "TAP", "TMD", "TMD"]
+    assert not any(cfg.MODEL.SSP.ENABLED for cfg in configs)
+
+
+def test_finished_rows_are_skipped_and_a_new_seed_is_added(tiny, tmp_path, caplog):
+    out, rows = tmp_path / "out", row("table2_row2")
+    assert main([*rows, "--seeds", "1", *tiny]) == 0
+    before = (out / "table2_row2/seed1/last.pth").stat().st_mtime_ns
+    first = table(out)
+    with caplog.at_level(logging.INFO):
+        assert main([*rows, "--seeds", "1,2", *tiny]) == 0
+    assert "table2_row2, seed 1 is finished" in caplog.text
+    assert (out / "table2_row2/seed1/last.pth").stat().st_mtime_ns == before
+    assert first[0]["seeds"] == "1" and first[0]["mAP spread"] == "" and table(out)[0]["seeds"] == "2"
+
+
+def test_a_killed_ablation_goes_on_where_it_stopped(tiny, tmp_path):
+    rows, out = row("table2_row2", "table2_row6"), tmp_path / "out"
+    tiny += ["SOLVER.MAX_EPOCHS", "6", "SOLVER.EVAL_PERIOD", "1"]
+    command = [sys.executable, "-m", "processor.ablation", *rows, *tiny]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, env=environment)
+    second, deadline = out / "table2_row6/seed1234/history.csv", time.monotonic() + 120
+    while not (second.exists() and second.read_text().count("\n") >= 3) and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (out / "table2_row6/seed1234/metrics.json").exists(), "killed too late for this test"
+    assert [r["config"] for r in table(out)] == ["table2_row2", "table2_row6"]  # written after the first row
+    assert [r["seeds"] for r in table(out)] == ["1", "0"]
+    finished = (out / "table2_row2/seed1234/last.pth").stat().st_mtime_ns
+    assert main([*rows, *tiny]) == 0
+    assert (out / "table2_row2/seed1234/last.pth").stat().st_mtime_ns == finished
+    assert "continuing after epoch" in (out / "table2_row6/seed1234/train_log.txt").read_text()
+    assert main([*rows, *tiny, "OUTPUT_DIR", str(tmp_path / "unbroken")]) == 0
+    assert table(out) == table(tmp_path / "unbroken")
+
+
+def test_rows_of_ones_own(tiny, tmp_path):
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "no_camera.yml").write_text("MODEL:\n   SIE_CAMERA: False\n")
+    assert main([str(tmp_path / "rows"), *tiny]) == 0
+    (record,) = table(tmp_path / "out")
+    assert (record["table"], record["row"], record["mAP paper"]) == ("Own rows", "no_camera", "")
+    assert not load_cfg(tmp_path / "out" / "no_camera" / "seed1234" / "config.yml").MODEL.SIE_CAMERA
+
+
+def test_another_recipe_in_the_same_folder_is_refused(tiny, tmp_path, caplog):
+    assert main([*row("table2_row2"), *tiny]) == 0
+    assert main([*row("table2_row2"), *tiny, "SOLVER.BASE_LR", "1e-4"]) == 2
+    assert "SOLVER.BASE_LR" in caplog.text and "table2_row2/seed1234" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "no row is named"),
+        (["configs/ablation/table9.yml"], "configs/ablation/table9.yml does not exist"),
+        ([*row("table2_row2"), "MODEL.TEMPORL", "TAP"], "did you mean MODEL.TEMPORAL?"),
+        ([*row("table2_row2"), "--seeds", "1,x"], "--seeds 1,x must be whole numbers"),
+        ([*row("table2_row2"), "--seeds", "1,1"], "names a seed twice"),
+        ([*row("table2_row2"), "SOLVER.SEED"], "'SOLVER.SEED' has no partner"),
+        ([str(ROOT / "loss")], "holds no row"),
+        (["--cost", "only"], "--cost"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(argv, message, tmp_path, caplog, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) == 2
+    errors = [record.message for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(errors) == 1 and message in errors[0] and "\n" not in errors[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cost_only_needs_no_data(tmp_path, caplog, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with caplog.at_level(logging.INFO):
+        assert main(["--cost-only", *row("table2_row2", "table2_row6")]) == 0
+    line = next(record.message for record in caplog.records if record.message.startswith("  2: CLIP-M"))
+    assert line.split()[-7:] == ["86.95", "86.94", "+0.0%", "11.31", "11.26", "+0.4%", "11.39"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_row_of_the_paper_has_its_file_and_every_file_its_row():
+    assert sorted(r.config for r in PAPER_ROWS) == sorted(path.stem for path in ROWS.glob("*.yml"))
+    counts = {}
+    for paper_row in PAPER_ROWS:
+        counts[paper_row.table] = counts.get(paper_row.table, 0) + 1
+    assert list(counts.values()) == [2, 6, 6, 5, 4, 2, 6]
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [("rn50", "table1_cnn_tfclip"), ("market1501", "images_market1501_clipm_ssp"), ("msmt17", "images_msmt17_clipm_ssp")],
+)
+def test_the_recipe_of_a_config_is_that_of_its_row(config, name):
+    recipe, of_row = load_cfg(ROOT / "configs" / f"{config}.yml"), load_cfg(ROWS / f"{name}.yml")
+    assert recipe.dump() == of_row.dump()
+
+
+def test_rows_on_the_base_config_are_rows_on_the_defaults():
+    for path in ROWS.glob("*.yml"):
+        assert load_cfg([ROOT / "configs" / "vit_base.yml", path]).dump() == load_cfg(path).dump()
