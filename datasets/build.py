@@ -19,7 +19,9 @@ from datasets.identity_sampler import IdentitySampler
 from datasets.ilidsvid import parse_ilidsvid
 from datasets.lsvid import parse_lsvid
 from datasets.manifest import parse_manifest, parse_video
+from datasets.market1501 import parse_market1501
 from datasets.mars import parse_mars
+from datasets.msmt17 import parse_msmt17
 from datasets.tracklet import OnFault, RawSplits, ReIDSplits, Tracklet, cut_into_chunks, refuse, relabel
 from datasets.transforms import ClipAugment
 from datasets.validation import hold_out
@@ -32,16 +34,22 @@ _PARSERS: dict[str, Callable[..., RawSplits]] = {
     "MARS": parse_mars,
     "LS-VID": parse_lsvid,
     "iLIDS-VID": parse_ilidsvid,
+    "Market1501": parse_market1501,
+    "MSMT17": parse_msmt17,
     "folder": parse_folder,
     "manifest": parse_manifest,
     "video": parse_video,
 }
 
 
+# plain form of a short name -> of the whole one
+_SHORT_NAMES = {"ILIDS": "ILIDSVID", "MARKET": "MARKET1501", "MSMT": "MSMT17"}
+
+
 def plain_name(name: str) -> str:
     """The name of a data set without hyphens and in capitals: iLIDS-VID, and iLIDS for short -> ILIDSVID."""
     plain = re.sub(r"[-_ ]", "", name).upper()
-    return "ILIDSVID" if plain == "ILIDS" else plain
+    return _SHORT_NAMES.get(plain, plain)
 
 
 def official_name(name: str) -> str:

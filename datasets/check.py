@@ -16,7 +16,7 @@ from typing import NamedTuple, NoReturn, TextIO
 from yacs.config import CfgNode
 
 from configs import ConfigError, load_cfg
-from datasets import ilidsvid, lsvid, mars
+from datasets import ilidsvid, lsvid, market1501, mars, msmt17
 from datasets.build import check_split_key, dataset_options, load_raw, official_name, options_of
 from datasets.check_base import Disk, Problem, counted, frames_to_check, named_frames, split_tracklets
 from datasets.check_files import scan_folders, unused_images
@@ -60,7 +60,7 @@ class _Facts(NamedTuple):
     official: Official
     distractor: int | None = None  # the id that stands for nobody
     may_number_twice: bool = False  # train and test may both count their persons from the same number on
-    junk: str | None = None  # how the names of frames begin that the lists need not name; None: cannot be told
+    junk: str | tuple[str, ...] | None = None  # how names of frames begin that no list needs; None: cannot be told
     spare: tuple[str, ...] | None = None  # folders of images that no run reads; None: other images are not counted
 
 
@@ -68,6 +68,8 @@ _KNOWN = {
     "MARS": _Facts(mars.OFFICIAL, distractor=0, junk="00-1"),
     "LS-VID": _Facts(lsvid.OFFICIAL, distractor=0, may_number_twice=True),
     "iLIDS-VID": _Facts(ilidsvid.OFFICIAL, spare=("images",)),
+    "Market1501": _Facts(market1501.OFFICIAL, distractor=0, junk=("-1_", ".")),
+    "MSMT17": _Facts(msmt17.OFFICIAL, junk="."),
     "folder": _Facts({}, spare=()),
 }
 

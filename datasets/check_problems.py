@@ -74,10 +74,12 @@ def _is_remark(fault: Fault) -> bool:
     return fault.split == "val" and not fault.blocks
 
 
-def folder_problems(root: str, folders: ImageFolders, faults: Sequence[Fault], junk: str | None) -> list[Problem]:
+def folder_problems(
+    root: str, folders: ImageFolders, faults: Sequence[Fault], junk: str | tuple[str, ...] | None
+) -> list[Problem]:
     """Empty folders that no fault of the lists tells of, and images that no list names.
 
-    Images whose names begin with `junk` need no list; with None no image does.
+    Images whose names begin with `junk`, or with one of several texts, need no list; with None no image does.
     """
     top = os.path.abspath(root)
     told = "".join(f" {fault.message}" for fault in faults)

@@ -1,4 +1,4 @@
-"""Writes a synthetic video person re-identification data set of walking figures, in the layout of MARS or another."""
+"""Writes a synthetic person re-identification data set of walking figures, in the layout of MARS or another."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from datasets.synthetic_images import MARKET1501, MSMT17
 from datasets.synthetic_layouts import ILIDS, LSVID, MARS, Layout, one_by_one
 from datasets.synthetic_own_data import FOLDER, MANIFEST, VIDEO
 from datasets.synthetic_walks import Plan, Walk
@@ -23,13 +24,17 @@ from utils.errors import InputError
 from utils.progress import progress as show
 
 VERSION, RECORD = 2, "synthetic.json"  # VERSION rises whenever equal arguments come to draw other pictures
-LAYOUTS = {"mars": MARS, "lsvid": LSVID, "ilids": ILIDS, "folder": FOLDER, "manifest": MANIFEST, "video": VIDEO}
+LAYOUTS = {
+    "mars": MARS, "lsvid": LSVID, "ilids": ILIDS, "market1501": MARKET1501, "msmt17": MSMT17, "folder": FOLDER,
+    "manifest": MANIFEST, "video": VIDEO,
+}  # fmt: skip
 
 # What the sets of all layouts have at their top.
 _WRITTEN = {
     RECORD, "bbox_train", "bbox_test", "info", "list_sequence", "tracklet_train", "tracklet_test", "tracklet_val",
     "test", "val", "i-LIDS-VID", "train-test people splits", "iLIDS-VID.tar", "train", "query", "gallery",
-    "manifest.csv", "pictures", "videos",
+    "manifest.csv", "pictures", "videos", "bounding_box_train", "bounding_box_test", "mask_train_v2", "mask_test_v2",
+    "list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt",
 }  # fmt: skip
 
 

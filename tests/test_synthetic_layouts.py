@@ -143,7 +143,7 @@ def test_bad_layout_arguments_are_one_line_and_exit_code_2(tmp_path, capsys, wor
 
 
 def test_an_unknown_layout_is_an_input_error(tmp_path):
-    with pytest.raises(InputError, match="layout must be one of mars, lsvid, ilids, folder, manifest, video"):
+    with pytest.raises(InputError, match="layout must be one of mars, lsvid, ilids, market1501, msmt17, folder"):
         write_set(tmp_path / "set", "mers", **TINY)
 
 

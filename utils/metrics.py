@@ -3,6 +3,7 @@
 Q queries, G gallery items, F features.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -80,14 +81,15 @@ def evaluate_ranking(
         raise ValueError(f"ap must be step or trapezoid, found {ap}")
     if np.isnan(dist_QG).any():
         raise ValueError("distances hold nan")
-    rankings = rank_queries(dist_QG, q_pids, g_pids, q_camids, g_camids, ap, camera_filter, own_rows)
-    valid = [ranking for ranking in rankings if ranking.first_match]
+    rankings = _each_ranking(dist_QG, q_pids, g_pids, q_camids, g_camids, ap, camera_filter, own_rows)
+    # Without the orders: those of all MSMT17 queries together would take 8 GB.
+    valid = [(ranking.average_precision, ranking.first_match) for ranking in rankings if ranking.first_match]
     if not valid:
         raise ValueError(f"none of {len(q_pids)} queries has a true match in the gallery")
     num_ranks = min(max_rank, len(g_pids))
-    first = np.array([ranking.first_match for ranking in valid])
+    precisions, first = map(np.array, zip(*valid))  # (valid,) each
     cmc = (first[:, None] <= np.arange(1, num_ranks + 1)).mean(axis=0)
-    result = {"mAP": float(np.mean([ranking.average_precision for ranking in valid])), "cmc": cmc}
+    result = {"mAP": float(precisions.mean()), "cmc": cmc}
     result |= {f"rank{k}": float((first <= k).mean()) for k in (1, 5, 10, 20)}
     return result | {"num_valid": len(valid), "num_query": len(q_pids), "num_gallery": len(g_pids)}
 
@@ -103,14 +105,25 @@ def rank_queries(
     own_rows: ArrayLike | None = None,
 ) -> list[QueryRanking]:
     """The ranked list of every query; see `evaluate_ranking` for the arguments."""
-    rankings = []
+    return list(_each_ranking(dist_QG, q_pids, g_pids, q_camids, g_camids, ap, camera_filter, own_rows))
+
+
+def _each_ranking(
+    dist_QG: NDArray,
+    q_pids: NDArray,
+    g_pids: NDArray,
+    q_camids: NDArray,
+    g_camids: NDArray,
+    ap: str,
+    camera_filter: bool,
+    own_rows: ArrayLike | None,
+) -> Iterator[QueryRanking]:
     for row, (dist_G, pid, camid) in enumerate(zip(dist_QG, q_pids, q_camids)):
         same_person = g_pids == pid
         ignored = same_person & (g_camids == camid) & camera_filter
         if own_rows is not None:
             ignored[np.asarray(own_rows)[row]] = True
-        rankings.append(rank_query(dist_G, same_person & ~ignored, ignored, ap))
-    return rankings
+        yield rank_query(dist_G, same_person & ~ignored, ignored, ap)
 
 
 class CameraPair(NamedTuple):
