@@ -122,12 +122,13 @@ def _check_branches(cfg: CfgNode) -> None:
             raise ConfigError(f"MODEL.TMD.{idle[0]} False needs MODEL.TEMPORAL TMD, found {model.TEMPORAL}")
     elif not (model.TMD.TMC or model.TMD.MD):
         raise ConfigError(
-            "MODEL.TMD.TMC False and MODEL.TMD.MD False leave nothing of TMD; MODEL.TEMPORAL TAP is the model without it"
+            "MODEL.TMD.TMC and MODEL.TMD.MD are both False, which leaves nothing of TMD; the model without it is "
+            "MODEL.TEMPORAL TAP"
         )
     if model.TEMPORAL in ("TRANSF", "TRANSF_CLS") and cfg.INPUT.SEQ_LEN > _FRAME_POSITIONS:
         raise ConfigError(
-            f"INPUT.SEQ_LEN {cfg.INPUT.SEQ_LEN} is too long for MODEL.TEMPORAL {model.TEMPORAL}, which has positions for "
-            f"{_FRAME_POSITIONS} frames"
+            f"INPUT.SEQ_LEN {cfg.INPUT.SEQ_LEN} is too long for MODEL.TEMPORAL {model.TEMPORAL}, which has positions "
+            f"for {_FRAME_POSITIONS} frames"
         )
 
 
@@ -155,12 +156,15 @@ def _check_cnn(cfg: CfgNode) -> None:
     if model.NAME != "RN50" and "resnet" not in model.NAME:
         return
     if model.SIE_CAMERA:
-        raise ConfigError(f"MODEL.SIE_CAMERA True needs a ViT, MODEL.NAME '{model.NAME}' has no class token; set it False")
+        raise ConfigError(
+            f"MODEL.SIE_CAMERA True needs a ViT, MODEL.NAME '{model.NAME}' has no class token to add it to; set it "
+            "False"
+        )
     if list(model.STRIDE_SIZE) != list(get_cfg().MODEL.STRIDE_SIZE):
         raise ConfigError(f"MODEL.STRIDE_SIZE {model.STRIDE_SIZE} belongs to a ViT, MODEL.NAME '{model.NAME}' is a CNN")
     for key, value in model.ENCODER.items():
         if value and key != "TEXT_DEPTH":
-            raise ConfigError(f"MODEL.ENCODER.{key} belongs to a ViT, MODEL.NAME '{model.NAME}' is a CNN of fixed sizes")
+            raise ConfigError(f"MODEL.ENCODER.{key} belongs to a ViT, MODEL.NAME '{model.NAME}' is a CNN")
 
 
 def _check_encoder(cfg: CfgNode) -> None:

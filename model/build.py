@@ -7,6 +7,15 @@ from model.resnet_encoder import CLIPResNetEncoder, create_resnet
 from model.sequence_prompt import SequenceSpecificPrompt
 from model.temporal_heads import TEMPORAL_HEADS
 from model.temporal_memory import TemporalMemoryDiffusion
+from model.text_encoder import (
+    create_text_tower,
+    import_open_clip,
+    load_text_tower,
+    require_text_path,
+    scratch_text_sizes,
+    text_sizes,
+)
+from model.text_prompt import TextBranch, TextPrompts
 from model.tfclip import TFCLIP
 from model.weights import load_pretrained
 
@@ -31,6 +40,32 @@ def build_model(cfg: CfgNode, num_classes: int, num_cameras: int, pretrained: bo
     if pretrained and cfg.MODEL.PRETRAIN_CHOICE == "openai":
         load_pretrained(model, cfg.MODEL.NAME, cfg.MODEL.PRETRAIN_PATH)
     return model
+
+
+def build_text_branch(cfg: CfgNode, model: TFCLIP, pretrained: bool = True) -> TextBranch:
+    """Text tower and prompts of the text baseline (MODEL.MEMORY 'text') for the identities of `model`.
+
+    With `pretrained` and CLIP's weights the tower comes from the file in MODEL.PRETRAIN_PATH. Raises InputError where
+    open_clip_torch is absent or the file holds no such tower.
+    """
+    keys = cfg.MODEL
+    if keys.PRETRAIN_CHOICE == "none":
+        tower = create_text_tower(scratch_text_sizes(model.encoder.embed_width, keys.ENCODER.TEXT_DEPTH))
+    else:
+        tower = create_text_tower(text_sizes(keys.NAME))
+        if pretrained:
+            load_text_tower(tower, keys.NAME, keys.PRETRAIN_PATH)
+    return TextBranch(tower, TextPrompts(tower, model.num_classes))
+
+
+def check_text(cfg: CfgNode) -> None:
+    """Raise InputError when the text baseline that the config asks for cannot be built, before any data are read."""
+    if cfg.MODEL.MEMORY != "text":
+        return
+    import_open_clip()
+    if cfg.MODEL.PRETRAIN_CHOICE == "openai":
+        text_sizes(cfg.MODEL.NAME)
+        require_text_path(cfg.MODEL.NAME, cfg.MODEL.PRETRAIN_PATH)
 
 
 def _build_encoder(cfg: CfgNode, num_cameras: int) -> CLIPImageEncoder | CLIPResNetEncoder:

@@ -4,6 +4,7 @@ B clips, T frames, N tokens per frame (1 class + patches), D width, E projection
 """
 
 import logging
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,7 +19,22 @@ from utils.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-TIMM_NAMES = {"ViT-B-16": "vit_base_patch16_clip_quickgelu_224.openai"}
+TIMM_NAMES = {
+    "ViT-B-16": "vit_base_patch16_clip_quickgelu_224.openai",
+    "ViT-L-14": "vit_large_patch14_clip_quickgelu_224.openai",
+    "RN50": "resnet50_clip.openai",
+}
+_OPENAI_FILES = {  # timm's architecture -> the file that OpenAI distributes
+    "vit_base_patch32_clip_quickgelu_224": "ViT-B-32.pt",
+    "vit_base_patch16_clip_quickgelu_224": "ViT-B-16.pt",
+    "vit_large_patch14_clip_quickgelu_224": "ViT-L-14.pt",
+    "vit_large_patch14_clip_quickgelu_336": "ViT-L-14-336px.pt",
+    "resnet50_clip": "RN50.pt",
+    "resnet101_clip": "RN101.pt",
+    "resnet50x4_clip": "RN50x4.pt",
+    "resnet50x16_clip": "RN50x16.pt",
+    "resnet50x64_clip": "RN50x64.pt",
+}
 
 
 class ClipTokens(NamedTuple):
@@ -33,6 +49,8 @@ class CLIPImageEncoder(nn.Module):
     """timm's CLIP ViT; the projection is applied to all tokens, the camera embedding to the class token only."""
 
     pooled_in_retrieval = True  # the retrieval feature holds v_g
+    tower = "vit"  # the attribute that holds timm's model, and so the first part of its weights' names
+    positions = "vit.pos_embed"  # (1, N, D) the weight that belongs to one grid
 
     def __init__(
         self,
@@ -78,6 +96,11 @@ class CLIPImageEncoder(nn.Module):
         return torch.where((rows >= 0)[:, None], self.camera_embed[rows.clamp(min=0)], substitute)
 
     @property
+    def grid(self) -> tuple[int, int]:
+        """Patches (down, across) of a frame."""
+        return tuple(self.vit.patch_embed.grid_size)
+
+    @property
     def width(self) -> int:
         """Channels of a token (D)."""
         return self.vit.embed_dim
@@ -108,14 +131,42 @@ class CLIPImageEncoder(nn.Module):
         return ClipTokens(tokens, projected, pooled=tokens[:, :, 0])
 
 
+def timm_name(name: str) -> str:
+    """timm's name of MODEL.NAME."""
+    return TIMM_NAMES.get(name, name)
+
+
+def is_resnet(name: str) -> bool:
+    """Whether MODEL.NAME is one of CLIP's ResNets (with its attention pool), not a ViT."""
+    return re.fullmatch(r"resnet\w+_clip(\..+)?", timm_name(name)) is not None
+
+
+def openai_file(name: str) -> str:
+    """What to put on disk as the weights of MODEL.NAME, in words: OpenAI's file where there is one."""
+    architecture, _, tag = timm_name(name).partition(".")
+    file = _OPENAI_FILES.get(architecture) if tag in ("", "openai") else None
+    return f"OpenAI's {file}" if file else f"timm's weights of {timm_name(name)}"
+
+
 def check_name(name: str, openai_weights: bool = False) -> None:
-    """Raise InputError unless `name` is a CLIP ViT of timm, of the variant that OpenAI's weights need where asked."""
-    timm_name = TIMM_NAMES.get(name, name)
-    example = TIMM_NAMES["ViT-B-16"]
-    if not timm.is_model(timm_name) or "_clip_" not in timm_name or not timm_name.startswith("vit_"):
-        known = ", ".join(TIMM_NAMES)
-        raise InputError(f"MODEL.NAME '{name}' must be {known} or a CLIP ViT of timm, such as {example}")
-    if openai_weights and not ("_quickgelu_" in timm_name and timm_name.endswith(".openai")):
+    """Raise InputError unless `name` is a CLIP ViT or CLIP ResNet of timm.
+
+    With `openai_weights` a ViT must be the variant that these weights need; ResNets have one activation only.
+    """
+    full_name, example = timm_name(name), TIMM_NAMES["ViT-B-16"]
+    is_vit = full_name.startswith("vit_") and "_clip_" in full_name
+    if not ((is_vit or is_resnet(name)) and timm.is_model(full_name)):
+        raise InputError(
+            f"MODEL.NAME '{name}' must be {', '.join(TIMM_NAMES)} or another CLIP ViT or CLIP ResNet of timm, such as "
+            f"{example}"
+        )
+    try:
+        tag = timm.get_pretrained_cfg(full_name).tag
+    except RuntimeError:
+        raise InputError(f"MODEL.NAME '{name}': timm knows no weights '{full_name.partition('.')[2]}' of it") from None
+    if "_ft_" in tag:  # its head has classes instead of CLIP's projection
+        raise InputError(f"MODEL.NAME '{name}' is a classifier made from CLIP ({tag}); take CLIP, such as {example}")
+    if openai_weights and is_vit and not ("_quickgelu_" in full_name and full_name.endswith(".openai")):
         raise InputError(
             f"MODEL.NAME '{name}' is not the variant with QuickGELU that OpenAI's weights need (…_quickgelu_….openai, "
             f"such as {example}); MODEL.PRETRAIN_CHOICE 'none' takes any variant"
@@ -131,10 +182,11 @@ def create_vit(
     embed_dim, depth, num_heads, patch_size, num_classes. Raises InputError for a name that is no CLIP ViT of timm's.
     """
     check_name(name)
-    timm_name = TIMM_NAMES.get(name, name)
-    sizes = {"num_classes": timm.get_pretrained_cfg(timm_name).num_classes} | sizes
+    if is_resnet(name):
+        raise ValueError(f"{name} is a ResNet")
+    sizes = {"num_classes": timm.get_pretrained_cfg(timm_name(name)).num_classes} | sizes
     try:
-        vit = timm.create_model(timm_name, pretrained=False, img_size=tuple(image_size), **sizes)
+        vit = timm.create_model(timm_name(name), pretrained=False, img_size=tuple(image_size), **sizes)
     except (AssertionError, ValueError, RuntimeError) as error:
         raise InputError(f"timm cannot build MODEL.NAME '{name}' with MODEL.ENCODER {sizes}: {error}") from None
     vit.head = nn.Linear(vit.embed_dim, vit.num_classes, bias=False)  # CLIP's projection has no bias

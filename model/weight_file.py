@@ -44,12 +44,11 @@ def read_weight_file(path: Path) -> WeightFile:
     for kind, recognise in (
         ("published", weight_names.is_published),
         ("openai", weight_names.is_clip),
-        ("timm", weight_names.is_timm_vit),
+        ("timm", weight_names.is_timm),
+        ("checkpoint", weight_names.is_own),
     ):
         if recognise(state):
             return WeightFile(kind, state)
-    if any(name.startswith("encoder.vit.") for name in state):
-        return WeightFile("checkpoint", state)
     raise InputError(
         f"weight file {path} is none of CLIP (OpenAI, timm), published TF-CLIP or a checkpoint of this project "
         f"(first names: {', '.join(list(state)[:4]) or 'none'})"

@@ -1,14 +1,22 @@
 """Names of weights in CLIP's and in published TF-CLIP files -> names of this project, one explicit table each.
 
-CLIP: openai/CLIP. Published: the public release (SSP.*, TMD.*) and the authors' packages (prompts_generator.*, SAT.*).
+CLIP: openai/CLIP; timm translates its ResNets. Published: the public release (SSP.*, TMD.*) and the authors' packages
+(prompts_generator.*, SAT.*).
 """
 
 import re
 from collections.abc import Iterable
 
+from timm.models.byobnet import ByobNet, checkpoint_filter_fn
 from torch import Tensor
 
 DROP = ""  # the target of a weight that exists in files only
+
+TOWERS = {"vit": "a CLIP ViT", "cnn": "a CLIP ResNet"}  # kinds of image tower
+_TOWER_SIGNS = {  # how names of each begin: CLIP's, published, timm's, this project's
+    "vit": ("visual.class_embedding", "visual.transformer.", "image_encoder.transformer.", "blocks.", "encoder.vit."),
+    "cnn": ("visual.layer", "visual.attnpool.", "image_encoder.layer", "stages.", "encoder.cnn."),
+}
 
 # The image tower of OpenAI's CLIP; published files hold the same names behind image_encoder.
 _CLIP_TOWER = [
@@ -71,9 +79,23 @@ def is_clip(names: Iterable[str]) -> bool:
     return any(name.startswith("visual.") for name in names)
 
 
-def is_timm_vit(names: Iterable[str]) -> bool:
-    """Whether these are the names of a timm CLIP ViT."""
-    return "blocks.0.attn.qkv.weight" in names and "norm_pre.weight" in names
+def is_timm(names: Iterable[str]) -> bool:
+    """Whether these are the names of a timm CLIP ViT or CLIP ResNet."""
+    names = set(names)
+    vit, cnn = {"blocks.0.attn.qkv.weight", "norm_pre.weight"}, {"stem.conv1.conv.weight", "head.pos_embed"}
+    return vit <= names or cnn <= names
+
+
+def is_own(names: Iterable[str]) -> bool:
+    """Whether these are names of this project."""
+    return any(name.startswith(("encoder.vit.", "encoder.cnn.")) for name in names)
+
+
+def tower_of(names: Iterable[str]) -> str | None:
+    """The kind of image tower, 'vit' or 'cnn', in a file with these names; None where they do not tell."""
+    names = list(names)
+    found = [tower for tower, signs in _TOWER_SIGNS.items() if any(name.startswith(signs) for name in names)]
+    return found[0] if len(found) == 1 else None
 
 
 def published_names(names: Iterable[str]) -> dict[str, str | None]:
@@ -85,13 +107,24 @@ def published_names(names: Iterable[str]) -> dict[str, str | None]:
 
 
 def clip_names(names: Iterable[str]) -> dict[str, str | None]:
-    """{CLIP name: ours, DROP for the text tower, or None for a part of another image tower}."""
+    """{name in a CLIP with a ViT: ours, DROP for the text tower, or None for a part of another image tower}."""
     return {n: _translate(n[7:], _CLIP_TOWER) if n.startswith("visual.") else DROP for n in names}
 
 
-def timm_names(names: Iterable[str]) -> dict[str, str | None]:
-    """{timm name: ours}; timm gives the projection a bias that CLIP does not have."""
-    return {name: DROP if name == "head.bias" else f"encoder.vit.{name}" for name in names}
+def clip_resnet_names(names: Iterable[str], cnn: ByobNet) -> dict[str, str | None]:
+    """{name in a CLIP with a ResNet: ours, DROP for the text tower, or None for a part of another image tower}.
+
+    timm's own conversion looks at names only, so it is given each name as its own value.
+    """
+    names = list(names)
+    timm_name = {theirs: name for name, theirs in checkpoint_filter_fn({n: n for n in names}, cnn).items()}
+    ours = {name: f"encoder.cnn.{timm_name[name]}" if name in timm_name else DROP for name in names}
+    return {name: None if ".visual." in target else target for name, target in ours.items()}
+
+
+def timm_names(names: Iterable[str], tower: str) -> dict[str, str | None]:
+    """{timm name: ours}; timm gives a ViT's projection a bias that CLIP does not have."""
+    return {name: DROP if name == "head.bias" else f"encoder.{tower}.{name}" for name in names}
 
 
 def to_our_shape(our_name: str, value: Tensor, from_timm: bool) -> Tensor:

@@ -12,16 +12,17 @@ from torch import Tensor
 
 from model import weight_names
 from model.camera_table import CameraFit, Cameras, TrainedCameras
-from model.encoder import TIMM_NAMES, resize_positions
+from model.encoder import openai_file, resize_positions, timm_name
 from model.tfclip import TFCLIP
 from model.weight_file import WeightFile, read_weight_file
 from utils.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-_POSITIONS = "encoder.vit.pos_embed"
 _CAMERAS = "encoder.camera_embed"
 _TRAINING_ONLY = ("ssp.", "classifier_")  # no part of retrieval
+_TEMPORAL = ("tmd.", "temporal_head.", "neck_t.", "neck_f.")
+_ADVICE = "check MODEL.NAME, MODEL.ENCODER, MODEL.STRIDE_SIZE, INPUT.SIZE_TEST, MODEL.TEMPORAL and MODEL.TMD"
 
 
 class ArchitectureError(InputError):
@@ -67,13 +68,13 @@ def load_weights(
 ) -> LoadReport:
     """Fill `model` from a weight file of any kind and report what happened to each name.
 
-    Kinds: OpenAI's CLIP, timm's CLIP ViT (both fill the encoder alone), published TF-CLIP, checkpoints of this project.
-    With `allow_skipped` (evaluation) an SSP of another variant and classifiers of another number of identities are
-    skipped, and cameras of the data (`here`) that the file was not trained on get no embedding with `unseen` 'off', the
-    mean of the trained ones with 'mean'; a table that is missing or serves no camera turns the embedding off. Where a
-    file does not name its data set, the number of cameras tells. Without `allow_skipped` (training) what does not fit
-    is refused. Raises MissingFileError, or InputError naming the file and the weight that does not fit; the model is
-    left untouched then.
+    Kinds: CLIP as OpenAI or timm keep it (both fill the encoder alone), published TF-CLIP, checkpoints of this project.
+    With `allow_skipped` (evaluation) an SSP of another variant or that is off here and classifiers of another number of
+    identities are skipped, and cameras of the data (`here`) that the file was not trained on get no embedding with
+    `unseen` 'off', the mean of the trained ones with 'mean'; a table that is missing or serves no camera turns the
+    embedding off. Where a file does not name its data set, the number of cameras tells. Without `allow_skipped`
+    (training) what does not fit is refused. Raises MissingFileError, or InputError naming the file and the weight that
+    does not fit; the model is left untouched then.
     """
     file = read_weight_file(Path(path))
     return fill_model(model, file, str(path), allow_skipped, here, unseen)
@@ -85,22 +86,23 @@ def load_pretrained(model: TFCLIP, name: str, path: str) -> LoadReport:
         report = load_weights(model, path, allow_skipped=False)
     else:
         file = WeightFile("timm", _download(name))
-        report = fill_model(model, file, f"timm's {TIMM_NAMES.get(name, name)}", allow_skipped=False)
+        report = fill_model(model, file, f"timm's {timm_name(name)}", allow_skipped=False)
     for line in report.lines():
         logger.info("%s", line)
     return report
 
 
 def _download(name: str) -> dict[str, Tensor]:
-    timm_name = TIMM_NAMES.get(name, name)
+    full_name = timm_name(name)
     try:
-        vit = timm.create_model(timm_name, pretrained=True, num_classes=timm.get_pretrained_cfg(timm_name).num_classes)
+        num_classes = timm.get_pretrained_cfg(full_name).num_classes
+        encoder = timm.create_model(full_name, pretrained=True, num_classes=num_classes)
     except Exception as error:  # the hub client raises many kinds for a missing network
         raise InputError(
-            f"timm could not download {timm_name} ({_first_line(error)}); put OpenAI's ViT-B-16.pt on disk and set "
+            f"timm could not download {full_name} ({_first_line(error)}); put {openai_file(name)} on disk and set "
             "MODEL.PRETRAIN_PATH to it"
         ) from None
-    return vit.state_dict()
+    return encoder.state_dict()
 
 
 def fill_model(
@@ -113,7 +115,8 @@ def fill_model(
 ) -> LoadReport:
     """`load_weights` for a file that has been read already; `source` names it in errors."""
     report = LoadReport(file.kind, file.config)
-    named = _rename(file, source, report)
+    _check_tower(file, source, model)
+    named = _rename(file, source, model, report)
     own = model.state_dict()
     _fit_positions(model, file.kind, named)
     fit = _fit_cameras(named, own, file, here, unseen, report) if allow_skipped else None
@@ -126,19 +129,11 @@ def fill_model(
         raise InputError(f"weight file {source} does not fit this training run: {name}: {reason}")
     if fit is not None and _CAMERAS in named:
         own[_CAMERAS] = named[_CAMERAS]
-    for name, value in named.items():
-        if name not in own or own[name].shape != value.shape:
-            here = f"has {tuple(own[name].shape)} here" if name in own else "has no place here"
-            raise ArchitectureError(
-                f"weight file {source} is of another architecture: {name} {tuple(value.shape)} {here}; "
-                "check MODEL.NAME, MODEL.ENCODER, MODEL.STRIDE_SIZE and INPUT.SIZE_TEST"
-            )
     absent = [name for name in own if name not in named]
     report.missing = [name for name in absent if name not in skipped]
-    lacking = [name for name in absent if name.startswith("encoder.vit.")]
-    if lacking:
-        raise ArchitectureError(f"weight file {source} is of another architecture: it lacks {_shorten(lacking)}")
-    if file.kind in ("published", "checkpoint"):
+    whole = file.kind in ("published", "checkpoint")
+    _check_architecture(named, own, source, (f"encoder.{model.encoder.tower}.", *(_TEMPORAL if whole else ())))
+    if whole:
         lost = [n for n in absent if not n.startswith(_TRAINING_ONLY) and n != _CAMERAS]
         if not allow_skipped:
             lost = absent
@@ -154,20 +149,53 @@ def fill_model(
     return report
 
 
-def _rename(file: WeightFile, source: str, report: LoadReport) -> dict[str, Tensor]:
-    kind, state = file.kind, file.state
+def _check_tower(file: WeightFile, source: str, model: TFCLIP) -> None:
+    """Raise ArchitectureError for a ViT's weights in a ResNet, and the reverse."""
+    there, here = weight_names.tower_of(file.state), model.encoder.tower
+    if there not in (None, here):
+        raise ArchitectureError(
+            f"weight file {source} is of another architecture: it holds {weight_names.TOWERS[there]}, MODEL.NAME is "
+            f"{weight_names.TOWERS[here]} here"
+        )
+
+
+def _check_architecture(
+    named: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str, needed: tuple[str, ...]
+) -> None:
+    """Raise ArchitectureError for a tensor without a place here, and for a `needed` part that the file lacks."""
+    for name, value in named.items():
+        if name not in own or own[name].shape != value.shape:
+            here = f"has {tuple(own[name].shape)} here" if name in own else "has no place here"
+            raise ArchitectureError(
+                f"weight file {source} is of another architecture: {name} {tuple(value.shape)} {here}; {_ADVICE}"
+            )
+    # A counter of batches is read by nothing.
+    lacking = [n for n in own if n not in named and n.startswith(needed) and not n.endswith(".num_batches_tracked")]
+    if lacking:
+        raise ArchitectureError(
+            f"weight file {source} is of another architecture: it lacks {_shorten(lacking)}; {_ADVICE}"
+        )
+
+
+def _rename(file: WeightFile, source: str, model: TFCLIP, report: LoadReport) -> dict[str, Tensor]:
+    """{our name: tensor}; what no model uses and what has a new name goes into the report."""
+    kind, state, tower = file.kind, file.state, model.encoder.tower
     if kind == "checkpoint":
         return dict(state)
-    translate = {
-        "published": weight_names.published_names,
-        "openai": weight_names.clip_names,
-        "timm": weight_names.timm_names,
-    }[kind]
+    if kind == "published":
+        targets = weight_names.published_names(state)
+    elif kind == "timm":
+        targets = weight_names.timm_names(state, tower)
+    elif tower == "cnn":
+        targets = weight_names.clip_resnet_names(state, model.encoder.cnn)
+    else:
+        targets = weight_names.clip_names(state)
     named = {}
-    for theirs, ours in translate(state).items():
+    for theirs, ours in targets.items():
         if ours is None:
             raise ArchitectureError(
-                f"weight file {source} is of another architecture: {theirs} has no place in TF-CLIP's ViT"
+                f"weight file {source} is of another architecture: {theirs} has no place in "
+                f"{weight_names.TOWERS[tower]}; check MODEL.NAME"
             )
         if ours == weight_names.DROP:
             report.dropped.append(theirs)
@@ -179,21 +207,24 @@ def _rename(file: WeightFile, source: str, report: LoadReport) -> dict[str, Tens
 
 def _fit_positions(model: TFCLIP, kind: str, named: dict[str, Tensor]) -> None:
     """CLIP's square grid is resized to this image size; trained grids of TF-CLIP are taken as they are."""
-    positions = named.get(_POSITIONS)
-    vit, grid = model.encoder.vit, model.encoder.vit.patch_embed.grid_size
-    if kind not in ("openai", "timm") or positions is None or positions.shape[-1] != vit.embed_dim:
+    encoder = model.encoder
+    name, grid = f"encoder.{encoder.positions}", encoder.grid
+    here, there = encoder.get_parameter(encoder.positions), named.get(name)
+    if kind not in ("openai", "timm") or there is None or there.shape[-1] != here.shape[-1]:
         return
-    if (len(positions[0]) - 1) != grid[0] ** 2 or grid[0] != grid[1]:
-        named[_POSITIONS] = resize_positions(positions[0].float(), grid)[None]
+    tokens = there.flatten(0, -2)  # (N, D) of a ViT's (1, N, D); a ResNet's is (N, D)
+    if len(tokens) - 1 != grid[0] ** 2 or grid[0] != grid[1]:
+        named[name] = resize_positions(tokens.float(), grid).view(*there.shape[:-2], -1, there.shape[-1])
 
 
 def _take_out_training_only(named: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, str]:
-    """Remove SSP of another variant or depth and classifiers of another number of identities: {name: why}."""
+    """Remove SSP that does not fit or is off here and classifiers of another number of identities: {name: why}."""
     taken = {}
     ssp_here = {name: value.shape for name, value in own.items() if name.startswith("ssp.")}
     ssp_there = {name: value.shape for name, value in named.items() if name.startswith("ssp.")}
     if ssp_there != ssp_here:
-        taken = dict.fromkeys(ssp_there, "SSP of another variant or depth (MODEL.SSP.VARIANT, MODEL.SSP.LAYERS)")
+        other = "SSP of another variant or depth (MODEL.SSP.VARIANT, MODEL.SSP.LAYERS)"
+        taken = dict.fromkeys(ssp_there, other if ssp_here else "SSP is off here (MODEL.SSP.ENABLED)")
     for name in named:
         if name.startswith("classifier_") and name in own:
             there, here = named[name].shape, own[name].shape
@@ -224,9 +255,7 @@ def _fit_cameras(
     return None if fit.exact and named[_CAMERAS].shape == own[_CAMERAS].shape else fit
 
 
-def _take_out_cameras(
-    named: dict[str, Tensor], own: Mapping[str, Tensor], fit: CameraFit | None
-) -> dict[str, str]:
+def _take_out_cameras(named: dict[str, Tensor], own: Mapping[str, Tensor], fit: CameraFit | None) -> dict[str, str]:
     """Remove a camera table that serves no camera of the data, or one that this model has no use for: {name: why}."""
     if _CAMERAS not in named:
         return {}

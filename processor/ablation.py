@@ -1,6 +1,6 @@
 """Rows of the paper's tables, or of one's own: train and test each with several seeds, and put them into one table.
 
-python -m processor.ablation [ROW.yml | FOLDER ...] [--config_file BASE] [--seeds 1234,1235] [--cost-only] [KEY VALUE ...]
+python -m processor.ablation [ROW.yml | FOLDER ...] [--config_file BASE] [--seeds 1,2,3] [--cost-only] [KEY VALUE ...]
 
 A row is a file of what differs from the base config (configs/vit_base.yml), such as those in configs/ablation. Runs lie
 in OUTPUT_DIR/<row>/seed<seed>; finished ones are skipped, a broken one goes on where it stopped. Rows of equal config
@@ -16,13 +16,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 from yacs.config import CfgNode
 
 from configs import ConfigError, load_cfg
-from model import build_model, check_model
+from model import build_model, build_text_branch, check_model, check_text
 from processor import output_dir as files
 from processor.ablation_tables import RowResult, log_costs, log_tables, write_tables
 from processor.cli import DEFAULT_CONFIG, CommandParser, run_work
@@ -87,6 +86,8 @@ def _run(arguments: argparse.Namespace) -> None:
         costs = _costs(rows)
         log_costs([RowResult(row.name, costs[row.name], _has_paper_sizes(row.cfg)) for row in rows])
         return
+    for row in rows:
+        check_text(row.cfg)
     out = Path(base.OUTPUT_DIR)
     files.check_output_dir(out, resume=False, overwrite=False)
     seeds = arguments.seeds or [base.SOLVER.SEED]
@@ -171,7 +172,7 @@ def _costs(rows: Sequence[Row]) -> dict[str, Cost]:
 def _cost(cfg: CfgNode) -> Cost:
     with torch.device("meta"):
         model = build_model(cfg, _PAPER_CLASSES, _PAPER_CAMERAS, pretrained=False)
-        text = None
+        text = build_text_branch(cfg, model, pretrained=False) if cfg.MODEL.MEMORY == "text" else None
     return count_cost(model, cfg.INPUT.SIZE_TRAIN, cfg.INPUT.SEQ_LEN, cfg.MODEL.MEMORY != "none", text)
 
 

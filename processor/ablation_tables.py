@@ -20,15 +20,15 @@ _METRICS = (("mAP", "mAP"), ("Rank-1", "rank1"), ("Rank-5", "rank5"))
 _OWN_ROWS = "Own rows"
 _COLUMNS = (
     "table", "row", "config", "data set", "seeds", "mAP", "mAP spread", "mAP paper", "mAP difference", "Rank-1",
-    "Rank-1 spread", "Rank-1 paper", "Rank-1 difference", "Rank-5", "Rank-5 spread", "Rank-5 paper", "Rank-5 difference",
-    "params M", "params M paper", "FLOPs G", "FLOPs G paper", "deployed FLOPs G",
+    "Rank-1 spread", "Rank-1 paper", "Rank-1 difference", "Rank-5", "Rank-5 spread", "Rank-5 paper",
+    "Rank-5 difference", "params M", "params M paper", "FLOPs G", "FLOPs G paper", "deployed FLOPs G",
 )  # fmt: skip
 _NOTES = (
     "Percent; the spread is the standard deviation over the seeds (n - 1). Scores are those of the epoch that "
     "SOLVER.SELECT_BY chose.",
     "params M: millions, with 625 identities and 6 cameras; the text branch with its text tower (without the token "
-    "embedding) and its prompts. FLOPs G: billions of multiply-adds per frame in the training forward, linear layers and "
-    "attention (and a CNN's convolutions), without the patch embedding; the text branch with one text per frame. "
+    "embedding) and its prompts. FLOPs G: billions of multiply-adds per frame in the training forward, linear layers "
+    "and attention (and a CNN's convolutions), without the patch embedding; the text branch with one text per frame. "
     "deployed: the retrieval feature alone, everything counted.",
 )
 
@@ -131,8 +131,8 @@ def _comparability(results: Sequence[RowResult]) -> list[str]:
         return []
     run = runs[0]
     return [
-        f"These runs were not tested on an official test set ({run['num_query']} queries against {run['num_gallery']}): "
-        "the paper's scores stand beside them for orientation, no difference is formed."
+        f"Runs tested on no official test set ({run['num_query']} queries against {run['num_gallery']}): the paper's "
+        "scores stand beside them, but no difference is formed."
     ]
 
 

@@ -2,14 +2,14 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from datasets import build_test_loader, check_frames_present, configured_splits, official_name
@@ -17,11 +17,13 @@ from datasets.exclusion import below
 from datasets.tracklet import ReIDSplits, Tracklet
 from datasets.transforms import Normalize
 from model.camera_table import Cameras, TrainedCameras
+from model.text_prompt import TextBranch
 from model.tfclip import TFCLIP
 from processor import output_dir as files
 from processor import split_series as series
 from processor.evaluator import Evaluation, Protocol, check_scorable, evaluate
 from processor.reports import Wanted, log_results, write_reports
+from processor.text_stage import learn_text_features
 from processor.trainer import RunState
 from solver import build_lr_schedule, build_optimizer
 from utils.errors import InputError, MissingFileError
@@ -117,6 +119,27 @@ def build_run(setting: Setting, model: TFCLIP) -> RunState:
     optimizer = build_optimizer(cfg, model)
     scaler = torch.amp.GradScaler(setting.device.type, enabled=setting.dtype is torch.float16)
     return RunState(model, optimizer, build_lr_schedule(cfg, optimizer), scaler)
+
+
+def learn_text(setting: Setting, text: TextBranch, tracklet_features: Tensor, pids: Sequence[int]) -> Tensor:
+    """First stage of the text baseline, as SOLVER.TEXT says: tracklet features (n, E) -> text features (C, E)."""
+    keys = setting.cfg.SOLVER.TEXT
+    return learn_text_features(
+        text.tower,
+        text.prompts,
+        tracklet_features,
+        torch.tensor(pids),
+        epochs=keys.MAX_EPOCHS,
+        batch_size=keys.BATCH_SIZE,
+        base_lr=keys.BASE_LR,
+        min_lr=keys.MIN_LR,
+        warmup_epochs=keys.WARMUP_EPOCHS,
+        warmup_lr=keys.WARMUP_LR,
+        weight_decay=keys.WEIGHT_DECAY,
+        seed=setting.cfg.SOLVER.SEED,
+        device=setting.device,
+        dtype=setting.dtype,
+    )
 
 
 def evaluate_part(setting: Setting, model: TFCLIP, sampling: str, part: str = "test") -> Evaluation:

@@ -26,7 +26,8 @@ def count_cost(model: TFCLIP, image_size: Sequence[int], num_frames: int, memory
     """Cost of a model on the meta device, for clips of `num_frames` frames of `image_size` [height, width] pixels.
 
     `memory` says whether the training forward compares v_p with one vector per identity. `text`, a module that takes
-    labels (n,) to text features, is counted with its parameters and with one text per frame, as the paper counts it.
+    labels (n,) to text features, is counted with its parameters (without the token embedding, a table to look up) and
+    with one text per frame, as the paper counts it.
     """
     clips = torch.empty(_CLIPS, num_frames, 3, *image_size, device="meta")
     camids = None if model.encoder.camera_embed is None else torch.zeros(_CLIPS, dtype=torch.long, device="meta")
@@ -38,7 +39,7 @@ def count_cost(model: TFCLIP, image_size: Sequence[int], num_frames: int, memory
     if text is not None:
         one = torch.zeros(1, dtype=torch.long, device="meta")
         flops += _multiply_adds(lambda: text(one))[0]
-        params += _count(text)
+        params += _count(text, without="token_embedding")
     model.eval()
     with torch.no_grad():
         deployed, _ = _multiply_adds(lambda: model.embed(clips, camids))
@@ -53,5 +54,5 @@ def _multiply_adds(run: Callable[[], Tensor], part: str = "") -> tuple[float, fl
     return counter.get_total_flops() / _FLOPS_PER_MULTIPLY_ADD, sum(of_part.values()) / _FLOPS_PER_MULTIPLY_ADD
 
 
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+def _count(module: nn.Module, without: str = "-") -> int:
+    return sum(parameter.numel() for name, parameter in module.named_parameters() if without not in name)

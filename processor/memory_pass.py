@@ -1,4 +1,4 @@
-"""Before training, the pretrained encoder sees every training tracklet once: CLIP-Memory (Eq. 6), or the text baseline."""
+"""Before training the pretrained encoder sees every training tracklet once: CLIP-Memory (Eq. 6), text baseline."""
 
 from collections.abc import Sequence
 
@@ -38,5 +38,5 @@ def memory_features(
     """v_p of each tracklet, mean over its dense clips: no camera embedding, no augmentation, eval mode -> (n, E)."""
     model.eval()
     return tracklet_means(
-        lambda clips, _camids: model.encode_memory(clips), loader, num_tracklets, normalize, device, dtype, "memory pass"
+        lambda clips, _camids: model.encode_memory(clips), loader, num_tracklets, normalize, device, dtype, "memory"
     )

@@ -12,14 +12,26 @@ from yacs.config import CfgNode
 from configs import changed_keys
 from datasets import build_memory_loader, build_train_loader, check_split_key
 from loss import build_criterion
-from model import build_model, check_model
+from model import build_model, build_text_branch, check_model, check_text
+from model.encoder import openai_file
+from model.text_prompt import TextBranch
 from model.weight_file import WeightFile
 from model.weights import fill_model, load_weights
 from processor import output_dir as files
 from processor import split_series as series
-from processor.build import Setting, build_run, check_file, evaluate_part, finish_series, prepare, report, split_cfg
+from processor.build import (
+    Setting,
+    build_run,
+    check_file,
+    evaluate_part,
+    finish_series,
+    learn_text,
+    prepare,
+    report,
+    split_cfg,
+)
 from processor.cli import run_command
-from processor.memory_pass import run_memory_pass
+from processor.memory_pass import memory_features, run_memory_pass
 from processor.reports import save_labels, scores_line
 from processor.resume import check_continuation, check_recipe, check_same_data, how_to_go_on
 from processor.run_test import test
@@ -62,8 +74,10 @@ def _train_one(cfg: CfgNode, arguments: argparse.Namespace, resume: bool, discar
     out, overwrite = Path(cfg.OUTPUT_DIR), discard is not None
     files.check_output_dir(out, resume, overwrite)
     check_model(cfg)
-    if cfg.MODEL.PRETRAIN_PATH and not resume:
-        check_file("MODEL.PRETRAIN_PATH", Path(cfg.MODEL.PRETRAIN_PATH), "put OpenAI's ViT-B-16.pt there")
+    if not resume:
+        check_text(cfg)
+        if cfg.MODEL.PRETRAIN_PATH:
+            check_file("MODEL.PRETRAIN_PATH", Path(cfg.MODEL.PRETRAIN_PATH), f"put {openai_file(cfg.MODEL.NAME)} there")
     checkpoint = load_checkpoint(out / files.LAST) if resume else None
     if checkpoint is not None:
         check_continuation(checkpoint, changed_keys(checkpoint["config"], cfg), cfg.SOLVER.MAX_EPOCHS, out)
@@ -74,6 +88,7 @@ def _train_one(cfg: CfgNode, arguments: argparse.Namespace, resume: bool, discar
     if checkpoint is not None:
         fill_model(model, WeightFile("checkpoint", checkpoint["model"]), str(out / files.LAST), allow_skipped=False)
         check_same_data(checkpoint, setting.fingerprint, out / files.LAST)
+    text = build_text_branch(cfg, model) if cfg.MODEL.MEMORY == "text" and checkpoint is None else None
     run = build_run(setting, model.to(setting.device))
     _open_output_dir(setting, resume, discard)
     try:
@@ -81,7 +96,7 @@ def _train_one(cfg: CfgNode, arguments: argparse.Namespace, resume: bool, discar
             if checkpoint is not None:
                 _continue(setting, run, checkpoint)
             else:
-                _start(setting, run, None)
+                _start(setting, run, text)
             _fit(setting, run, train_loader)
             _final_test(setting, run)
     except KeyboardInterrupt:
@@ -103,7 +118,7 @@ def _train_splits(cfg: CfgNode, arguments: argparse.Namespace) -> None:
 
 
 def run_or_continue(cfg: CfgNode, title: str) -> None:
-    """The run or series of this config in its OUTPUT_DIR, as one of several: skipped when finished, resumed when broken.
+    """The run or series of this config, as one of several: skipped when finished, resumed when broken.
 
     The caller says in its own words how to go on after Ctrl-C. Raises InputError for a folder with another recipe.
     """
@@ -152,7 +167,7 @@ def _open_output_dir(setting: Setting, resume: bool, discard: Path | None) -> No
     save_labels(setting.out, setting.splits, of_training=True)
 
 
-def _start(setting: Setting, run: RunState, text: None) -> None:
+def _start(setting: Setting, run: RunState, text: TextBranch | None) -> None:
     """What v_p is compared with, from the pretrained encoder, and the state before the first epoch."""
     if setting.cfg.MODEL.MEMORY != "none":
         _make_memory(setting, run, text)
@@ -162,7 +177,7 @@ def _start(setting: Setting, run: RunState, text: None) -> None:
     _save(setting, run, files.LAST)
 
 
-def _make_memory(setting: Setting, run: RunState, text: None) -> None:
+def _make_memory(setting: Setting, run: RunState, text: TextBranch | None) -> None:
     """CLIP-Memory, or the text features of the text baseline's first stage."""
     pids = [t.pid for t in setting.splits.train]
     loader = build_memory_loader(setting.cfg, setting.splits)
@@ -170,7 +185,8 @@ def _make_memory(setting: Setting, run: RunState, text: None) -> None:
     if text is None:
         run.memory, name, file = run_memory_pass(run.model, loader, pids, *passed), "CLIP-Memory", files.MEMORY
     else:
-        raise NotImplementedError
+        features = memory_features(run.model, loader, len(pids), *passed)
+        run.memory, name, file = learn_text(setting, text, features, pids), "text features", files.TEXT_FEATURES
     logger.info("%s: %d identities x %d values", name, *run.memory.shape)
     memory = run.memory.cpu()
     write_atomically(setting.out / file, lambda path: torch.save(memory, path))

@@ -152,7 +152,11 @@ def test_every_row_of_the_paper_has_its_file_and_every_file_its_row():
 
 @pytest.mark.parametrize(
     ("config", "name"),
-    [("rn50", "table1_cnn_tfclip"), ("market1501", "images_market1501_clipm_ssp"), ("msmt17", "images_msmt17_clipm_ssp")],
+    [
+        ("rn50", "table1_cnn_tfclip"),
+        ("market1501", "images_market1501_clipm_ssp"),
+        ("msmt17", "images_msmt17_clipm_ssp"),
+    ],
 )
 def test_the_recipe_of_a_config_is_that_of_its_row(config, name):
     recipe, of_row = load_cfg(ROOT / "configs" / f"{config}.yml"), load_cfg(ROWS / f"{name}.yml")

@@ -5,7 +5,7 @@ import timm
 import torch
 from torch.nn import functional as F
 
-from model.encoder import CLIPImageEncoder, check_name, create_vit, resize_positions
+from model.encoder import CLIPImageEncoder, check_name, create_vit, is_resnet, openai_file, resize_positions
 from utils.errors import InputError
 
 SMALL = {"embed_dim": 64, "depth": 2, "num_heads": 2, "patch_size": 8, "num_classes": 64}
@@ -104,16 +104,107 @@ def test_sizes_that_timm_cannot_build_are_named():
         create_vit("ViT-B-16", (32, 16), (8, 8), **(SMALL | {"num_heads": 5}))
 
 
-@pytest.mark.parametrize("name", ["ViT-B-17", "resnet50", "vit_base_patch16_224"])
-def test_names_that_are_no_clip_vit_are_refused(name):
-    with pytest.raises(InputError, match="MODEL.NAME"):
-        create_vit(name, (32, 16))
+@pytest.mark.parametrize(
+    "name", ["ViT-B-17", "resnet50", "vit_base_patch16_224", "resnet50_clip_gap.openai", "vit_tiny_clip_224"]
+)
+def test_names_that_are_no_clip_encoder_are_refused(name):
+    with pytest.raises(InputError, match="MODEL.NAME .* must be ViT-B-16, ViT-L-14, RN50 or another CLIP"):
+        check_name(name)
 
 
-def test_widths_of_another_clip_vit_are_read_from_it():
+@pytest.mark.parametrize("name", ["vit_base_patch16_clip_224.openai_ft_in1k", "vit_base_patch16_clip_224"])
+def test_classifiers_made_from_clip_are_refused(name):
+    with pytest.raises(InputError, match="is a classifier made from CLIP"):
+        check_name(name)
+
+
+@pytest.mark.parametrize("name", ["vit_base_patch16_clip_224.nonsense", "resnet50_clip.nonsense"])
+def test_weights_that_timm_does_not_know_are_refused(name):
+    with pytest.raises(InputError, match="timm knows no weights 'nonsense' of it"):
+        check_name(name)
+
+
+def test_a_resnet_is_told_from_a_vit():
+    resnets = ["RN50", "resnet50_clip", "resnet50_clip.openai", "resnet101_clip.openai", "resnet50x4_clip.openai"]
+    for name in resnets:
+        check_name(name, openai_weights=True)
+        assert is_resnet(name)
+        with pytest.raises(ValueError, match="is a ResNet"):
+            create_vit(name, (64, 32))
+    assert not any(is_resnet(name) for name in ("ViT-B-16", "ViT-L-14", "vit_base_patch32_clip_224.openai"))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("ViT-B-16", "OpenAI's ViT-B-16.pt"),
+        ("ViT-L-14", "OpenAI's ViT-L-14.pt"),
+        ("vit_large_patch14_clip_quickgelu_336.openai", "OpenAI's ViT-L-14-336px.pt"),
+        ("vit_base_patch32_clip_quickgelu_224.openai", "OpenAI's ViT-B-32.pt"),
+        ("RN50", "OpenAI's RN50.pt"),
+        ("resnet50x4_clip", "OpenAI's RN50x4.pt"),
+        ("resnet50_clip.cc12m", "timm's weights of resnet50_clip.cc12m"),
+    ],
+)
+def test_the_file_to_put_on_disk_is_named(name, words):
+    check_name(name, openai_weights=True)
+    assert openai_file(name) == words
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("ViT-L-14", (1024, 768, 24, 16)),
+        ("vit_large_patch14_clip_quickgelu_336.openai", (1024, 768, 24, 16)),
+        ("vit_huge_patch14_clip_quickgelu_224.dfn5b", (1280, 1024, 32, 16)),
+        ("vit_base_patch32_clip_quickgelu_224.openai", (768, 512, 12, 12)),
+    ],
+)
+def test_sizes_of_another_clip_vit_are_read_from_it(name, sizes):
     with torch.device("meta"):
-        vit = create_vit("vit_large_patch14_clip_quickgelu_224.openai", (224, 112))
-    assert (vit.embed_dim, vit.num_classes, len(vit.blocks)) == (1024, 768, 24)
+        encoder = CLIPImageEncoder(create_vit(name, (224, 112)))
+    blocks = encoder.vit.blocks
+    assert (encoder.width, encoder.embed_width, len(blocks), blocks[0].attn.num_heads) == sizes
+    assert encoder.pooled_width == encoder.width and encoder.pooled_in_retrieval
+
+
+@pytest.mark.parametrize(("stride", "grid"), [(None, (18, 9)), ((14, 14), (18, 9)), ((7, 7), (35, 17))])
+def test_patches_that_do_not_fill_the_image(stride, grid):
+    """256x128 pixels hold 18.3 x 9.1 patches of 14 pixels; the rest on the right and below is left out."""
+    torch.manual_seed(0)
+    encoder = CLIPImageEncoder(create_vit("ViT-L-14", (256, 128), stride, embed_dim=64, depth=1, num_heads=1)).eval()
+    assert encoder.grid == grid and encoder.vit.pos_embed.shape == (1, 1 + grid[0] * grid[1], 64)
+    clips = torch.randn(1, 2, 3, 256, 128)
+    seen = []
+    encoder.vit.norm_pre.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    with torch.no_grad():
+        tokens, projected, _ = encoder(clips)
+        columns = F.unfold(clips[0], kernel_size=14, stride=stride or 14)  # (T, 3*14*14, h*w)
+        weight = encoder.vit.patch_embed.proj.weight.flatten(1)
+        expected = (weight @ columns).transpose(1, 2) + encoder.vit.pos_embed[:, 1:]
+    assert tokens.shape == (1, 2, 1 + grid[0] * grid[1], 64) and projected.shape[-1] == 768
+    torch.testing.assert_close(seen[0][:, 1:], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_gradient_checkpointing_changes_nothing_and_runs_each_block_again():
+    encoder = small_encoder(num_cameras=2)
+    calls = []
+    encoder.vit.blocks[1].register_forward_pre_hook(lambda *_: calls.append(1))
+    clips, camids = torch.randn(2, 2, 3, 32, 16), torch.tensor([0, 1])
+    results = []
+    for recompute in (False, True):
+        encoder.grad_checkpoint = recompute
+        encoder.zero_grad()
+        tokens, projected, _ = encoder(clips, camids)
+        assert len(calls) == (2 if recompute else 1)
+        (tokens.square().sum() + projected.sin().sum()).backward()
+        results.append([tokens, projected, *(parameter.grad for parameter in encoder.parameters())])
+    assert len(calls) == 3  # once without, twice with
+    for plain, checkpointed in zip(*results):
+        torch.testing.assert_close(checkpointed, plain)
+    with torch.no_grad():
+        encoder(clips, camids)
+    assert len(calls) == 4
 
 
 def test_image_smaller_than_a_patch_is_refused():

@@ -160,7 +160,7 @@ def test_without_ssp_the_logits_are_plain_dot_products_with_the_memory():
         ("MODEL.MEMORY none", "MODEL.SSP.ENABLED True needs MODEL.MEMORY clip or text"),
         ("MODEL.TEMPORAL TAP MODEL.TMD.MD False", "MODEL.TMD.MD False needs MODEL.TEMPORAL TMD"),
         ("MODEL.TEMPORAL TRANSF MODEL.TMD.TMC False", "MODEL.TMD.TMC False needs MODEL.TEMPORAL TMD"),
-        ("MODEL.TMD.TMC False MODEL.TMD.MD False", "leave nothing of TMD"),
+        ("MODEL.TMD.TMC False MODEL.TMD.MD False", "leaves nothing of TMD"),
         ("MODEL.TEMPORAL TRANSF INPUT.SEQ_LEN 78", "INPUT.SEQ_LEN 78 is too long"),
         ("MODEL.TEMPORAL LSTM", "MODEL.TEMPORAL must be one of TMD, TAP"),
         ("MODEL.MEMORY image", "MODEL.MEMORY must be one of clip, text, none"),

@@ -14,7 +14,7 @@ from model import build_model
 from model.encoder import resize_positions
 from model.torchscript_archive import read_torchscript_tensors
 from model.weight_file import WeightFile
-from model.weights import fill_model, load_weights
+from model.weights import ArchitectureError, fill_model, load_weights
 from tests.conftest import TINY_OPTIONS
 from tests.reference import DATA, published_state
 from utils.errors import InputError, MissingFileError
@@ -39,14 +39,14 @@ class ClipBlock(nn.Module):
 
 
 class ClipTower(nn.Module):
-    """The names of OpenAI's image tower at a tiny size (patch 8, 32x32 pixels, width 64, 2 blocks)."""
+    """The names of OpenAI's image tower at a tiny size (4x4 patches of 8 pixels, width 64, 2 blocks)."""
 
-    def __init__(self, width=64, depth=2, embed=64):
+    def __init__(self, width=64, depth=2, embed=64, patch=8):
         super().__init__()
         self.class_embedding = nn.Parameter(torch.randn(width))
         self.positional_embedding = nn.Parameter(torch.randn(17, width))
         self.proj = nn.Parameter(torch.randn(width, embed))
-        self.conv1 = nn.Conv2d(3, width, 8, 8, bias=False)
+        self.conv1 = nn.Conv2d(3, width, patch, patch, bias=False)
         self.ln_pre, self.ln_post = nn.LayerNorm(width), nn.LayerNorm(width)
         self.transformer = nn.Module()
         self.transformer.resblocks = nn.Sequential(*(ClipBlock(width) for _ in range(depth)))
@@ -92,6 +92,23 @@ def test_openai_file_fills_the_encoder(openai_file):
     torch.testing.assert_close(vit.pos_embed[0], resize_positions(tower["positional_embedding"], (4, 2)))
     assert report["kind"] == report.kind == "openai" and report.dropped == ["logit_scale"]
     assert not [name for name in report.missing if name.startswith("encoder.vit.")]
+
+
+@pytest.mark.parametrize(("stride", "grid"), [(14, (4, 2)), (7, (8, 3))])
+def test_openai_file_with_patches_of_14_pixels(tmp_path, stride, grid):
+    """As ViT-L-14.pt; 64x32 pixels are no multiple of the patch."""
+    torch.manual_seed(3)
+    clip = Clip(patch=14)
+    torch.save(clip.state_dict(), tmp_path / "ViT-L-tiny.pt")
+    sizes = {"INPUT__SIZE_TRAIN": "[64,32]", "INPUT__SIZE_TEST": "[64,32]"}
+    sizes |= {"MODEL__ENCODER__PATCH": 14, "MODEL__STRIDE_SIZE": f"[{stride},{stride}]"}
+    model = tiny_model(MODEL__NAME="ViT-L-14", **sizes)
+    load_weights(model, tmp_path / "ViT-L-tiny.pt")
+    vit, tower = model.encoder.vit, clip.visual
+    assert torch.equal(vit.patch_embed.proj.weight, tower.conv1.weight) and model.encoder.grid == grid
+    assert torch.equal(vit.blocks[1].mlp.fc1.weight, tower.transformer.resblocks[1].mlp.c_fc.weight)
+    torch.testing.assert_close(vit.pos_embed[0], resize_positions(tower.positional_embedding, grid))
+    assert model.encoder(torch.randn(1, 1, 3, 64, 32)).tokens.isfinite().all()
 
 
 def test_pretrain_path_fills_the_encoder_that_name_builds(openai_file, tmp_path):
@@ -296,8 +313,11 @@ def test_missing_truncated_and_foreign_files(tmp_path):
     with pytest.raises(InputError, match="holds a list"):
         load_weights(tiny_model(), tmp_path / "list.pth")
     torch.save({"visual.layer1.0.conv1.weight": torch.zeros(2)}, tmp_path / "rn50.pth")
-    with pytest.raises(InputError, match="visual.layer1.0.conv1.weight has no place"):
+    with pytest.raises(ArchitectureError, match="it holds a CLIP ResNet, MODEL.NAME is a CLIP ViT here"):
         load_weights(tiny_model(), tmp_path / "rn50.pth")
+    torch.save({"visual.trunk.patch_embed.proj.weight": torch.zeros(2)}, tmp_path / "other.pth")
+    with pytest.raises(ArchitectureError, match="proj.weight has no place in a CLIP ViT; check MODEL.NAME"):
+        load_weights(tiny_model(), tmp_path / "other.pth")
 
 
 def test_positions_are_resized_by_grid_and_not_by_count(tmp_path):

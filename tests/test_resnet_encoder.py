@@ -1,0 +1,177 @@
+"""The RN50 encoder against timm's own class, with the stride and the attention pool done another way."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from model.bnneck import BNNeck
+from model.encoder import resize_positions
+from model.resnet_encoder import CLIPResNetEncoder, create_resnet
+from model.tfclip import TFCLIP
+from utils.errors import InputError
+
+SIZE = (64, 32)
+
+
+def make_norms_matter(cnn: nn.Module) -> nn.Module:
+    """A new ResNet ends its residual branches with a weight of 0, and has statistics of 0 and 1."""
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for norm in cnn.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                for values, low, high in (
+                    (norm.weight, 0.4, 0.8),
+                    (norm.bias, -0.1, 0.1),
+                    (norm.running_mean, -0.1, 0.1),
+                    (norm.running_var, 0.5, 1.5),
+                ):
+                    values.uniform_(low, high, generator=generator)
+    return cnn
+
+
+def stock_resnet(size) -> nn.Module:
+    return timm.create_model("resnet50_clip.openai", pretrained=False, num_classes=1024, img_size=size).eval()
+
+
+@pytest.fixture(scope="module")
+def encoder() -> CLIPResNetEncoder:
+    torch.manual_seed(0)
+    return CLIPResNetEncoder(make_norms_matter(create_resnet("RN50", SIZE))).eval()
+
+
+@pytest.fixture(scope="module")
+def clips():
+    return torch.randn(2, 2, 3, *SIZE, generator=torch.Generator().manual_seed(1))
+
+
+def test_agrees_with_timm_where_the_last_stride_is_one(encoder, clips):
+    plain = stock_resnet((2 * SIZE[0], 2 * SIZE[1]))  # twice the size with the stride: as many positions
+    plain.load_state_dict(encoder.cnn.state_dict())
+    for module in plain.stages[3].modules():
+        if isinstance(module, nn.AvgPool2d):
+            module.kernel_size = module.stride = 1
+    with torch.no_grad():
+        tokens, projected, pooled = encoder(clips)
+        layer4 = plain.forward_features(clips.flatten(0, 1))  # (B*T, 2048, 4, 2)
+        positions = layer4.flatten(2).permute(2, 0, 1)  # (h*w, B*T, 2048)
+        pool = plain.head
+        x = torch.cat([positions.mean(dim=0, keepdim=True), positions]) + pool.pos_embed[:, None]
+        expected, _ = F.multi_head_attention_forward(
+            x, x, x, 2048, 32, None, torch.cat([pool.q.bias, pool.k.bias, pool.v.bias]), None, None, False, 0.0,
+            pool.proj.weight, pool.proj.bias, training=False, need_weights=False, use_separate_proj_weight=True,
+            q_proj_weight=pool.q.weight, k_proj_weight=pool.k.weight, v_proj_weight=pool.v.weight,
+        )  # fmt: skip
+    assert tokens.shape == projected.shape == (2, 2, 9, 1024) and pooled.shape == (2, 2, 2048)
+    assert tokens.std() > 0.1
+    torch.testing.assert_close(pooled.flatten(0, 1), layer4.mean(dim=(2, 3)), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(tokens.flatten(0, 1), expected.transpose(0, 1), atol=1e-5, rtol=1e-4)
+    assert torch.equal(tokens, projected)
+
+
+def test_class_token_is_what_timm_gives_with_its_own_strides():
+    torch.manual_seed(0)
+    plain = make_norms_matter(stock_resnet((64, 64)))
+    stock = CLIPResNetEncoder(plain).eval()
+    clips = torch.randn(1, 2, 3, 64, 64)
+    with torch.no_grad():
+        tokens = stock(clips).tokens
+        torch.testing.assert_close(tokens[0, :, 0], plain(clips[0]), atol=1e-5, rtol=1e-4)
+        plain.head.pool_type = ""
+        torch.testing.assert_close(tokens[0, :, 1:].mT.unflatten(2, (2, 2)), plain(clips[0]), atol=1e-5, rtol=1e-4)
+
+
+def test_the_grid_is_a_sixteenth_of_the_image_without_dilation(encoder):
+    with torch.device("meta"):
+        big = CLIPResNetEncoder(create_resnet("RN50", (256, 128)))
+        tokens, _, pooled = big(torch.empty(2, 3, 3, 256, 128))
+    assert big.grid == (16, 8) and tokens.shape == (2, 3, 129, 1024) and pooled.shape == (2, 3, 2048)
+    assert big.cnn.head.pos_embed.shape == (129, 2048)
+    assert (big.width, big.embed_width, big.pooled_width) == (1024, 1024, 2048)
+    assert {conv.dilation for conv in encoder.modules() if isinstance(conv, nn.Conv2d)} == {(1, 1)}
+    pools = [name for name, module in encoder.cnn.named_modules() if "pool" in type(module).__name__.lower()]
+    expected = [f"stages.{i}.0.{part}" for i in (1, 2) for part in ("shortcut.pool", "conv2_kxk.aa")]
+    assert sorted(pools) == sorted(["stem.pool", *expected, "head"])
+
+
+@pytest.mark.parametrize(
+    ("name", "widths"),
+    [("resnet50_clip", (1024, 2048)), ("resnet101_clip.openai", (512, 2048)), ("resnet50x4_clip.openai", (640, 2560))],
+)
+def test_other_resnets_work_by_name(name, widths):
+    with torch.device("meta"):
+        other = CLIPResNetEncoder(create_resnet(name, SIZE))
+        tokens, _, pooled = other(torch.empty(1, 1, 3, *SIZE))
+    assert (other.width, other.pooled_width) == widths == (tokens.shape[-1], pooled.shape[-1])
+
+
+def test_nothing_is_resized_in_the_forward_pass(encoder, clips, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("interpolated")
+
+    monkeypatch.setattr(F, "interpolate", refuse)
+    with pytest.raises(AssertionError, match="interpolated"):
+        resize_positions(torch.zeros(50, 4), (4, 2))
+    with torch.no_grad():
+        encoder(clips)
+
+
+def test_frames_of_another_size_are_refused(encoder):
+    """Also where the number of positions is the same."""
+    with pytest.raises(ValueError, match=r"\(2, 4\), position embeddings are there for \(4, 2\)"):
+        encoder(torch.zeros(1, 1, 3, 32, 64))
+
+
+def test_cameras_play_no_part(encoder, clips):
+    assert encoder.camera_embed is None
+    with torch.no_grad():
+        assert torch.equal(encoder(clips, torch.tensor([0, 1])).tokens, encoder(clips).tokens)
+    with pytest.raises(ValueError, match="no camera embedding"):
+        encoder.map_cameras([0], [0], "off")
+
+
+@pytest.mark.parametrize("size", [(60, 32), (64, 24)])
+def test_sizes_that_are_no_multiple_of_16_are_refused(size):
+    with pytest.raises(InputError, match=r"INPUT.SIZE_TRAIN .* 'RN50' needs multiples of 16 pixels"):
+        create_resnet("RN50", size)
+
+
+def test_a_vit_is_no_resnet():
+    with pytest.raises(ValueError, match="not a ResNet"):
+        create_resnet("ViT-B-16", SIZE)
+    with pytest.raises(InputError, match="MODEL.NAME 'resnet50'"):
+        create_resnet("resnet50", SIZE)
+
+
+def test_gradient_checkpointing_changes_nothing_and_counts_each_batch_once(clips):
+    torch.manual_seed(0)
+    encoder = CLIPResNetEncoder(make_norms_matter(create_resnet("RN50", SIZE))).train()
+    start = {name: value.clone() for name, value in encoder.state_dict().items()}
+    calls = []
+    encoder.cnn.stages[2][3].register_forward_pre_hook(lambda *_: calls.append(1))
+    results = []
+    for recompute in (False, True):
+        encoder.load_state_dict(start)
+        encoder.grad_checkpoint = recompute
+        encoder.zero_grad()
+        tokens, _, pooled = encoder(clips)
+        (tokens.square().sum() + pooled.sum()).backward()
+        gradients = [parameter.grad for parameter in encoder.parameters()]
+        results.append([tokens, pooled, *gradients, *(value.clone() for value in encoder.buffers())])
+    assert len(calls) == 3  # once without, twice with
+    for plain, checkpointed in zip(*results):
+        torch.testing.assert_close(checkpointed, plain)
+    norms = [norm for norm in encoder.modules() if isinstance(norm, nn.BatchNorm2d)]
+    assert all(norm.num_batches_tracked == 1 and norm.momentum == 0.1 for norm in norms)
+    assert not torch.equal(norms[-1].running_mean, start["cnn.stages.3.2.conv3_1x1.bn.running_mean"])
+
+
+def test_retrieval_feature_leaves_the_pooled_feature_out(encoder, clips):
+    model = TFCLIP(encoder, None, None, num_classes=5).eval()
+    with torch.no_grad():
+        tokens, _, pooled = encoder(clips)
+        torch.testing.assert_close(model.embed(clips), tokens[:, :, 0].mean(dim=1))
+        v_g, v_p = model(clips, None, None).features
+    torch.testing.assert_close(v_g, pooled.mean(dim=1))
+    assert v_p.shape == (2, 1024) and isinstance(model.neck_g, BNNeck) and model.neck_g.num_features == 2048

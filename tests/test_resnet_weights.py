@@ -1,0 +1,260 @@
+"""Weight files of CLIP's RN50: OpenAI's archive, timm's file and download, checkpoints, and a ViT's in its place."""
+
+from collections import OrderedDict
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from model.encoder import CLIPImageEncoder, create_vit, resize_positions
+from model.resnet_encoder import CLIPResNetEncoder, create_resnet
+from model.temporal_heads import TemporalConvolution
+from model.tfclip import TFCLIP
+from model.torchscript_archive import read_torchscript_tensors
+from model.weight_file import WeightFile, read_weight_file
+from model.weights import ArchitectureError, fill_model, load_pretrained, load_weights
+from utils.errors import InputError
+
+SIZE = (64, 32)
+
+
+class Bottleneck(nn.Module):
+    """OpenAI's names; strides are average pools."""
+
+    def __init__(self, inside: int, planes: int, stride: int):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(inside, planes, 1, bias=False), nn.BatchNorm2d(planes)
+        self.conv2, self.bn2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False), nn.BatchNorm2d(planes)
+        self.conv3, self.bn3 = nn.Conv2d(planes, 4 * planes, 1, bias=False), nn.BatchNorm2d(4 * planes)
+        self.pool = nn.AvgPool2d(stride)
+        shortcut = [("-1", nn.AvgPool2d(stride)), ("0", nn.Conv2d(inside, 4 * planes, 1, bias=False)),
+                    ("1", nn.BatchNorm2d(4 * planes))]  # fmt: skip
+        self.downsample = nn.Sequential(OrderedDict(shortcut if stride > 1 or inside != 4 * planes else []))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.bn1(self.conv1(x)).relu()
+        y = self.pool(self.bn2(self.conv2(y)).relu())
+        return (self.bn3(self.conv3(y)) + self.downsample(x)).relu()
+
+
+class AttentionPool(nn.Module):
+    def __init__(self, positions: int, width: int, embed: int, heads: int):
+        super().__init__()
+        self.positional_embedding = nn.Parameter(torch.randn(1 + positions, width))
+        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(width, width) for _ in "qkv")
+        self.c_proj = nn.Linear(width, embed)
+        self.heads = heads
+
+    def forward(self, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        x = x.flatten(2).transpose(1, 2)
+        x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1) + positions
+        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        outputs = []
+        for q_h, k_h, v_h in zip(q.chunk(self.heads, dim=2), k.chunk(self.heads, dim=2), v.chunk(self.heads, dim=2)):
+            scores = q_h @ k_h.transpose(1, 2) / q_h.shape[2] ** 0.5
+            outputs.append(scores.softmax(dim=2) @ v_h)
+        return self.c_proj(torch.cat(outputs, dim=2))
+
+
+class ResNetTower(nn.Module):
+    """The image tower of RN50.pt, names and computation; `last_stride` 1 is what ReID makes of it."""
+
+    def __init__(self, last_stride: int):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 32, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(32)
+        self.conv2, self.bn2 = nn.Conv2d(32, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32)
+        self.conv3, self.bn3 = nn.Conv2d(32, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64)
+        self.pool = nn.AvgPool2d(2)
+        self.layer1 = self.layer(64, 64, 3, 1)
+        self.layer2 = self.layer(256, 128, 4, 2)
+        self.layer3 = self.layer(512, 256, 6, 2)
+        self.layer4 = self.layer(1024, 512, 3, last_stride)
+        self.attnpool = AttentionPool(49, 2048, 1024, 32)
+
+    @staticmethod
+    def layer(inside: int, planes: int, depth: int, stride: int) -> nn.Sequential:
+        rest = (Bottleneck(4 * planes, planes, 1) for _ in range(depth - 1))
+        return nn.Sequential(Bottleneck(inside, planes, stride), *rest)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.bn1(self.conv1(x)).relu()
+        x = self.bn2(self.conv2(x)).relu()
+        x = self.pool(self.bn3(self.conv3(x)).relu())
+        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+
+class Clip(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.visual = ResNetTower(last_stride=2)
+        self.logit_scale = nn.Parameter(torch.tensor(4.6))  # stands for the text side
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.visual(x) * self.logit_scale
+
+
+def rn50_model() -> TFCLIP:
+    return TFCLIP(CLIPResNetEncoder(create_resnet("RN50", SIZE)), None, None, num_classes=5).eval()
+
+
+def vit_model() -> TFCLIP:
+    vit = create_vit("ViT-B-16", SIZE, (16, 16), embed_dim=64, depth=1, num_heads=1, num_classes=64)
+    return TFCLIP(CLIPImageEncoder(vit), None, None, num_classes=5).eval()
+
+
+@pytest.fixture(scope="module")
+def model() -> TFCLIP:
+    """Shared; each test that looks at its weights fills all of the encoder first."""
+    return rn50_model()
+
+
+@pytest.fixture(scope="module")
+def openai_state():
+    """In half precision, as OpenAI keeps it, with values of its own in every tensor."""
+    torch.manual_seed(3)
+    clip = Clip().half()
+    with torch.no_grad():
+        for name, value in clip.state_dict().items():
+            if value.ndim == 1:
+                value.uniform_(*((0.3, 0.7) if name.endswith(("weight", "running_var")) else (-0.1, 0.1)))
+            elif not value.is_floating_point():
+                value.fill_(7)
+    return {name: value.detach().clone() for name, value in clip.state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def openai_file(openai_state, tmp_path_factory):
+    clip = Clip().half()
+    clip.load_state_dict(openai_state)
+    path = tmp_path_factory.mktemp("weights") / "RN50.pt"
+    torch.jit.script(clip).save(str(path))
+    return path
+
+
+def our_name(name: str) -> str:
+    """Where a tensor of OpenAI's tower belongs, written down a second time."""
+    parts = name.split(".")
+    if parts[0] == "attnpool":
+        part = {"positional_embedding": "pos_embed", "q_proj": "q", "k_proj": "k", "v_proj": "v", "c_proj": "proj"}
+        return ".".join(["head", part[parts[1]], *parts[2:]])
+    if not parts[0].startswith("layer"):
+        return f"stem.conv{parts[0][-1]}.{parts[0][:-1]}.{parts[1]}"
+    stage, block, module, *leaf = int(parts[0][-1]) - 1, parts[1], *parts[2:]
+    if module == "downsample":
+        return f"stages.{stage}.{block}.shortcut.conv.{'conv' if leaf[0] == '0' else 'bn'}.{leaf[1]}"
+    conv = ["conv1_1x1", "conv2_kxk", "conv3_1x1"][int(module[-1]) - 1]
+    return f"stages.{stage}.{block}.{conv}.{module[:-1]}.{leaf[0]}"
+
+
+def test_every_value_of_openai_file_lands_where_its_name_says(openai_file, openai_state, model):
+    assert set(read_torchscript_tensors(openai_file)) == set(openai_state)
+    report = load_weights(model, openai_file, allow_skipped=False)
+    assert report.kind == "openai" and report.dropped == ["logit_scale"]
+    assert not [name for name in report.missing if name.startswith("encoder.")]
+    own = model.encoder.cnn.state_dict()
+    tower = {name.removeprefix("visual."): value for name, value in openai_state.items() if "visual" in name}
+    assert len(tower) == len(own) == report.loaded
+    positions = own.pop("head.pos_embed")
+    torch.testing.assert_close(positions, resize_positions(tower.pop("attnpool.positional_embedding").float(), (4, 2)))
+    for name, value in tower.items():
+        assert torch.equal(own.pop(our_name(name)), value.to(torch.float32 if value.ndim else value.dtype)), name
+    assert not own
+
+
+def test_features_are_those_of_openai_network_with_the_last_stride_one(openai_state, model):
+    fill_model(model, WeightFile("openai", openai_state), "file", allow_skipped=False)
+    tower = ResNetTower(last_stride=1).eval()
+    tower.load_state_dict({name.removeprefix("visual."): v for name, v in openai_state.items() if "visual" in name})
+    frames = torch.randn(2, 3, *SIZE, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        tokens, _, pooled = model.encoder(frames[None])
+        layer4 = tower(frames)
+        expected = tower.attnpool(layer4, resize_positions(tower.attnpool.positional_embedding, (4, 2)))
+    assert expected.std() > 0.1
+    torch.testing.assert_close(tokens[0], expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(pooled[0], layer4.mean(dim=(2, 3)), atol=1e-4, rtol=1e-4)
+
+
+def test_counters_of_batches_may_lack_and_nothing_else(openai_state, model):
+    state = {name: value for name, value in openai_state.items() if not name.endswith("num_batches_tracked")}
+    fill_model(model, WeightFile("openai", state), "file", allow_skipped=False)
+    del state["visual.layer3.0.downsample.1.running_var"]
+    with pytest.raises(ArchitectureError, match=r"it lacks encoder.cnn.stages.2.0.shortcut.conv.bn.running_var; check"):
+        fill_model(model, WeightFile("openai", state), "file", allow_skipped=False)
+    state |= openai_state | {"visual.layer5.0.conv1.weight": torch.zeros(1)}
+    with pytest.raises(ArchitectureError, match=r"encoder.cnn.stages.4.0.conv1_1x1.conv.weight .* has no place"):
+        fill_model(model, WeightFile("openai", state), "file", allow_skipped=False)
+
+
+def test_timm_download_is_loaded_and_resized_here(monkeypatch, model):
+    create, downloaded = timm.create_model, {}
+
+    def download(name, pretrained=False, **options):
+        assert pretrained and name == "resnet50_clip.openai"
+        downloaded["cnn"] = create(name, pretrained=False, **options)
+        return downloaded["cnn"]
+
+    monkeypatch.setattr(timm, "create_model", download)
+    load_pretrained(model, "RN50", "")
+    theirs, ours = downloaded["cnn"].state_dict(), model.encoder.cnn.state_dict()
+    positions = theirs.pop("head.pos_embed")
+    assert positions.shape == (50, 2048)
+    torch.testing.assert_close(ours.pop("head.pos_embed"), resize_positions(positions, (4, 2)))
+    assert theirs.keys() == ours.keys() and all(torch.equal(ours[name], value) for name, value in theirs.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "file"), [("RN50", "RN50.pt"), ("resnet101_clip.openai", "RN101.pt"), ("ViT-L-14", "ViT-L-14.pt")]
+)
+def test_a_download_that_fails_names_the_right_file(monkeypatch, model, name, file):
+    def refuse(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(timm, "create_model", refuse)
+    with pytest.raises(InputError, match=f"no network.*; put OpenAI's {file} on disk and set MODEL.PRETRAIN_PATH"):
+        load_pretrained(model, name, "")
+
+
+def test_own_checkpoint_and_timm_file_are_recognised(tmp_path, model):
+    names = ["encoder.cnn.stem.conv1.conv.weight", "neck_g.weight"]
+    torch.save({name: torch.zeros(1) for name in names}, tmp_path / "own.pth")
+    assert read_weight_file(tmp_path / "own.pth").kind == "checkpoint"
+    state = {name: value[:1] if value.ndim else value for name, value in model.encoder.cnn.state_dict().items()}
+    torch.save(state, tmp_path / "timm.pth")
+    assert read_weight_file(tmp_path / "timm.pth").kind == "timm"
+
+
+def test_own_checkpoint_fills_everything(model):
+    state = {name: torch.full_like(value, 2) for name, value in model.state_dict().items()}
+    report = fill_model(model, WeightFile("checkpoint", state), "file", allow_skipped=False)
+    assert not report.missing and not report.skipped and report.loaded == len(state)
+    assert all((value == 2).all() for value in model.state_dict().values())
+
+
+def test_a_temporal_branch_that_lacks_is_refused(model):
+    with_head = TFCLIP(model.encoder, None, None, 5, temporal_head=TemporalConvolution(1024))
+    with pytest.raises(ArchitectureError, match="it lacks temporal_head.*MODEL.TEMPORAL and MODEL.TMD"):
+        fill_model(with_head, WeightFile("checkpoint", model.state_dict()), "file", allow_skipped=True)
+
+
+@pytest.mark.parametrize("allow_skipped", [True, False])
+def test_a_vit_in_place_of_a_resnet_and_the_reverse(model, openai_state, allow_skipped):
+    vit = vit_model()
+    vit_files = [
+        WeightFile("checkpoint", vit.state_dict()),
+        WeightFile("timm", vit.encoder.vit.state_dict()),
+        WeightFile("openai", {"visual.class_embedding": torch.zeros(768), "visual.conv1.weight": torch.zeros(1)}),
+        WeightFile("published", {"image_encoder.transformer.resblocks.0.ln_1.weight": torch.zeros(1)}),
+    ]
+    for file in vit_files:
+        with pytest.raises(ArchitectureError, match="file is .* it holds a CLIP ViT, MODEL.NAME is a CLIP ResNet here"):
+            fill_model(model, file, "file", allow_skipped)
+    resnet_files = [
+        WeightFile("checkpoint", model.state_dict()),
+        WeightFile("timm", model.encoder.cnn.state_dict()),
+        WeightFile("openai", openai_state),
+    ]
+    for file in resnet_files:
+        with pytest.raises(ArchitectureError, match="file is .* it holds a CLIP ResNet, MODEL.NAME is a CLIP ViT here"):
+            fill_model(vit, file, "file", allow_skipped)

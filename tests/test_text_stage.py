@@ -1,0 +1,194 @@
+"""The first stage of the text baseline on toy features of separable identities."""
+
+import logging
+import math
+
+import pytest
+import torch
+
+from model.text_encoder import TextSizes, create_text_tower
+from model.text_prompt import TextBranch, TextPrompts
+from processor import text_stage
+from processor.text_stage import all_text_features, cosine_schedule, learn_text_features
+from processor.trainer import NonFiniteLossError
+
+pytest.importorskip("open_clip")
+CPU = torch.device("cpu")
+NUM_CLASSES, EMBED = 5, 32
+RECIPE = {
+    "epochs": 12, "batch_size": 8, "base_lr": 1e-2, "min_lr": 1e-6, "warmup_epochs": 2, "warmup_lr": 1e-3,
+    "weight_decay": 1e-4, "seed": 7, "device": CPU, "dtype": None,
+}  # fmt: skip
+
+
+def build(seed=0):
+    torch.manual_seed(seed)
+    tower = create_text_tower(TextSizes(64, 2, 1, EMBED))
+    return tower, TextPrompts(tower, NUM_CLASSES)
+
+
+def toy_features(per_class=4):
+    """Tracklets around one random centre per identity: (n, E), (n,)."""
+    torch.manual_seed(3)
+    pids = torch.arange(NUM_CLASSES).repeat(per_class)
+    centres = torch.nn.functional.normalize(torch.randn(NUM_CLASSES, EMBED), dim=1)
+    return 3 * centres[pids] + 0.1 * torch.randn(len(pids), EMBED), pids
+
+
+def log_losses(caplog) -> list[float]:
+    return [record.args[2] for record in caplog.records if "text prompts" in record.message]
+
+
+def test_the_loss_falls_and_each_text_is_nearest_to_its_tracklets(caplog):
+    features, pids = toy_features(per_class=4)
+    tower, prompts = build()
+    with caplog.at_level(logging.INFO):
+        texts = learn_text_features(tower, prompts, features, pids, **RECIPE | {"epochs": 25, "batch_size": 20})
+    losses = log_losses(caplog)
+    assert [record.args[0] for record in caplog.records if "text prompts" in record.message] == [1, 10, 20, 25]
+    # All tracklets are one batch: each anchor shares its softmax among four positives, so the loss ends at 2 ln 4.
+    assert losses == sorted(losses, reverse=True) and losses[0] > 8
+    assert 2 * math.log(4) < losses[-1] < 2 * math.log(4) + 0.1
+    assert texts.shape == (NUM_CLASSES, EMBED) and texts.dtype is torch.float32
+    assert torch.equal((features @ texts.T).argmax(dim=1), pids)
+    assert torch.equal(pids[(texts @ features.T).argmax(dim=1)], torch.arange(NUM_CLASSES))
+
+
+def test_only_the_context_changes():
+    features, pids = toy_features()
+    tower, prompts = build()
+    before = {name: value.clone() for name, value in TextBranch(tower, prompts).state_dict().items()}
+    learn_text_features(tower, prompts, features, pids, **RECIPE | {"epochs": 2})
+    after = TextBranch(tower, prompts).state_dict()
+    assert [name for name in before if not torch.equal(before[name], after[name])] == ["prompts.context"]
+    assert (prompts.context != before["prompts.context"]).flatten(1).any(dim=1).all()
+
+
+def test_the_same_seed_gives_the_same_texts_whatever_else_draws_numbers():
+    features, pids = toy_features()
+    results = []
+    for noise, seed in ((1, 7), (2, 7), (1, 8)):
+        modules = build()
+        torch.manual_seed(noise)
+        results.append(learn_text_features(*modules, features, pids, **RECIPE | {"epochs": 2, "seed": seed}))
+    assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
+
+
+def test_four_steps_against_a_plain_adam_loop():
+    """One tracklet per identity and one batch per epoch: the loss is torch's cross-entropy both ways."""
+    features, pids = toy_features(per_class=1)
+    recipe = RECIPE | {"epochs": 4, "warmup_epochs": 1, "weight_decay": 2.0}
+    texts = learn_text_features(*build(), features, pids, **recipe)
+    branch = TextBranch(*build())
+    optimizer = torch.optim.Adam([branch.prompts.context], weight_decay=2.0)
+    for lr in (1e-3, *(1e-6 + (1e-2 - 1e-6) * (1 + math.cos(math.pi * epoch / 4)) / 2 for epoch in (1, 2, 3))):
+        optimizer.param_groups[0]["lr"] = lr
+        products = features @ branch(pids).T  # (C, C)
+        loss = torch.nn.functional.cross_entropy(products, pids) + torch.nn.functional.cross_entropy(products.T, pids)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    torch.testing.assert_close(texts, branch(pids), rtol=1e-3, atol=1e-3)
+
+
+def test_every_tracklet_is_seen_once_per_epoch(monkeypatch):
+    features, pids = toy_features()
+    seen = []
+
+    def spy(anchors, anchor_pids, others, other_pids):
+        seen.append((anchors.detach().clone(), anchor_pids))
+        return (anchors * others).sum() * 0.0
+
+    monkeypatch.setattr(text_stage, "supervised_contrastive", spy)
+    learn_text_features(*build(), features, pids, **RECIPE | {"epochs": 2, "batch_size": 6})
+    images = [(rows, labels) for rows, labels in seen[::2]]  # tracklets as anchors, then texts as anchors
+    assert [len(rows) for rows, _ in images] == [6, 6, 6, 2] * 2
+    epochs = [torch.cat([rows for rows, _ in images[i : i + 4]]) for i in (0, 4)]
+    assert all(torch.equal(epoch.sort(dim=0).values, features.sort(dim=0).values) for epoch in epochs)
+    assert not torch.equal(epochs[0], epochs[1])
+    for rows, labels in images:
+        assert all(torch.equal(row, features[(features == row).all(dim=1)][0]) for row in rows)
+        assert all(pids[(features == row).all(dim=1)] == label for row, label in zip(rows, labels))
+
+
+def test_learning_rate_per_epoch_by_hand():
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=3.5e-4)
+    schedule = cosine_schedule(optimizer, epochs=120, min_lr=1e-6, warmup_epochs=5, warmup_lr=1e-5)
+    rates = []
+    for epoch in range(120):
+        rates.append(optimizer.param_groups[0]["lr"])
+        schedule.step(epoch + 1)
+    assert rates[:5] == pytest.approx([1e-5, 7.8e-5, 1.46e-4, 2.14e-4, 2.82e-4])
+    assert rates[5] == pytest.approx(1e-6 + 3.49e-4 * (1 + math.cos(math.pi / 24)) / 2)  # 5 of 120 epochs
+    assert rates[60] == pytest.approx(1.755e-4)  # half way between 3.5e-4 and 1e-6
+    assert rates[5:] == sorted(rates[5:], reverse=True) and rates[-1] == pytest.approx(1e-6, rel=0.1)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-6)
+
+
+@torch.no_grad()
+def test_features_of_all_identities_do_not_depend_on_the_batches():
+    branch = TextBranch(*build())
+    texts = all_text_features(branch, 2, CPU, None)
+    torch.testing.assert_close(texts, branch(torch.arange(NUM_CLASSES)), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_mixed_precision_learns_too(dtype):
+    features, pids = toy_features()
+    exact = learn_text_features(*build(), features, pids, **RECIPE)
+    texts = learn_text_features(*build(), features, pids, **RECIPE | {"dtype": dtype})
+    assert texts.dtype is torch.float32 and not torch.equal(texts, exact)
+    assert torch.equal((features @ texts.T).argmax(dim=1), pids)
+
+
+def test_in_half_precision_the_loss_is_scaled_and_steps_that_overflow_are_left_out(monkeypatch):
+    scales = []
+    update = torch.amp.GradScaler.update
+    monkeypatch.setattr(
+        torch.amp.GradScaler, "update", lambda scaler: (update(scaler), scales.append(scaler.get_scale()))
+    )
+    features, pids = toy_features()
+    _, prompts = modules = build()
+    learn_text_features(*modules, features, pids, **RECIPE | {"epochs": 3, "dtype": torch.float16})
+    assert scales[0] < 65536 and scales[-1] == scales[-2] > 1  # it starts too high for these gradients and settles
+    assert torch.isfinite(prompts.context).all()
+
+
+def test_features_of_inference_mode_are_taken_and_the_result_may_be_trained_with():
+    features, pids = toy_features()
+    with torch.inference_mode():
+        features = features * 1.0
+    texts = learn_text_features(*build(), features, pids, **RECIPE | {"epochs": 1})
+    query = torch.randn(2, EMBED, requires_grad=True)
+    (query @ texts.T).sum().backward()  # autograd refuses tensors of inference mode
+    assert not texts.requires_grad and not texts.is_inference()
+    torch.testing.assert_close(query.grad[0], texts.sum(dim=0))
+
+
+def test_a_loss_that_is_not_finite_stops_the_stage():
+    features, pids = toy_features()
+    features[3] = float("nan")
+    with pytest.raises(NonFiniteLossError, match="text prompts is not finite in epoch 1; lower SOLVER.TEXT.BASE_LR"):
+        learn_text_features(*build(), features, pids, **RECIPE)
+
+
+@pytest.mark.parametrize("wrong", [torch.zeros(20, dtype=torch.long), torch.arange(20) % 6])
+def test_labels_must_name_every_identity(wrong):
+    features, _ = toy_features()
+    with pytest.raises(ValueError, match="labels of the tracklets are not 0..4"):
+        learn_text_features(*build(), features, wrong, **RECIPE)
+
+
+def test_ctrl_c_is_heard_between_steps(monkeypatch):
+    steps = []
+
+    def stop_at_the_third():
+        steps.append(len(steps))
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(text_stage, "check_interrupt", stop_at_the_third)
+    features, pids = toy_features()
+    with pytest.raises(KeyboardInterrupt):
+        learn_text_features(*build(), features, pids, **RECIPE | {"batch_size": 4})
+    assert len(steps) == 3
