@@ -1,10 +1,11 @@
 # make demo: environment, synthetic data, training, evaluation, table and contact sheet.
-# make test: environment and test suite.
+# make test: environment, the optional text tower too, and test suite.
 # PYTHON chooses the interpreter of the virtual environment, VENV its folder.
 
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
+TEXT_TOWER := open_clip_torch>=3.0
 DEMO_DATA := data/synthetic-mars
 DEMO_OUTPUT := runs/demo
 
@@ -22,5 +23,9 @@ demo: environment
 	$(RUN) -m datasets.synthetic --root $(DEMO_DATA)
 	$(RUN) train-main.py --config_file configs/demo.yml --overwrite DATASETS.ROOT_DIR $(DEMO_DATA) OUTPUT_DIR $(DEMO_OUTPUT)
 
-test: environment
+$(VENV)/installed-optional: $(VENV)/installed
+	$(RUN) -m pip install --quiet --disable-pip-version-check '$(TEXT_TOWER)'
+	touch $@
+
+test: $(VENV)/installed-optional
 	$(RUN) -m pytest

@@ -19,6 +19,8 @@ from utils.errors import InputError
 
 logger = logging.getLogger(__name__)
 
+_OLDEST = (3, 0)  # tried: the transformer of 2.24 takes (S, n, W), 2.26 lacks models of OpenAI's
+_PACKAGE = "open_clip_torch>=3.0"
 NUM_POSITIONS = 77  # token positions of a text (S)
 # The text half of OpenAI's CLIP; its blocks may also carry their attention mask, which is no weight.
 _TEXT_WEIGHT = (
@@ -93,14 +95,16 @@ class TextTower(nn.Module):
 
 
 def import_open_clip() -> ModuleType:
-    """The package open_clip; raises InputError where it is not installed."""
+    """The package open_clip; raises InputError where it is not installed, or too old for `TextTower`."""
+    need = (
+        f"MODEL.MEMORY text needs the package open_clip_torch (its text tower and tokenizer): pip install '{_PACKAGE}'"
+    )
     try:
         import open_clip
     except ImportError as error:
-        raise InputError(
-            "MODEL.MEMORY text needs the package open_clip_torch (its text tower and tokenizer): "
-            f"pip install open_clip_torch ({error})"
-        ) from None
+        raise InputError(f"{need} ({error})") from None
+    if tuple(int(part) for part in open_clip.__version__.split(".")[:2]) < _OLDEST:
+        raise InputError(f"{need} (found {open_clip.__version__})")
     return open_clip
 
 

@@ -147,9 +147,25 @@ def test_a_file_without_a_text_tower_is_refused(tmp_path):
         load_text_tower(tower, "ViT-B-16", str(tmp_path / "nowhere.pt"))
 
 
-@pytest.mark.parametrize("use", [lambda: create_text_tower(TINY), create_tokenizer, lambda: text_sizes("ViT-B-16")])
+USES = [lambda: create_text_tower(TINY), create_tokenizer, lambda: text_sizes("ViT-B-16")]
+
+
+@pytest.mark.parametrize("use", USES)
 def test_without_open_clip_the_message_says_what_to_install(monkeypatch, use):
     monkeypatch.setitem(sys.modules, "open_clip", None)
-    with pytest.raises(InputError, match="MODEL.MEMORY text needs .*: pip install open_clip_torch") as caught:
+    with pytest.raises(InputError, match="MODEL.MEMORY text needs .*: pip install 'open_clip_torch>=3.0'") as caught:
         use()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("version", "refused"), [("2.24.0", True), ("2.32.0", True), ("3.0.0", False), ("3.10", False)]
+)
+def test_an_open_clip_that_is_too_old_is_refused(monkeypatch, version, refused):
+    open_clip = pytest.importorskip("open_clip")
+    monkeypatch.setattr(open_clip, "__version__", version)
+    if refused:
+        with pytest.raises(InputError, match=rf"pip install 'open_clip_torch>=3.0' \(found {version}\)"):
+            create_text_tower(TINY)
+    else:
+        create_text_tower(TINY)

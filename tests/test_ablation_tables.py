@@ -1,0 +1,50 @@
+"""Tables of an ablation: what stands beside the paper's figures, and when a difference is formed."""
+
+import csv
+
+from processor.ablation_tables import RowResult, write_tables
+from processor.cost import Cost
+
+
+def run(mean_ap: float, num_query: int = 1980, num_gallery: int = 11310, dataset: str = "MARS") -> dict:
+    scores = {"mAP": mean_ap, "rank1": mean_ap + 0.02, "rank5": 0.99, "rank10": 0.99, "rank20": 1.0}
+    return scores | {"num_query": num_query, "num_gallery": num_gallery, "protocol": {"dataset": dataset}}
+
+
+def table(out, results) -> list[dict[str, str]]:
+    write_tables(out, results)
+    with (out / "tables.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_official_test_set_gives_differences(tmp_path):
+    runs = [run(0.90), run(0.91)]
+    (record,) = table(tmp_path, [RowResult("table2_row6", Cost(103.776, 12.7104, 12.34), True, runs)])
+    assert record["mAP"] == "90.50" and record["mAP spread"] == "0.71" and record["seeds"] == "2"
+    assert record["mAP paper"] == "89.4" and record["mAP difference"] == "+1.10"
+    assert record["Rank-1 difference"] == "-0.50" and record["Rank-5 difference"] == "+1.10"
+    assert (record["params M"], record["params M paper"]) == ("103.78", "104.26")
+    line = next(x for x in (tmp_path / "tables.md").read_text().splitlines() if x.startswith("| 6"))
+    assert "| 90.50 ± 0.71 | 89.4 | +1.10 |" in line
+    assert "no difference is formed" not in (tmp_path / "tables.md").read_text()
+
+
+def test_another_test_set_gives_none(tmp_path):
+    (record,) = table(tmp_path, [RowResult("table2_row6", None, False, [run(0.9, 192, 192 + 640)])])
+    assert record["mAP paper"] == "89.4" and record["mAP difference"] == "" and record["params M paper"] == ""
+    assert "192 queries against 832" in (tmp_path / "tables.md").read_text()
+
+
+def test_the_paper_figures_are_those_of_the_data_set(tmp_path):
+    lsvid = run(0.838, 3504, 11333, "LS-VID")
+    (record,) = table(tmp_path, [RowResult("table2_row6", None, True, [lsvid])])
+    assert (record["mAP paper"], record["mAP difference"], record["Rank-5 paper"]) == ("83.8", "+0.00", "97.1")
+    (record,) = table(tmp_path, [RowResult("table5_conv1d", None, True, [lsvid])])
+    assert record["mAP"] == "83.80" and record["mAP paper"] == record["mAP difference"] == ""
+
+
+def test_rows_come_in_the_order_of_the_paper_and_own_rows_last(tmp_path):
+    names = ["mine", "table5_tmd", "table2_row3", "table2_row1"]
+    records = table(tmp_path, [RowResult(name) for name in names])
+    assert [record["config"] for record in records] == ["table2_row1", "table2_row3", "table5_tmd", "mine"]
+    assert all(record["mAP"] == "" and record["seeds"] == "0" for record in records)
