@@ -72,10 +72,11 @@ def log_tables(results: Sequence[RowResult]) -> None:
 
 def log_costs(results: Sequence[RowResult]) -> None:
     """Parameters and multiply-adds beside the paper's, a line per row."""
-    line = "  {:<24}{:>10}{:>9}{:>8}{:>10}{:>9}{:>8}{:>12}"
+    line = "  {:<26}{:>10}{:>9}{:>8}{:>10}{:>9}{:>8}{:>12}"
     for table, rows in _by_table(_records(results)).items():
         titles = ("params M", "paper", "diff", "FLOPs G", "paper", "diff", "deployed G")
-        logger.info("%s", line.format(table[:24], *titles))
+        logger.info("%s", table)
+        logger.info("%s", line.format("", *titles))
         for row in rows:
             cells = []
             for column in ("params M", "FLOPs G"):
