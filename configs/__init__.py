@@ -1,4 +1,5 @@
 from configs.compare import changed_keys as changed_keys
 from configs.defaults import get_cfg as get_cfg
 from configs.errors import ConfigError as ConfigError
+from configs.load import file_keys as file_keys
 from configs.load import load_cfg as load_cfg

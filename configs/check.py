@@ -36,6 +36,7 @@ _AT_LEAST = {
     "TEST.RE_RANKING_K2": 1, "TEST.CONTACT_SHEET": 0, "DATASETS.SAMPLING_STEP": 0,
 }  # fmt: skip
 _FRAME_POSITIONS = 77  # of the temporal transformers of Table 5
+_CNN_STRIDE = 16  # pixels per position of CLIP's ResNets with the last stride 1
 _SHARES = (
     "DATASETS.VAL_FRACTION", "INPUT.PROB", "INPUT.RE_PROB", "SOLVER.WARMUP_FACTOR", "SOLVER.GAMMA",
     "TEST.RE_RANKING_LAMBDA",
@@ -145,6 +146,9 @@ def _check_solver(cfg: CfgNode) -> None:
         )
     if cfg.SOLVER.SELECT_BY == "val" and not cfg.DATASETS.VAL_FRACTION:
         raise ConfigError("SOLVER.SELECT_BY val needs a DATASETS.VAL_FRACTION above 0")
+    text = cfg.SOLVER.TEXT
+    if text.MIN_LR > text.BASE_LR:
+        raise ConfigError(f"SOLVER.TEXT.MIN_LR {text.MIN_LR} must not be above SOLVER.TEXT.BASE_LR {text.BASE_LR}")
     steps = cfg.SOLVER.STEPS
     if steps != sorted(set(steps)) or (steps and steps[0] < 1):
         raise ConfigError(f"SOLVER.STEPS must be rising epochs from 1 on, found {steps}")
@@ -162,6 +166,9 @@ def _check_cnn(cfg: CfgNode) -> None:
         )
     if list(model.STRIDE_SIZE) != list(get_cfg().MODEL.STRIDE_SIZE):
         raise ConfigError(f"MODEL.STRIDE_SIZE {model.STRIDE_SIZE} belongs to a ViT, MODEL.NAME '{model.NAME}' is a CNN")
+    size = cfg.INPUT.SIZE_TRAIN
+    if any(side % _CNN_STRIDE for side in size):
+        raise ConfigError(f"INPUT.SIZE_TRAIN {size}: MODEL.NAME '{model.NAME}' needs multiples of {_CNN_STRIDE} pixels")
     for key, value in model.ENCODER.items():
         if value and key != "TEXT_DEPTH":
             raise ConfigError(f"MODEL.ENCODER.{key} belongs to a ViT, MODEL.NAME '{model.NAME}' is a CNN")

@@ -8,7 +8,7 @@ _C = CfgNode()
 _C.MODEL = CfgNode()
 _C.MODEL.NAME = "ViT-B-16"  # 'ViT-B-16', 'ViT-L-14', 'RN50', or any CLIP ViT or CLIP ResNet of timm
 _C.MODEL.PRETRAIN_CHOICE = "openai"  # 'openai': CLIP's weights; 'none': encoder from scratch
-_C.MODEL.PRETRAIN_PATH = ""  # OpenAI's file of MODEL.NAME (ViT-B-16.pt, RN50.pt) on disk; empty: timm downloads it
+_C.MODEL.PRETRAIN_PATH = ""  # OpenAI's file of MODEL.NAME, or its folder (ViT-B-16.pt, RN50.pt); empty: timm downloads
 _C.MODEL.STRIDE_SIZE = [16, 16]  # pixels [vertical, horizontal] between patches; [12, 12] gives overlapping patches
 _C.MODEL.SIE_CAMERA = True  # add a learned camera embedding to the class token (method: SIE)
 _C.MODEL.SIE_COE = 1.0  # factor of the camera embedding
@@ -86,7 +86,7 @@ _C.SOLVER.TEXT.BATCH_SIZE = 64  # tracklet features per step
 _C.SOLVER.TEXT.BASE_LR = 3.5e-4  # learning rate of Adam after the warm-up, falling along a cosine to MIN_LR
 _C.SOLVER.TEXT.MIN_LR = 1e-6  # learning rate that the cosine ends at
 _C.SOLVER.TEXT.WARMUP_EPOCHS = 5  # epochs of linear warm-up from WARMUP_LR
-_C.SOLVER.TEXT.WARMUP_LR = 1e-5  # learning rate of the first epoch
+_C.SOLVER.TEXT.WARMUP_LR = 1e-5  # learning rate that the warm-up starts from
 _C.SOLVER.TEXT.WEIGHT_DECAY = 1e-4  # L2 inside Adam
 _C.SOLVER.EVAL_PERIOD = 2  # epochs between two tests during training; the last epoch is always tested
 

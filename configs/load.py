@@ -49,6 +49,11 @@ def load_cfg(path: str | Path | Sequence[str | Path] | None = None, opts: Sequen
     return cfg
 
 
+def file_keys(path: str | Path) -> list[str]:
+    """The dotted keys that a config file sets; raises ConfigError for a file that cannot be read."""
+    return [key for key, _ in flatten(_read_yaml(Path(path)))]
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"config file {path} {'is a folder' if path.is_dir() else 'does not exist'}")

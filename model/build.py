@@ -1,8 +1,10 @@
 """Config and counts -> TFCLIP."""
 
+from pathlib import Path
+
 from yacs.config import CfgNode
 
-from model.encoder import CLIPImageEncoder, check_name, create_vit, is_resnet
+from model.encoder import CLIPImageEncoder, check_name, create_vit, is_resnet, openai_file_name
 from model.resnet_encoder import CLIPResNetEncoder, create_resnet
 from model.sequence_prompt import SequenceSpecificPrompt
 from model.temporal_heads import TEMPORAL_HEADS
@@ -38,7 +40,7 @@ def build_model(cfg: CfgNode, num_classes: int, num_cameras: int, pretrained: bo
         temporal_head = TEMPORAL_HEADS[keys.TEMPORAL](encoder.embed_width)
     model = TFCLIP(encoder, ssp, tmd, num_classes, cfg.TEST.NECK_FEAT, temporal_head)
     if pretrained and cfg.MODEL.PRETRAIN_CHOICE == "openai":
-        load_pretrained(model, cfg.MODEL.NAME, cfg.MODEL.PRETRAIN_PATH)
+        load_pretrained(model, cfg.MODEL.NAME, pretrained_path(cfg))
     return model
 
 
@@ -54,8 +56,14 @@ def build_text_branch(cfg: CfgNode, model: TFCLIP, pretrained: bool = True) -> T
     else:
         tower = create_text_tower(text_sizes(keys.NAME))
         if pretrained:
-            load_text_tower(tower, keys.NAME, keys.PRETRAIN_PATH)
+            load_text_tower(tower, keys.NAME, pretrained_path(cfg))
     return TextBranch(tower, TextPrompts(tower, model.num_classes))
+
+
+def pretrained_path(cfg: CfgNode) -> str:
+    """MODEL.PRETRAIN_PATH, or OpenAI's file of MODEL.NAME in it where it is a folder."""
+    path, name = cfg.MODEL.PRETRAIN_PATH, openai_file_name(cfg.MODEL.NAME)
+    return str(Path(path) / name) if name and path and Path(path).is_dir() else path
 
 
 def check_text(cfg: CfgNode) -> None:

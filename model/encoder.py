@@ -141,10 +141,15 @@ def is_resnet(name: str) -> bool:
     return re.fullmatch(r"resnet\w+_clip(\..+)?", timm_name(name)) is not None
 
 
+def openai_file_name(name: str) -> str | None:
+    """The file that OpenAI distributes for MODEL.NAME, such as ViT-B-16.pt; None for weights of others."""
+    architecture, _, tag = timm_name(name).partition(".")
+    return _OPENAI_FILES.get(architecture) if tag in ("", "openai") else None
+
+
 def openai_file(name: str) -> str:
     """What to put on disk as the weights of MODEL.NAME, in words: OpenAI's file where there is one."""
-    architecture, _, tag = timm_name(name).partition(".")
-    file = _OPENAI_FILES.get(architecture) if tag in ("", "openai") else None
+    file = openai_file_name(name)
     return f"OpenAI's {file}" if file else f"timm's weights of {timm_name(name)}"
 
 

@@ -78,7 +78,7 @@ class CLIPResNetEncoder(nn.Module):
             found = f"{tuple(clips.shape[3:])} pixels give {tuple(layer4.shape[2:])}"
             raise ValueError(f"frames of {found}, position embeddings are there for {self.grid}")
         tokens = self._attention_pool(layer4).unflatten(0, leading)  # (B, T, N, D)
-        return ClipTokens(tokens, tokens, pooled=layer4.mean(dim=(2, 3)).unflatten(0, leading))
+        return ClipTokens(tokens, tokens, pooled=layer4.float().mean(dim=(2, 3)).unflatten(0, leading))
 
     def _layer4(self, x: Tensor) -> Tensor:
         """Frames (B*T, 3, H, W) -> (B*T, G, h, w)."""

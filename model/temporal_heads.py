@@ -33,7 +33,7 @@ class TemporalConvolution(nn.Module):
     def forward(self, frames_BTE: Tensor) -> Tensor:
         """(B, T, E) -> (B, E)."""
         shifted_BTE = self.shift(frames_BTE.transpose(1, 2)).transpose(1, 2)
-        return (frames_BTE + shifted_BTE).mean(dim=1)
+        return (frames_BTE.float() + shifted_BTE.float()).mean(dim=1)
 
 
 class TemporalTransformer(nn.Module):

@@ -148,15 +148,6 @@ def create_text_tower(sizes: TextSizes) -> TextTower:
     return TextTower(text)
 
 
-def check_text_path(name: str, path: str) -> None:
-    """Raise InputError where MODEL.PRETRAIN_PATH, `path`, is empty; `name` is MODEL.NAME, for advice."""
-    if not path:
-        raise InputError(
-            "MODEL.MEMORY text needs MODEL.PRETRAIN_PATH, since timm downloads the image tower alone; put "
-            f"{openai_file(name)} there"
-        )
-
-
 def require_text_path(name: str, path: str) -> None:
     """Raise InputError when no file is named that could hold the text tower of MODEL.NAME."""
     if not path:
@@ -173,7 +164,7 @@ def load_text_tower(tower: TextTower, name: str, path: str) -> None:
     tower or one of other sizes; the tower is left untouched then.
     """
     advice = f"put {openai_file(name)} there"
-    check_text_path(name, path)
+    require_text_path(name, path)
     file, own = read_weight_file(Path(path)), tower.text.state_dict()
     state = {weight: value for weight, value in file.state.items() if re.fullmatch(_TEXT_WEIGHT, weight)}
     if not state:

@@ -20,14 +20,17 @@ from pathlib import Path
 import torch
 from yacs.config import CfgNode
 
-from configs import ConfigError, load_cfg
-from model import build_model, build_text_branch, check_model, check_text
+from configs import ConfigError, file_keys, load_cfg
+from datasets import check_frames_present, configured_splits
+from model import build_model, build_text_branch, check_model
 from processor import output_dir as files
 from processor.ablation_tables import RowResult, log_costs, log_tables, write_tables
+from processor.build import check_weights, split_cfg
 from processor.cli import DEFAULT_CONFIG, CommandParser, run_work
 from processor.cost import Cost, count_cost
-from processor.run import run_or_continue
+from processor.run import is_finished, run_or_continue
 from processor.split_series import read_metrics
+from utils.errors import InputError
 from utils.logger import hold_messages, log_to_file
 
 logger = logging.getLogger(__name__)
@@ -43,7 +46,7 @@ class Row:
     """One row that was asked for."""
 
     name: str  # of its file, without .yml
-    cfg: CfgNode  # merged; OUTPUT_DIR and SOLVER.SEED are those of the base
+    cfg: CfgNode  # on the base config
     folder: str  # of its runs, below OUTPUT_DIR: its name, or that of the first row with an equal config
 
 
@@ -64,7 +67,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("rows_and_opts", nargs="*", metavar="ROW ... KEY VALUE ...")
     arguments = parser.parse_intermixed_args(argv)
     given = arguments.rows_and_opts
-    arguments.rows = list(takewhile(lambda text: not _KEY.fullmatch(text), given))
+    arguments.rows = list(takewhile(_names_row, given))
     arguments.opts = given[len(arguments.rows) :]
     try:
         arguments.seeds = [int(seed) for seed in arguments.seeds.split(",") if seed.strip()]
@@ -72,25 +75,31 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         raise ConfigError(f"--seeds {arguments.seeds} must be whole numbers with commas between, e.g. 1,2,3") from None
     if len(set(arguments.seeds)) < len(arguments.seeds):
         raise ConfigError(f"--seeds {arguments.seeds} names a seed twice")
+    for seed in arguments.seeds:
+        load_cfg(opts=["SOLVER.SEED", str(seed)])  # refuses what no config may hold
     return arguments
+
+
+def _names_row(text: str) -> bool:
+    """Whether an argument is a row and not a KEY."""
+    return text.endswith((".yml", ".yaml")) or not _KEY.fullmatch(text)
 
 
 def _run(arguments: argparse.Namespace) -> None:
     base = load_cfg(arguments.config_file, arguments.opts)
     if not (arguments.rows or arguments.cost_only):
         raise ConfigError(f"no row is named; give files such as {ROWS_FOLDER}/table2_row4.yml, or the folder")
-    rows = _load_rows(arguments)
+    rows = _load_rows(arguments, base)
     for row in rows:
         check_model(row.cfg)
     if arguments.cost_only:
         costs = _costs(rows)
         log_costs([RowResult(row.name, costs[row.name], _has_paper_sizes(row.cfg)) for row in rows])
         return
-    for row in rows:
-        check_text(row.cfg)
     out = Path(base.OUTPUT_DIR)
     files.check_output_dir(out, resume=False, overwrite=False)
     seeds = arguments.seeds or [base.SOLVER.SEED]
+    _check_input(rows, seeds, out)
     costs = _costs(rows)
     try:
         for row in rows:
@@ -107,27 +116,57 @@ def _run(arguments: argparse.Namespace) -> None:
     logger.info("wrote %s", ", ".join(map(str, write_tables(out, results))))
 
 
-def _load_rows(arguments: argparse.Namespace) -> list[Row]:
-    """The rows asked for, each with the folder of the first shipped or given row of equal config."""
-    paths = [path for text in arguments.rows or [str(ROWS_FOLDER)] for path in _row_files(Path(text))]
-    by_name: dict[str, Path] = {}
-    for path in paths:
-        if by_name.setdefault(path.stem, path).resolve() != path.resolve():
-            raise ConfigError(f"{by_name[path.stem]} and {path} have the same name, which is that of their runs")
-    first: dict[str, str] = {}  # config -> name of the first row that has it
-    for path in [*sorted(ROWS_FOLDER.glob("*.yml")), *paths]:
+def _check_input(rows: Sequence[Row], seeds: Sequence[int], out: Path) -> None:
+    """Raise InputError naming the row when weights or data of a run that is still to do are not at hand."""
+    seen = set()
+    for row in rows:
+        cfg = next((cfg for seed in seeds if not is_finished(cfg := _run_cfg(row, seed, out))), None)
+        if cfg is None:
+            continue
         try:
-            text = load_cfg([arguments.config_file, path], arguments.opts).dump()
+            check_weights(cfg)
+            if cfg.DATASETS.dump() not in seen:
+                check_frames_present(configured_splits(split_cfg(cfg, 0) if cfg.DATASETS.SPLIT == "all" else cfg))
+        except InputError as error:
+            raise InputError(f"row {row.name}: {error.line}") from None
+        seen.add(cfg.DATASETS.dump())
+
+
+def _load_rows(arguments: argparse.Namespace, base: CfgNode) -> list[Row]:
+    """The rows asked for, each with the folder of the first shipped or given row of equal config."""
+    shipped = {path.stem: path for path in sorted(ROWS_FOLDER.glob("*.yml"))}
+    by_name: dict[str, Path] = {}
+    for path in (path for text in arguments.rows or [str(ROWS_FOLDER)] for path in _row_files(Path(text))):
+        taken = by_name.setdefault(path.stem, shipped.get(path.stem, path))
+        if taken.resolve() != path.resolve():
+            raise ConfigError(f"{path}: {taken} has the same name, which is that of its runs; give one another name")
+    first: dict[str, str] = {}  # config -> name of the first row that has it
+    for name, path in (shipped | by_name).items():
+        try:
+            first.setdefault(_row_cfg(path, arguments, base).dump(), name)
         except ConfigError:
-            if path in paths:
+            if name in by_name:
                 raise
-            continue  # a shipped row that was not asked for and does not go with this base
-        first.setdefault(text, path.stem)
+            # A shipped row that was not asked for and does not go with this base.
     rows = []
     for name, path in by_name.items():
-        cfg = load_cfg([arguments.config_file, path], arguments.opts)
+        cfg = _row_cfg(path, arguments, base)
         rows.append(Row(name, cfg, first[cfg.dump()]))
     return rows
+
+
+def _row_cfg(path: Path, arguments: argparse.Namespace, base: CfgNode) -> CfgNode:
+    """The config of a row file on the base; raises ConfigError naming the file."""
+    try:
+        cfg = load_cfg([arguments.config_file, path], arguments.opts)
+    except ConfigError as error:
+        raise ConfigError(str(error) if str(path) in str(error) else f"row {path}: {error}") from None
+    if (cfg.SOLVER.SEED, cfg.OUTPUT_DIR) != (base.SOLVER.SEED, base.OUTPUT_DIR):
+        raise ConfigError(f"row {path} sets SOLVER.SEED or OUTPUT_DIR; give --seeds and OUTPUT_DIR on the command line")
+    hidden = [key for key in arguments.opts[::2] if key.startswith("MODEL.") and key in file_keys(path)]
+    if hidden:
+        raise ConfigError(f"command line: {hidden[0]} is what row {path} sets; leave it to the row")
+    return cfg
 
 
 def _row_files(path: Path) -> list[Path]:
@@ -150,22 +189,29 @@ def _run_cfg(row: Row, seed: int, out: Path) -> CfgNode:
     return cfg
 
 
-def _results(rows: Sequence[Row], seeds: Sequence[int], costs: dict[str, Cost], out: Path) -> list[RowResult]:
+def _results(rows: Sequence[Row], seeds: Sequence[int], costs: dict[str, Cost | None], out: Path) -> list[RowResult]:
     """What is finished so far."""
     results = []
     for row in rows:
-        runs = [read_metrics(Path(_run_cfg(row, seed, out).OUTPUT_DIR)) for seed in seeds]
-        sizes = _has_paper_sizes(row.cfg)
-        results.append(RowResult(row.name, costs[row.name], sizes, [run for run in runs if run is not None]))
+        cfgs = [cfg for seed in seeds if is_finished(cfg := _run_cfg(row, seed, out))]
+        runs = [run for cfg in cfgs if (run := read_metrics(Path(cfg.OUTPUT_DIR))) is not None]
+        results.append(RowResult(row.name, costs[row.name], _has_paper_sizes(row.cfg), runs))
     return results
 
 
-def _costs(rows: Sequence[Row]) -> dict[str, Cost]:
-    """Row name -> cost; rows of equal config are counted once."""
-    by_folder: dict[str, Cost] = {}
+def _costs(rows: Sequence[Row]) -> dict[str, Cost | None]:
+    """Row name -> cost, None for a text branch without its package; rows of equal config are counted once."""
+    by_folder: dict[str, Cost | None] = {}
     for row in rows:
-        if row.folder not in by_folder:
+        if row.folder in by_folder:
+            continue
+        try:
             by_folder[row.folder] = _cost(row.cfg)
+        except InputError as error:
+            if row.cfg.MODEL.MEMORY != "text":
+                raise
+            logger.warning("%s is not counted: %s", row.name, error.line)
+            by_folder[row.folder] = None
     return {row.name: by_folder[row.folder] for row in rows}
 
 

@@ -16,7 +16,9 @@ from datasets import build_test_loader, check_frames_present, configured_splits,
 from datasets.exclusion import below
 from datasets.tracklet import ReIDSplits, Tracklet
 from datasets.transforms import Normalize
+from model import check_text, pretrained_path
 from model.camera_table import Cameras, TrainedCameras
+from model.encoder import openai_file
 from model.text_prompt import TextBranch
 from model.tfclip import TFCLIP
 from processor import output_dir as files
@@ -212,6 +214,13 @@ def finish_series(out: Path, log: str) -> None:
     log_to_file(out / log, append=True)
     series.log_splits(results, summary)
     logger.info("wrote %s, %s", out / files.SPLITS_TABLE, out / files.METRICS)
+
+
+def check_weights(cfg: CfgNode) -> None:
+    """Raise InputError, before any data are read, when what training starts from is not at hand."""
+    check_text(cfg)
+    if cfg.MODEL.PRETRAIN_PATH:
+        check_file("MODEL.PRETRAIN_PATH", Path(pretrained_path(cfg)), f"put {openai_file(cfg.MODEL.NAME)} there")
 
 
 def check_file(key: str, path: Path, advice: str) -> None:

@@ -25,6 +25,7 @@ class PaperRow:
 OFFICIAL_TESTS = {
     "MARS": (1_980, 11_310),
     "LS-VID": (3_504, 11_333),
+    "iLIDS-VID": (150, 150),
     "Market1501": (3_368, 15_913),
     "MSMT17": (11_659, 82_161),
 }

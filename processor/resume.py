@@ -13,10 +13,10 @@ from utils.errors import InputError, MissingFileError
 # Keys that may differ between a run and its continuation: they change nothing that has been computed. The training
 # tracklets themselves are compared, so that folder and exclusion list may move.
 _FREE = (
-    "DATALOADER.NUM_WORKERS", "DATASETS.CACHE_DIR", "DATASETS.EXCLUDE", "DATASETS.ROOT_DIR", "MODEL.PRETRAIN_PATH",
-    "OUTPUT_DIR", "SOLVER.AMP", "SOLVER.EVAL_PERIOD", "SOLVER.LOG_PERIOD", "SOLVER.MAX_EPOCHS", "TEST.CAMERA_PAIRS",
-    "TEST.CONTACT_SHEET", "TEST.DATASETS", "TEST.FRAMES_PER_BATCH", "TEST.SAMPLING", "TEST.SAVE_", "TEST.UNTRAINED",
-    "TEST.WEIGHT",
+    "DATALOADER.NUM_WORKERS", "DATASETS.CACHE_DIR", "DATASETS.EXCLUDE", "DATASETS.ROOT_DIR", "MODEL.GRAD_CHECKPOINT",
+    "MODEL.PRETRAIN_PATH", "OUTPUT_DIR", "SOLVER.AMP", "SOLVER.EVAL_PERIOD", "SOLVER.LOG_PERIOD", "SOLVER.MAX_EPOCHS",
+    "TEST.CAMERA_PAIRS", "TEST.CONTACT_SHEET", "TEST.DATASETS", "TEST.FRAMES_PER_BATCH", "TEST.SAMPLING", "TEST.SAVE_",
+    "TEST.UNTRAINED", "TEST.WEIGHT",
 )  # fmt: skip
 # Keys of the tests that choose best.pth; once all epochs are trained and tested, only the final test reads them.
 _FREE_WHEN_TRAINED = ("TEST.", "MODEL.SIE_UNSEEN")
@@ -70,7 +70,7 @@ def how_to_go_on(last: Path, saved_epoch: int, max_epochs: int, options: Sequenc
     if saved_epoch >= max_epochs:
         state = "all epochs are finished, the final test will be repeated"
     elif saved_epoch == 0:
-        state = "CLIP-Memory is finished, no epoch is"
+        state = "what comes before the first epoch is finished, no epoch is"
     else:
         state = f"epoch {saved_epoch} is the last finished one, what came after it is done again"
     return f"stopped; {last} is saved: {state}. Continue with: {shlex.join([*command, '--resume'])}"

@@ -12,8 +12,7 @@ from yacs.config import CfgNode
 from configs import changed_keys
 from datasets import build_memory_loader, build_train_loader, check_split_key
 from loss import build_criterion
-from model import build_model, build_text_branch, check_model, check_text
-from model.encoder import openai_file
+from model import build_model, build_text_branch, check_model
 from model.text_prompt import TextBranch
 from model.weight_file import WeightFile
 from model.weights import fill_model, load_weights
@@ -22,7 +21,7 @@ from processor import split_series as series
 from processor.build import (
     Setting,
     build_run,
-    check_file,
+    check_weights,
     evaluate_part,
     finish_series,
     learn_text,
@@ -37,6 +36,7 @@ from processor.resume import check_continuation, check_recipe, check_same_data, 
 from processor.run_test import test
 from processor.trainer import RunState, train_one_epoch
 from utils.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from utils.errors import InputError
 from utils.interrupt import check_interrupt, deferred_interrupts
 from utils.logger import hold_messages, log_to_file
 from utils.seed import seed_everything
@@ -75,9 +75,7 @@ def _train_one(cfg: CfgNode, arguments: argparse.Namespace, resume: bool, discar
     files.check_output_dir(out, resume, overwrite)
     check_model(cfg)
     if not resume:
-        check_text(cfg)
-        if cfg.MODEL.PRETRAIN_PATH:
-            check_file("MODEL.PRETRAIN_PATH", Path(cfg.MODEL.PRETRAIN_PATH), f"put {openai_file(cfg.MODEL.NAME)} there")
+        check_weights(cfg)
     checkpoint = load_checkpoint(out / files.LAST) if resume else None
     if checkpoint is not None:
         check_continuation(checkpoint, changed_keys(checkpoint["config"], cfg), cfg.SOLVER.MAX_EPOCHS, out)
@@ -97,6 +95,7 @@ def _train_one(cfg: CfgNode, arguments: argparse.Namespace, resume: bool, discar
                 _continue(setting, run, checkpoint)
             else:
                 _start(setting, run, text)
+                text = None  # a tower that would stay in the GPU's memory
             _fit(setting, run, train_loader)
             _final_test(setting, run)
     except KeyboardInterrupt:
@@ -141,6 +140,16 @@ def _run_or_continue(cfg: CfgNode, arguments: argparse.Namespace, title: str, di
     check_interrupt()  # pressed while the last files of the run were written
 
 
+def is_finished(cfg: CfgNode) -> bool:
+    """Whether the run, or every run of the series, of this config went to its end; never raises for another recipe."""
+    all_splits = cfg.DATASETS.SPLIT == "all"
+    runs = [split_cfg(cfg, split) for split in range(series.NUM_SPLITS)] if all_splits else [cfg]
+    try:
+        return all(_is_finished(run, Path(run.OUTPUT_DIR)) for run in runs)
+    except InputError:
+        return False
+
+
 def _is_finished(cfg: CfgNode, folder: Path) -> bool:
     """Whether the run in `folder` went to its end with this config; raises InputError for another recipe."""
     epochs = series.finished_epochs(folder)
@@ -161,6 +170,9 @@ def _open_output_dir(setting: Setting, resume: bool, discard: Path | None) -> No
         files.discard_run(discard)
     # Scores beside a config that they were not made with would mislead, also a series that is started again.
     (setting.out / files.METRICS).unlink(missing_ok=True)
+    if not resume:
+        for name in (files.MEMORY, files.TEXT_FEATURES):  # of a run that was stopped before its first state
+            (setting.out / name).unlink(missing_ok=True)
     log_to_file(setting.out / files.TRAIN_LOG, append=resume)
     text = setting.cfg.dump()
     write_atomically(setting.out / files.CONFIG, lambda path: path.write_text(text, encoding="utf-8"))

@@ -57,6 +57,7 @@ def learn_text_features(
     order = torch.Generator().manual_seed(seed)
     bar = progress(range(epochs), "text prompts", "epoch")
     for epoch in bar:
+        schedule.step(epoch + 1)
         rows = torch.randperm(len(features_nE), generator=order).to(device)
         loss = _train_one_epoch(branch, features_nE, pids_n, rows.split(batch_size), optimizer, scaler, dtype)
         if not math.isfinite(loss):
@@ -68,16 +69,16 @@ def learn_text_features(
         bar.set_postfix_str(f"loss {loss:.3f}, lr {lr:.2e}")
         if (epoch + 1) % _LOG_PERIOD == 0 or epoch + 1 in (1, epochs):
             logger.info("text prompts, epoch %d/%d: loss %.3f, lr %.2e", epoch + 1, epochs, loss, lr)
-        schedule.step(epoch + 1)
     return all_text_features(branch, batch_size, device, dtype)
 
 
 def cosine_schedule(
     optimizer: Optimizer, epochs: int, min_lr: float, warmup_epochs: int, warmup_lr: float
 ) -> CosineLRScheduler:
-    """Linear from `warmup_lr` in the first epoch, then a cosine that reaches `min_lr` after the last one.
+    """Linear from `warmup_lr` over `warmup_epochs`, then a cosine that reaches `min_lr` in the last epoch.
 
-    The cosine counts from the first epoch, as in CLIP-ReID, so just after the warm-up it has already begun to fall.
+    Stepped before each epoch with its number from 1, as in CLIP-ReID. The cosine counts from the first epoch too, so
+    just after the warm-up it has already begun to fall.
     """
     return CosineLRScheduler(
         optimizer, t_initial=epochs, lr_min=min_lr, warmup_t=warmup_epochs, warmup_lr_init=warmup_lr
