@@ -31,6 +31,14 @@ _NOTES = (
     "and attention (and a CNN's convolutions), without the patch embedding; the text branch with one text per frame. "
     "deployed: the retrieval feature alone, everything counted.",
 )
+_NO_DIFFERENCE = (
+    "No difference is formed where network, test set or protocol of the test are not the paper's; its scores stand "
+    "there for orientation."
+)
+_PROTOCOL = {
+    "sampling": "dense", "neck_feat": "before", "feat_norm": True, "re_ranking": None, "same_camera_filter": True,
+    "ap": "step",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,7 @@ class RowResult:
 
     name: str  # of its file, without .yml
     cost: Cost | None = None
-    as_paper: bool = True  # whether the encoder, frames and image size are those of the paper's counts
+    as_paper: bool = True  # whether network, image and clip are those of the paper's row
     runs: Sequence[dict[str, Any]] = field(default_factory=tuple)  # metrics.json of each finished seed
 
 
@@ -51,7 +59,7 @@ def write_tables(out: Path, results: Sequence[RowResult]) -> list[Path]:
     writer.writeheader()
     writer.writerows(records)
     sections = [f"## {table}\n\n{_markdown(rows)}\n" for table, rows in _by_table(records).items()]
-    notes = [*_NOTES, *_comparability(results)]
+    notes = [*_NOTES, *_comparability(records)]
     for name, content in ((MARKDOWN, "\n".join([*sections, *notes, ""])), (CSV, text.getvalue())):
         write_atomically(out / name, lambda path, content=content: path.write_text(content, encoding="utf-8"))
     return [out / MARKDOWN, out / CSV]
@@ -59,14 +67,15 @@ def write_tables(out: Path, results: Sequence[RowResult]) -> list[Path]:
 
 def log_tables(results: Sequence[RowResult]) -> None:
     """The same tables on screen and in the log."""
-    for table, rows in _by_table(_records(results)).items():
+    records = _records(results)
+    for table, rows in _by_table(records).items():
         header, body = _short_cells(rows)
         widths = [max(len(line[column]) for line in [header, *body]) for column in range(len(header))]
         logger.info("%s", table)
         for line in [header, *body]:
             cells = [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))]
             logger.info("  %s", "  ".join(cells))
-    for note in _comparability(results):
+    for note in _comparability(records):
         logger.info("%s", note)
 
 
@@ -117,24 +126,21 @@ def _record(paper: PaperRow, result: RowResult) -> dict[str, str]:
         record[f"{title} spread"] = f"{100 * spread[name]:.2f}" if len(result.runs) > 1 else ""
         if value is not None:
             record[f"{title} paper"] = f"{value:.1f}"
-            if _is_official(result.runs[0]):
+            if result.as_paper and all(_is_official(run) for run in result.runs):
                 record[f"{title} difference"] = f"{100 * mean[name] - value:+.2f}"
     return record
 
 
 def _is_official(run: dict[str, Any]) -> bool:
-    return OFFICIAL_TESTS.get(run["protocol"]["dataset"]) == (run["num_query"], run["num_gallery"])
+    """Whether a test is the one that the paper's figures come from: the whole test set under the default protocol."""
+    protocol = run["protocol"]
+    counts = (run["num_query"], run["num_gallery"])
+    return OFFICIAL_TESTS.get(protocol["dataset"]) == counts and all(protocol[k] == v for k, v in _PROTOCOL.items())
 
 
-def _comparability(results: Sequence[RowResult]) -> list[str]:
-    runs = [run for result in results for run in result.runs if not _is_official(run)]
-    if not runs:
-        return []
-    run = runs[0]
-    return [
-        f"Runs tested on no official test set ({run['num_query']} queries against {run['num_gallery']}): the paper's "
-        "scores stand beside them, but no difference is formed."
-    ]
+def _comparability(records: Sequence[dict[str, str]]) -> list[str]:
+    apart = any(r[f"{title} paper"] and not r[f"{title} difference"] for r in records for title, _ in _METRICS)
+    return [_NO_DIFFERENCE] if apart else []
 
 
 def _by_table(records: Sequence[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
@@ -164,4 +170,4 @@ def _short_cells(rows: Sequence[dict[str, str]]) -> tuple[list[str], list[list[s
 def _markdown(rows: Sequence[dict[str, str]]) -> str:
     header, body = _short_cells(rows)
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *body]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

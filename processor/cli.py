@@ -29,6 +29,14 @@ class CommandParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"command line: {message} (see --help)")
 
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Options and positionals in any order; an unknown option is named alone, not with all that follows it."""
+        arguments, rest = self.parse_known_intermixed_args(argv)
+        unknown = [text for text in rest if text.startswith("-")] or rest
+        if unknown:
+            self.error(f"unrecognized arguments: {unknown[0]}")
+        return arguments
+
 
 def parse_arguments(argv: Sequence[str], description: str) -> argparse.Namespace:
     """[--config_file F] [--resume] [--overwrite] [KEY VALUE ...]; raises ConfigError."""
@@ -39,7 +47,7 @@ def parse_arguments(argv: Sequence[str], description: str) -> argparse.Namespace
     parser.add_argument("--resume", action="store_true", help="training: continue the run in OUTPUT_DIR")
     parser.add_argument("--overwrite", action="store_true", help="training: discard the run in OUTPUT_DIR")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys, e.g. SOLVER.BASE_LR 1e-5")
-    return parser.parse_intermixed_args(argv)
+    return parser.parse(argv)
 
 
 def run_command(argv: Sequence[str], description: str, work: Callable[[CfgNode, argparse.Namespace], None]) -> int:

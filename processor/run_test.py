@@ -9,6 +9,7 @@ from yacs.config import CfgNode
 from configs import changed_keys
 from datasets import check_split_key, parse_dataset_list, plain_name
 from model import build_model, check_model
+from model.weight_file import read_weight_file
 from model.weights import ArchitectureError, load_weights
 from processor import output_dir as files
 from processor import split_series as series
@@ -64,9 +65,7 @@ def _test_set(setting: Setting, weight: Path) -> Evaluation:
     try:
         fate = load_weights(model, weight, here=setting.cameras, unseen=cfg.MODEL.SIE_UNSEEN)
     except ArchitectureError as error:
-        config = weight.parent / files.CONFIG
-        hint = f"; the config of its run is {config} (--config_file)" if config.exists() else ""
-        raise InputError(f"{error}{hint}") from None
+        raise InputError(f"{error}{_how_trained(weight, cfg)}") from None
     if fate.kind not in ("published", "checkpoint"):
         raise InputError(f"TEST.WEIGHT {weight} holds CLIP's encoder alone; a test needs weights of a trained TF-CLIP")
     if setting.dataset == "iLIDS-VID":
@@ -81,6 +80,16 @@ def _test_set(setting: Setting, weight: Path) -> Evaluation:
         evaluation = evaluate_part(setting, model.to(setting.device), cfg.TEST.SAMPLING)
     report(setting, {weight.name: evaluation.summary()}, evaluation, {"weight": str(weight)})
     return evaluation
+
+
+def _how_trained(weight: Path, cfg: CfgNode) -> str:
+    """What a user needs to build the network of a weight file that does not fit: keys that differ, and its config."""
+    config = weight.parent / files.CONFIG
+    changes = changed_keys(trained, cfg) if (trained := read_weight_file(weight).config) else {}
+    network = [f"{key} {was}" for key, (was, _) in changes.items() if key.startswith(("MODEL.", "INPUT.SIZE"))]
+    hints = [f"it was trained with {', '.join(network)}"] if network else []
+    hints += [f"the config of its run is {config} (--config_file)"] if config.exists() else []
+    return "".join(f"; {hint}" for hint in hints)
 
 
 def _check_same_split(weight: Path, trained: str, cfg: CfgNode) -> None:

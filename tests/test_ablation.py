@@ -110,13 +110,23 @@ def test_another_recipe_in_the_same_folder_is_refused(tiny, tmp_path, caplog):
     assert main([*row("table2_row2"), *tiny]) == 0
     assert main([*row("table2_row2"), *tiny, "SOLVER.BASE_LR", "1e-4"]) == 2
     assert "SOLVER.BASE_LR" in caplog.text and "table2_row2/seed1234" in caplog.text
+    assert table(tmp_path / "out")[0]["seeds"] == "0"
 
 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
         ([], "no row is named"),
-        (["configs/ablation/table9.yml"], "configs/ablation/table9.yml does not exist"),
+        (["configs/ablation/table2_row9.yml"], "row configs/ablation/table2_row9.yml does not exist; did you mean"),
+        (["table5_conv"], "table5_conv1d.yml?"),
+        (["OUTPUT_DIR", "o", *row("table2_row2"), *row("table2_row4")], "rows come first"),
+        ([*row("table2_row2"), "MODEL.TEMPORAL", "TMD"], "MODEL.TEMPORAL is what row"),
+        ([*row("table1_cnn_tfclip"), "--config_file", str(ROOT / "configs/demo.yml")], "table1_cnn_tfclip.yml: MODEL."),
+        ([*row("table2_row2"), "DATASETS.ROOT_DIR", "nowhere"], "row table2_row2: DATASETS.ROOT_DIR nowhere"),
+        ([*row("table2_row2"), "MODEL.PRETRAIN_PATH", "none.pt"], "row table2_row2: MODEL.PRETRAIN_PATH: none.pt"),
+        ([*row("table2_row2"), "--seeds=-1"], "SOLVER.SEED"),
+        ([*row("table2_row2"), "--seeds", "99999999999999999999999999"], "SOLVER.SEED"),
+        ([*row("table2_row2"), "--overwrite", "SOLVER.SEED", "3"], "unrecognized arguments: --overwrite ("),
         ([*row("table2_row2"), "MODEL.TEMPORL", "TAP"], "did you mean MODEL.TEMPORAL?"),
         ([*row("table2_row2"), "--seeds", "1,x"], "--seeds 1,x must be whole numbers"),
         ([*row("table2_row2"), "--seeds", "1,1"], "names a seed twice"),
@@ -131,6 +141,56 @@ def test_bad_input_is_one_line_and_writes_nothing(argv, message, tmp_path, caplo
     errors = [record.message for record in caplog.records if record.levelno == logging.ERROR]
     assert len(errors) == 1 and message in errors[0] and "\n" not in errors[0]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("seed", "SOLVER:\n   SEED: 7\n", "SOLVER.SEED is the same for all rows"),
+        ("out", "OUTPUT_DIR: elsewhere\n", "OUTPUT_DIR is the same for all rows"),
+        ("table2_row4", "MODEL:\n   SIE_CAMERA: False\n", "has the same name"),
+        ("typo", "MODEL:\n   TEMPORL: TAP\n", "did you mean MODEL.TEMPORAL?"),
+    ],
+)
+def test_a_row_file_that_cannot_be_one_is_refused(tiny, tmp_path, caplog, name, text, message):
+    path = tmp_path / f"{name}.yml"
+    path.write_text(text)
+    assert main([str(path), *tiny]) == 2
+    assert message in caplog.text and str(path) in caplog.text and not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_a_plain_run_is_refused(tiny, tmp_path, caplog):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "last.pth").write_bytes(b"")
+    assert main([*row("table2_row2"), *tiny]) == 2
+    assert "holds a run of train-main.py" in caplog.text and "--overwrite" not in caplog.text
+
+
+def test_a_broken_run_does_not_keep_the_other_rows(tiny, tmp_path, caplog):
+    broken = tmp_path / "out" / "table2_row2" / "seed1234"
+    broken.mkdir(parents=True)
+    (broken / "last.pth").write_bytes(b"no checkpoint")
+    assert main([*row("table2_row2", "table2_row4"), *tiny]) == 2
+    assert f"to train it anew, remove {broken}" in caplog.text
+    assert "1 runs did not end: table2_row2, seed 1234" in caplog.text
+    assert [record["seeds"] for record in table(tmp_path / "out")] == ["0", "1"]
+
+
+def test_runs_of_another_recipe_are_not_put_into_the_table(tiny, tmp_path):
+    rows = row("table2_row2", "table2_row4")
+    assert main([*rows[1:], *tiny]) == 0
+    assert main([*rows, *tiny, "SOLVER.BASE_LR", "1e-4"]) == 2
+    assert [record["seeds"] for record in table(tmp_path / "out")] == ["1", "0"]
+
+
+def test_without_the_optional_package_the_other_rows_are_counted(caplog, monkeypatch):
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    with caplog.at_level(logging.INFO):
+        assert main(["--cost-only", *row("table2_row1", "table2_row2")]) == 0
+    lines = [record.message for record in caplog.records]
+    assert any(line.startswith("table2_row1 is not counted: MODEL.MEMORY text needs the package") for line in lines)
+    assert next(line for line in lines if line.startswith("  1: text")).split()[2:4] == ["-", "126.78"]
+    assert next(line for line in lines if line.startswith("  2: CLIP-M")).split()[2] == "86.95"
 
 
 def test_cost_only_needs_no_data(tmp_path, caplog, monkeypatch):

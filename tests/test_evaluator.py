@@ -16,7 +16,7 @@ from datasets.transforms import Normalize
 from model import build_model
 from processor.contact_sheet import save_contact_sheet
 from processor.evaluator import Protocol, evaluate, rank_features
-from processor.memory_pass import run_memory_pass
+from processor.memory_pass import memory_features, run_memory_pass
 from processor.reports import queries_without_match, results_table, save_camera_pairs, save_features, save_ranks
 from tests.conftest import TINY_OPTIONS
 from utils.errors import InputError
@@ -73,6 +73,20 @@ def test_clip_memory_is_the_identity_mean_of_tracklet_means(tiny):
     for label in range(splits.num_classes):
         rows = [row for row, pid in enumerate(pids) if pid == label]
         torch.testing.assert_close(memory[label], features[rows].mean(dim=0), atol=1e-5, rtol=1e-4)
+
+
+def test_the_memory_pass_changes_nothing_in_an_encoder_with_batch_norm(tiny):
+    cfg, splits, _ = tiny()
+    cnn = build_model(
+        load_cfg(opts="MODEL.NAME RN50 MODEL.SIE_CAMERA False MODEL.PRETRAIN_CHOICE none "
+                      "INPUT.SIZE_TRAIN [32,16] INPUT.SIZE_TEST [32,16]".split()), splits.num_classes, 3
+    )  # fmt: skip
+    cnn.train()
+    before = {name: value.clone() for name, value in cnn.state_dict().items()}
+    tracklets = splits.train[:2]
+    memory = memory_features(cnn, build_test_loader(cfg, tracklets, "dense"), 2, NORMALIZE, CPU, None)
+    assert all(torch.equal(value, before[name]) for name, value in cnn.state_dict().items())
+    torch.testing.assert_close(memory, by_hand(cfg, cnn, tracklets, use_camera=False), atol=1e-4, rtol=1e-4)
 
 
 def toy(num_query=2):

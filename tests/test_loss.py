@@ -103,3 +103,25 @@ def test_triplet_is_computed_in_float32():
     loss = batch_hard_triplet(features, torch.tensor([0, 0, 1, 1]), 0.3)
     assert loss.dtype is torch.float32
     assert loss.item() == pytest.approx(hard_triplet(features.float(), torch.tensor([0, 0, 1, 1])), rel=1e-5)
+
+
+def test_cross_entropies_are_computed_in_float32():
+    exact = random_output()
+    halves = TFCLIPOutput(
+        tuple((3 * s).bfloat16() for s in exact.scores), (3 * exact.frame_scores).bfloat16(), exact.features, None
+    )
+    floats = TFCLIPOutput(tuple(s.float() for s in halves.scores), halves.frame_scores.float(), exact.features, None)
+    pids = torch.arange(len(exact.features[0])) % 2
+    half, full = Criterion()(halves, pids), Criterion()(floats, pids)
+    assert all(half[name].dtype is torch.float32 and torch.equal(half[name], full[name]) for name in half)
+
+
+def test_without_frame_features_the_frame_term_is_zero_and_two_features_are_enough():
+    whole = random_output()
+    pids = torch.arange(len(whole.features[0])) % 2
+    output = TFCLIPOutput(whole.scores[:2], None, whole.features[:2], None)
+    losses = Criterion(id_weight=2.0, triplet_weight=3.0)(output, pids)
+    identity = sum(smoothed_cross_entropy(scores, pids) for scores in output.scores)
+    triplet = sum(hard_triplet(feature, pids) for feature in output.features)
+    assert losses["frame_id"] == losses["v2m"] == 0
+    torch.testing.assert_close(losses["total"].item(), float(2 * identity + 3 * triplet), rtol=1e-4, atol=1e-5)

@@ -75,3 +75,19 @@ def test_without_memory_there_is_no_pass_and_no_term(tiny_argv, tmp_path):
     rows = list(csv.DictReader((out / "history.csv").open()))
     assert [float(row["loss_v2m"]) for row in rows] == [0, 0] and float(rows[0]["loss_id"]) > 0
     assert eval_main(tiny_argv(**argv)) == 0
+
+
+def test_weights_of_another_switch_name_the_key(tiny_argv, tmp_path, caplog):
+    assert train_main(tiny_argv(MODEL__TEMPORAL="TAP", SOLVER__MAX_EPOCHS=1)) == 0
+    line = error_of(tiny_argv(), caplog, eval_main)
+    assert "it was trained with MODEL.TEMPORAL TAP" in line and str(tmp_path / "run" / "config.yml") in line
+
+
+def test_a_run_may_go_on_with_gradient_checkpointing(tiny_argv, tmp_path):
+    """The same gradients in less memory: what a run needs that ran out of it."""
+    for name, flags in (("plain", {}), ("switched", {"MODEL__GRAD_CHECKPOINT": True})):
+        out = {"OUTPUT_DIR": tmp_path / name}
+        assert train_main(tiny_argv(**out, SOLVER__MAX_EPOCHS=1)) == 0
+        assert train_main(tiny_argv("--resume", **out, **flags, SOLVER__MAX_EPOCHS=2)) == 0
+    plain, switched = (torch.load(tmp_path / n / "last.pth", weights_only=True)["model"] for n in ("plain", "switched"))
+    assert all(torch.equal(plain[name], switched[name]) for name in plain)

@@ -21,6 +21,10 @@ def test_every_key_is_a_key():
     assert len(named) > 15 and sorted(named - set(LEAVES) - SECTIONS) == []
 
 
+def test_nothing_is_left_to_fill_in():
+    assert "@@" not in README + DOCS
+
+
 def test_keys_with_values_load():
     values = r"`((?:MODEL|INPUT|SOLVER|TEST)\.[A-Z0-9_.]*[A-Z0-9]) ([A-Za-z0-9]+)`"
     pairs = re.findall(values, README)

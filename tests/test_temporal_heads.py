@@ -55,6 +55,21 @@ def test_class_transformer_returns_its_class_output():
     assert len(head.encoder.layers) == 6 and head.encoder.layers[0].self_attn.num_heads == 8
 
 
+def test_transformer_starts_as_clip_does():
+    torch.manual_seed(0)
+    head = TemporalTransformer(256)
+    linears = [m for m in head.modules() if isinstance(m, nn.Linear)]
+    assert all(0.019 < m.weight.std() < 0.021 and not m.bias.any() for m in linears) and len(linears) == 24
+
+
+def test_convolution_averages_in_float32_under_autocast():
+    head, x = TemporalConvolution(64), torch.randn(2, 8, 64).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        feature, shifted = head(x), head.shift(x.transpose(1, 2)).transpose(1, 2)
+    assert feature.dtype is torch.float32
+    torch.testing.assert_close(feature, (x.float() + shifted.float()).mean(dim=1), rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", TEMPORAL_HEADS)
 @pytest.mark.parametrize("frames", [1, 2, 77])
 def test_any_number_of_frames(name, frames):

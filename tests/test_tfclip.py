@@ -6,6 +6,8 @@ import torch
 from configs import load_cfg
 from loss import build_criterion
 from model import build_model
+from model.encoder import ClipTokens
+from model.tfclip import TFCLIP
 from tests.conftest import TINY_OPTIONS
 
 NUM_CLASSES, NUM_CAMERAS = 5, 3
@@ -156,3 +158,27 @@ def test_logits_and_memory_features_are_float32_under_autocast(dtype):
     assert all(feature.dtype is torch.float32 for feature in output.features)
     expected = torch.einsum("be,bce->bc", projected[:, :, 0].float().mean(dim=1), updated.float())
     torch.testing.assert_close(output.v2m_logits, expected, rtol=1e-5, atol=1e-5)
+
+
+class HalfEncoder(torch.nn.Module):
+    """What an encoder gives under autocast: bfloat16 tokens."""
+
+    width = embed_width = pooled_width = 64
+    camera_embed, pooled_in_retrieval = None, True
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(2)
+        self.tokens = (100 * torch.randn(2, 7, 3, 64, generator=generator)).bfloat16()
+
+    def forward(self, _clips, _camids=None):
+        return ClipTokens(self.tokens, self.tokens.flip(2), self.tokens[:, :, 1])
+
+
+def test_means_over_frames_are_float32_when_the_encoder_is_not():
+    model, clips = TFCLIP(HalfEncoder(), None, None, NUM_CLASSES), torch.zeros(2, 7, 3, 8, 8)
+    tokens = model.encoder.tokens.float()
+    v_g, v_p = model(clips, None, None).features
+    torch.testing.assert_close(v_g, tokens[:, :, 1].mean(dim=1), rtol=0, atol=1e-4)
+    torch.testing.assert_close(v_p, tokens[:, :, 2].mean(dim=1), rtol=0, atol=1e-4)
+    torch.testing.assert_close(model.encode_memory(clips), v_p, rtol=0, atol=0)
