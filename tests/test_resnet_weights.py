@@ -7,6 +7,8 @@ import timm
 import torch
 from torch import nn
 
+from configs import load_cfg
+from model import pretrained_path
 from model.encoder import CLIPImageEncoder, create_vit, resize_positions
 from model.resnet_encoder import CLIPResNetEncoder, create_resnet
 from model.temporal_heads import TemporalConvolution
@@ -14,7 +16,8 @@ from model.tfclip import TFCLIP
 from model.torchscript_archive import read_torchscript_tensors
 from model.weight_file import WeightFile, read_weight_file
 from model.weights import ArchitectureError, fill_model, load_pretrained, load_weights
-from utils.errors import InputError
+from processor.build import check_weights
+from utils.errors import InputError, MissingFileError
 
 SIZE = (64, 32)
 
@@ -258,3 +261,14 @@ def test_a_vit_in_place_of_a_resnet_and_the_reverse(model, openai_state, allow_s
     for file in resnet_files:
         with pytest.raises(ArchitectureError, match="file is .* it holds a CLIP ResNet, MODEL.NAME is a CLIP ViT here"):
             fill_model(vit, file, "file", allow_skipped)
+
+
+def test_a_folder_of_openai_files_serves_every_encoder(tmp_path):
+    for name, file in (("ViT-B-16", "ViT-B-16.pt"), ("RN50", "RN50.pt"), ("resnet50_clip.openai", "RN50.pt")):
+        cnn = ["MODEL.SIE_CAMERA", "False"] if file == "RN50.pt" else []
+        cfg = load_cfg(opts=["MODEL.NAME", name, "MODEL.PRETRAIN_PATH", str(tmp_path), *cnn])
+        assert pretrained_path(cfg) == str(tmp_path / file)
+    one_file = load_cfg(opts=["MODEL.PRETRAIN_PATH", str(tmp_path / "own.pt")])
+    assert pretrained_path(one_file) == str(tmp_path / "own.pt") and pretrained_path(load_cfg()) == ""
+    with pytest.raises(MissingFileError, match="RN50.pt does not exist; put OpenAI's RN50.pt there"):
+        check_weights(load_cfg(opts=["MODEL.NAME", "RN50", "MODEL.PRETRAIN_PATH", str(tmp_path), *cnn]))
