@@ -27,6 +27,7 @@ from utils.metrics import (
     rank_camera_pairs,
     rank_queries,
 )
+from utils.metrics import rank_features as rank_features_by_distance
 from utils.reranking import k_reciprocal_rerank
 
 
@@ -75,7 +76,14 @@ class Evaluation:
     features: NDArray[np.float32]  # (n, F) raw, queries first
     tracklets: tuple[Tracklet, ...]  # n, queries first
     num_query: int
-    dist_QG: NDArray[np.float32]
+    re_ranked_QG: NDArray[np.float32] | None = None  # distances after re-ranking
+
+    @cached_property
+    def dist_QG(self) -> NDArray[np.float32]:
+        """Distances of queries and ranked gallery; the scores need no matrix, lists and tables do."""
+        if self.re_ranked_QG is not None:
+            return self.re_ranked_QG
+        return euclidean_distances(*_compared(self.features, self.num_query, self.protocol))
 
     @property
     def query(self) -> tuple[Tracklet, ...]:
@@ -162,21 +170,28 @@ def evaluate(
 def rank_features(
     features: NDArray[np.float32], tracklets: Sequence[Tracklet], num_query: int, protocol: Protocol
 ) -> Evaluation:
-    """Distances and scores of tracklet features (n, F), queries first."""
-    compared = l2_normalize(features) if protocol.feat_norm else features
-    start = 0 if protocol.gallery_includes_query else num_query
-    query, gallery = compared[:num_query], compared[start:]
-    if protocol.re_ranking is None:
-        dist_QG = euclidean_distances(query, gallery)
-    else:
-        dist_QG = k_reciprocal_rerank(query, gallery, *protocol.re_ranking)
+    """Scores of tracklet features (n, F), queries first."""
+    query, gallery = _compared(features, num_query, protocol)
+    start = len(features) - len(gallery)
     pids = np.array([t.pid for t in tracklets])
     camids = np.array([t.camid for t in tracklets])
+    ids = (pids[:num_query], pids[start:], camids[:num_query], camids[start:])
+    choices = {"ap": protocol.ap, "camera_filter": protocol.camera_filter, "own_rows": own_rows(protocol, num_query)}
+    re_ranked_QG = None
     try:
-        metrics = evaluate_ranking(
-            dist_QG, pids[:num_query], pids[start:], camids[:num_query], camids[start:], ap=protocol.ap,
-            camera_filter=protocol.camera_filter, own_rows=own_rows(protocol, num_query),
-        )  # fmt: skip
+        if protocol.re_ranking is None:
+            metrics = rank_features_by_distance(query, gallery, *ids, **choices)
+        else:
+            re_ranked_QG = k_reciprocal_rerank(query, gallery, *protocol.re_ranking)
+            metrics = evaluate_ranking(re_ranked_QG, *ids, **choices)
     except ValueError as error:
         raise InputError(f"{protocol.dataset} cannot be scored: {error}") from None
-    return Evaluation(metrics, protocol, features, tuple(tracklets), num_query, dist_QG)
+    return Evaluation(metrics, protocol, features, tuple(tracklets), num_query, re_ranked_QG)
+
+
+def _compared(
+    features: NDArray[np.float32], num_query: int, protocol: Protocol
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Features (n, F), queries first -> those of the queries (Q, F) and of the ranked gallery (G, F)."""
+    compared = l2_normalize(features) if protocol.feat_norm else features
+    return compared[:num_query], compared[0 if protocol.gallery_includes_query else num_query :]

@@ -3,11 +3,13 @@
 Q queries, G gallery items, F features.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from utils.ranking import average_precision, euclidean_block, positions_of_matches, squared_lengths
 
 
 class QueryRanking(NamedTuple):
@@ -21,9 +23,7 @@ class QueryRanking(NamedTuple):
 def euclidean_distances(q_feats: ArrayLike, g_feats: ArrayLike) -> NDArray[np.float32]:
     """Euclidean distances (Q, G) float32 of features (Q, F), (G, F)."""
     q, g = np.asarray(q_feats, dtype=np.float32), np.asarray(g_feats, dtype=np.float32)
-    squared = np.square(q).sum(axis=1)[:, None] + np.square(g).sum(axis=1)[None, :]
-    squared -= 2 * (q @ g.T)
-    return np.sqrt(np.maximum(squared, 0, out=squared), out=squared)
+    return euclidean_block(q, g, squared_lengths(q), squared_lengths(g))
 
 
 def l2_normalize(features: ArrayLike) -> NDArray[np.float32]:
@@ -41,13 +41,7 @@ def rank_query(
     hits = np.flatnonzero(matches_G[order])
     if not len(hits):
         return QueryRanking(float("nan"), 0, order)
-    found = np.arange(1, len(hits) + 1)
-    precision = found / (hits + 1)
-    if ap == "trapezoid":
-        # Precision just before each hit; with no item before the first one it counts as 1 (MARS compute_AP).
-        before = np.divide(found - 1, hits, out=np.ones(len(hits)), where=hits > 0)
-        precision = (precision + before) / 2
-    return QueryRanking(float(precision.mean()), int(hits[0]) + 1, order)
+    return QueryRanking(average_precision(hits + 1, ap), int(hits[0]) + 1, order)
 
 
 def evaluate_ranking(
@@ -72,26 +66,64 @@ def evaluate_ranking(
     """
     dist_QG = np.asarray(dist_QG)
     q_pids, g_pids, q_camids, g_camids = (np.asarray(x) for x in (q_pids, g_pids, q_camids, g_camids))
-    if dist_QG.shape != (len(q_pids), len(g_pids)) or len(q_camids) != len(q_pids) or len(g_camids) != len(g_pids):
+    _check_arguments("distances", dist_QG.shape, q_pids, g_pids, q_camids, g_camids, ap)
+    if np.isnan(dist_QG).any():
+        raise ValueError("distances hold nan")
+    rankings = _each_ranking(dist_QG, q_pids, g_pids, q_camids, g_camids, ap, camera_filter, own_rows)
+    # The orders are not kept: those of all MSMT17 queries together would take 8 GB.
+    return _scores(((r.average_precision, r.first_match) for r in rankings if r.first_match), q_pids, g_pids, max_rank)
+
+
+def rank_features(
+    q_feats: ArrayLike,
+    g_feats: ArrayLike,
+    q_pids: ArrayLike,
+    g_pids: ArrayLike,
+    q_camids: ArrayLike,
+    g_camids: ArrayLike,
+    max_rank: int = 50,
+    ap: str = "step",
+    camera_filter: bool = True,
+    own_rows: ArrayLike | None = None,
+) -> dict:
+    """`evaluate_ranking` of the Euclidean distances of features (Q, F), (G, F), which are never held all at once.
+
+    The other arguments, the result and the treatment of ties are those of `evaluate_ranking`. Memory beside the inputs
+    is a few blocks of distances. Raises ValueError also for features that are not finite.
+    """
+    q_feats, g_feats = (np.ascontiguousarray(x, dtype=np.float32) for x in (q_feats, g_feats))
+    q_pids, g_pids, q_camids, g_camids = (np.asarray(x) for x in (q_pids, g_pids, q_camids, g_camids))
+    _check_arguments("features", (len(q_feats), len(g_feats)), q_pids, g_pids, q_camids, g_camids, ap)
+    own_rows = None if own_rows is None else np.asarray(own_rows)
+    positions = positions_of_matches(
+        q_feats, g_feats, q_pids, g_pids, q_camids, g_camids, camera_filter, own_rows
+    )  # of (P,)
+    return _scores(((average_precision(p, ap), int(p[0])) for p in positions if len(p)), q_pids, g_pids, max_rank)
+
+
+def _check_arguments(
+    what: str, shape: tuple[int, ...], q_pids: NDArray, g_pids: NDArray, q_camids: NDArray, g_camids: NDArray, ap: str
+) -> None:
+    if shape != (len(q_pids), len(g_pids)) or len(q_camids) != len(q_pids) or len(g_camids) != len(g_pids):
         raise ValueError(
-            f"distances {dist_QG.shape} do not fit {len(q_pids)} query and {len(g_pids)} gallery ids "
+            f"{what} {shape} do not fit {len(q_pids)} query and {len(g_pids)} gallery ids "
             f"({len(q_camids)}, {len(g_camids)} cameras)"
         )
     if ap not in ("step", "trapezoid"):
         raise ValueError(f"ap must be step or trapezoid, found {ap}")
-    if np.isnan(dist_QG).any():
-        raise ValueError("distances hold nan")
-    rankings = _each_ranking(dist_QG, q_pids, g_pids, q_camids, g_camids, ap, camera_filter, own_rows)
-    # Without the orders: those of all MSMT17 queries together would take 8 GB.
-    valid = [(ranking.average_precision, ranking.first_match) for ranking in rankings if ranking.first_match]
-    if not valid:
+
+
+def _scores(valid: Iterable[tuple[float, int]], q_pids: NDArray, g_pids: NDArray, max_rank: int) -> dict:
+    """The result of `evaluate_ranking` from (AP, position of the first match) of each query with a true match."""
+    pairs = list(valid)
+    if not pairs:
         raise ValueError(f"none of {len(q_pids)} queries has a true match in the gallery")
+    precisions, first = map(np.array, zip(*pairs))  # (valid,) each
     num_ranks = min(max_rank, len(g_pids))
-    precisions, first = map(np.array, zip(*valid))  # (valid,) each
     cmc = (first[:, None] <= np.arange(1, num_ranks + 1)).mean(axis=0)
     result = {"mAP": float(precisions.mean()), "cmc": cmc}
     result |= {f"rank{k}": float((first <= k).mean()) for k in (1, 5, 10, 20)}
-    return result | {"num_valid": len(valid), "num_query": len(q_pids), "num_gallery": len(g_pids)}
+    return result | {"num_valid": len(pairs), "num_query": len(q_pids), "num_gallery": len(g_pids)}
 
 
 def rank_queries(
