@@ -62,7 +62,7 @@ def test_an_own_row_of_another_person_is_left_out_too(way):
     assert expected["mAP"] == 0.5
 
 
-@pytest.mark.parametrize("broken", [np.nan, np.inf, 1e30])
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf, 1e30, 1.5e19])
 def test_features_that_are_not_finite_are_refused(broken):
     features = np.ones((4, 2), dtype=np.float32)
     features[2, 1] = broken
@@ -80,6 +80,11 @@ def test_features_that_are_not_finite_are_refused(broken):
 def test_what_cannot_be_scored_is_refused(ids, message):
     with pytest.raises(ValueError, match=message):
         rank_features(np.ones((1, 2)), np.ones((2, 2)), *ids)
+
+
+def test_an_empty_gallery_holds_no_match():
+    with pytest.raises(ValueError, match="has a true match"):
+        rank_features(np.ones((1, 2)), np.ones((0, 2)), [1], np.zeros(0, int), [0], np.zeros(0, int))
 
 
 def test_average_precision_by_hand():

@@ -74,13 +74,15 @@ def positions_of_matches(
 
     Raises ValueError for features that are not finite.
     """
-    q_squares, g_squares = squared_lengths(q_feats), squared_lengths(g_feats)
-    if not (np.isfinite(g_squares).all() and np.isfinite(q_squares).all()):
+    with np.errstate(over="ignore", invalid="ignore"):
+        q_squares, g_squares = squared_lengths(q_feats), squared_lengths(g_feats)
+        largest = 2 * (q_squares.max(initial=0) + g_squares.max(initial=0))  # no squared distance is above it
+    if not np.isfinite(largest):
         raise ValueError("features hold nan or inf, or are too large to square")
     by_person = np.argsort(g_pids, kind="stable")  # rows of a person stay ascending
     sorted_pids = g_pids[by_person]
     first, end = (np.searchsorted(sorted_pids, q_pids, side) for side in ("left", "right"))
-    block = max(1, _BLOCK_BYTES // (4 * len(g_feats)))
+    block = max(1, _BLOCK_BYTES // (4 * max(1, len(g_feats))))
     for start in range(0, len(q_feats), block):
         rows = slice(start, start + block)
         dist_BG = euclidean_block(q_feats[rows], g_feats, q_squares[rows], g_squares)
