@@ -32,8 +32,8 @@ _AT_LEAST = {
     "SOLVER.TEXT.WEIGHT_DECAY": 0, "INPUT.SEQ_LEN": 1, "DATALOADER.NUM_WORKERS": 0, "DATALOADER.NUM_INSTANCE": 2,
     "SOLVER.SEED": 0, "SOLVER.IMS_PER_BATCH": 1, "SOLVER.MAX_EPOCHS": 1, "SOLVER.BASE_LR": 0,
     "SOLVER.BIAS_LR_FACTOR": 0, "SOLVER.WEIGHT_DECAY": 0, "SOLVER.WEIGHT_DECAY_BIAS": 0, "SOLVER.MARGIN": 0,
-    "SOLVER.WARMUP_EPOCHS": 0, "SOLVER.LOG_PERIOD": 1, "SOLVER.EVAL_PERIOD": 1, "TEST.RE_RANKING_K1": 1,
-    "TEST.RE_RANKING_K2": 1, "TEST.CONTACT_SHEET": 0, "DATASETS.SAMPLING_STEP": 0,
+    "SOLVER.WARMUP_EPOCHS": 0, "SOLVER.ACCUM_STEPS": 1, "SOLVER.LOG_PERIOD": 1, "SOLVER.EVAL_PERIOD": 1,
+    "TEST.RE_RANKING_K1": 1, "TEST.RE_RANKING_K2": 1, "TEST.CONTACT_SHEET": 0, "DATASETS.SAMPLING_STEP": 0,
 }  # fmt: skip
 _FRAME_POSITIONS = 77  # of the temporal transformers of Table 5
 _CNN_STRIDE = 16  # pixels per position of CLIP's ResNets with the last stride 1
@@ -144,6 +144,11 @@ def _check_solver(cfg: CfgNode) -> None:
             f"SOLVER.IMS_PER_BATCH {clips} with DATALOADER.NUM_INSTANCE {per_identity} is one identity per batch; "
             "the triplet loss needs two"
         )
+    if clips % cfg.SOLVER.ACCUM_STEPS:
+        raise ConfigError(
+            f"SOLVER.IMS_PER_BATCH {clips} must be divisible by SOLVER.ACCUM_STEPS {cfg.SOLVER.ACCUM_STEPS} (parts of "
+            "a batch)"
+        )
     if cfg.SOLVER.SELECT_BY == "val" and not cfg.DATASETS.VAL_FRACTION:
         raise ConfigError("SOLVER.SELECT_BY val needs a DATASETS.VAL_FRACTION above 0")
     text = cfg.SOLVER.TEXT
@@ -163,6 +168,11 @@ def _check_cnn(cfg: CfgNode) -> None:
         raise ConfigError(
             f"MODEL.SIE_CAMERA True needs a ViT, MODEL.NAME '{model.NAME}' has no class token to add it to; set it "
             "False"
+        )
+    if cfg.SOLVER.ACCUM_STEPS > 1:
+        raise ConfigError(
+            f"SOLVER.ACCUM_STEPS {cfg.SOLVER.ACCUM_STEPS} needs a ViT: the batch statistics of the CNN "
+            f"'{model.NAME}' would be those of a part of the batch"
         )
     if list(model.STRIDE_SIZE) != list(get_cfg().MODEL.STRIDE_SIZE):
         raise ConfigError(f"MODEL.STRIDE_SIZE {model.STRIDE_SIZE} belongs to a ViT, MODEL.NAME '{model.NAME}' is a CNN")

@@ -54,6 +54,7 @@ _C.DATASETS.SPLIT = "0"  # iLIDS-VID: '0' to '9', or 'all' for ten models in OUT
 _C.DATASETS.TRAIN_HALF = "last"  # iLIDS-VID: half of a split to train on: 'last' (literature) or 'first' (release)
 _C.DATASETS.SAMPLING_STEP = 48  # LS-VID: frames per training item; short tracklets are kept; 0: whole tracklets
 _C.DATASETS.EXCLUDE = ""  # file of frames to leave out, as datasets.check --fix-list writes it
+_C.DATASETS.PACK = ""  # one file with all frames, as datasets.pack writes it; empty: frames are read from their files
 _C.DATASETS.VAL_FRACTION = 0.1  # share of training identities held out when SOLVER.SELECT_BY is 'val'
 _C.DATASETS.CACHE_DIR = ""  # unpacked archives and crops of videos; empty: OUTPUT_DIR/cache
 
@@ -78,6 +79,8 @@ _C.SOLVER.WARMUP_FACTOR = 0.1  # factor of the learning rate at the first epoch
 _C.SOLVER.STEPS = [30, 50, 70]  # epochs (from 0) at which the learning rate is multiplied by GAMMA
 _C.SOLVER.GAMMA = 0.1  # factor at each of STEPS
 _C.SOLVER.AMP = "auto"  # 'auto': bf16 where the GPU has it, else fp16, off on CPU; 'bf16'; 'fp16'; 'off'
+_C.SOLVER.ACCUM_STEPS = 1  # parts of a batch that pass the network one after the other; losses see the whole batch
+_C.SOLVER.COMPILE = False  # torch.compile for the training pass: same results but for rounding, minutes at the start
 _C.SOLVER.LOG_PERIOD = 50  # steps between two log lines of losses
 _C.SOLVER.SELECT_BY = "test"  # best.pth by mAP + Rank-1 on 'test' (as the release) or 'val'; 'last': the last epoch
 _C.SOLVER.TEXT = CfgNode()  # first stage of the text baseline (MODEL.MEMORY 'text'): prompts against frozen encoders

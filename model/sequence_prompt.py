@@ -34,7 +34,11 @@ class SequenceSpecificPrompt(nn.Module):
         self.apply(_init_linear)
 
     def forward(self, memory_BCE: Tensor, context_BNE: Tensor) -> Tensor:
-        """(B, C, E) memory and (B, N, E) mean tokens of the clip -> (B, C, E) updated memory."""
+        """(B, C, E) memory and (B, N, E) mean tokens of the clip -> (B, C, E) updated memory.
+
+        A memory (1, C, E) is the same for every clip: what comes before the first dropout and the first look at a clip
+        (its projection, the first self-attention) is then computed once, not B times.
+        """
         if self.variant == "full":
             context_BNE = self.context_proj(context_BNE)
             prompt_BCE = self.memory_proj(memory_BCE)
@@ -66,15 +70,18 @@ class PromptLayer(nn.Module):
         self.dropout = nn.Dropout(_DROPOUT)
 
     def forward(self, x_BCE: Tensor, context_BNE: Tensor) -> Tensor:
+        """(B, C, E), or (1, C, E) for all clips, attends to (B, N, E) -> (B, C, E)."""
+        num_clips = len(context_BNE)
         if self.has_self_attention:
             normed = self.self_norm(x_BCE)
-            x_BCE = x_BCE + self.self_attn(normed, normed)
-        x_BCE = x_BCE + self.cross_attn(self.cross_norm(x_BCE), context_BNE)
+            attended = self.self_attn(normed, normed)  # (1 or B, C, E)
+            x_BCE = x_BCE + self.dropout(attended.expand(num_clips, -1, -1))  # each clip drops other values
+        x_BCE = x_BCE + self.dropout(self.cross_attn(self.cross_norm(x_BCE), context_BNE))
         return x_BCE + self.dropout(self.mlp(self.mlp_norm(x_BCE)))
 
 
 class PromptAttention(nn.Module):
-    """Multi-head attention, heads 64 wide; q, k, v without bias, output with bias and dropout."""
+    """Multi-head attention, heads 64 wide; q, k, v without bias, output with bias (its dropout is the layer's)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -85,15 +92,14 @@ class PromptAttention(nn.Module):
         self.k_proj = nn.Linear(width, width, bias=False)
         self.v_proj = nn.Linear(width, width, bias=False)
         self.out_proj = nn.Linear(width, width)
-        self.dropout = nn.Dropout(_DROPOUT)
 
     def forward(self, query_BQE: Tensor, context_BKE: Tensor) -> Tensor:
-        """(B, Q, E) attends to (B, K, E) -> (B, Q, E)."""
-        q = self._split_heads(self.q_proj(query_BQE))
+        """(B, Q, E), or (1, Q, E) for all, attends to (B, K, E) -> (B, Q, E)."""
+        q = self._split_heads(self.q_proj(query_BQE)).expand(len(context_BKE), -1, -1, -1)
         k = self._split_heads(self.k_proj(context_BKE))
         v = self._split_heads(self.v_proj(context_BKE))
         mixed = F.scaled_dot_product_attention(q, k, v)  # (B, heads, Q, 64), scale 1/sqrt(64)
-        return self.dropout(self.out_proj(mixed.transpose(1, 2).flatten(2)))
+        return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
     def _split_heads(self, x: Tensor) -> Tensor:
         """(B, L, E) -> (B, heads, L, 64)."""

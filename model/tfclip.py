@@ -9,21 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from model.bnneck import BNNeck, build_classifier
-from model.encoder import CLIPImageEncoder
+from model.encoder import CLIPImageEncoder, ClipTokens
 from model.output import TFCLIPOutput
 from model.resnet_encoder import CLIPResNetEncoder
 from model.sequence_prompt import SequenceSpecificPrompt
 from model.temporal_memory import TemporalMemoryDiffusion
 
 
-class VideoFeatures(NamedTuple):
-    """What the heads and SSP read."""
+class ClipFeatures(NamedTuple):
+    """What is computed of each clip by itself; necks, classifiers and losses see the whole batch."""
 
     v_g: Tensor  # (B, G) mean pooled feature: in a ViT the class token
     v_p: Tensor  # (B, E) mean projected class token
     v_t: Tensor | None  # feature of the temporal branch: (B, D) of TMD, (B, E) of a temporal head, None for TAP
     frames_BTD: Tensor | None  # (B, T, D) frame features f_t of TMD
-    context_BNE: Tensor  # (B, N, E) mean over frames of all projected tokens
+    v2m_logits: Tensor | None  # (B, C) v_p compared with the memory, None without memory
 
 
 class TFCLIP(nn.Module):
@@ -73,23 +73,32 @@ class TFCLIP(nn.Module):
 
     def forward(self, clips: Tensor, camids: Tensor | None, memory: Tensor | None) -> TFCLIPOutput:
         """Training forward: clips (B, T, 3, H, W), camids (B,) or None, memory (C, E) or None."""
-        video = self._video_features(clips, camids)
-        features = self._features(video)
-        scores = [self.classifier_g(self.neck_g(video.v_g)), self.classifier_p(self.neck_p(video.v_p))]
-        if video.v_t is not None:
-            scores.append(self.classifier_t(self.neck_t(video.v_t)))
+        return self.classify(self.clip_features(clips, camids, memory))
+
+    def clip_features(self, clips: Tensor, camids: Tensor | None, memory: Tensor | None) -> ClipFeatures:
+        """The first half of `forward`: encoder, temporal branch and SSP, in which clips do not see each other."""
+        tokens = self.encoder(clips, camids)
+        v_g, v_p, v_t, frames_BTD = self._pool(tokens)
+        v2m_logits = None if memory is None else self._v2m_logits(v_p, tokens.projected, memory)
+        return ClipFeatures(v_g, v_p, v_t, frames_BTD, v2m_logits)
+
+    def classify(self, clips: ClipFeatures) -> TFCLIPOutput:
+        """The second half of `forward`: necks, whose batch statistics are over all clips, and classifiers."""
+        scores = [self.classifier_g(self.neck_g(clips.v_g)), self.classifier_p(self.neck_p(clips.v_p))]
+        if clips.v_t is not None:
+            scores.append(self.classifier_t(self.neck_t(clips.v_t)))
         frame_scores = None
-        if video.frames_BTD is not None:
-            frame_scores = self.classifier_t(self.neck_f(video.frames_BTD.flatten(0, 1)))
-        v2m_logits = None if memory is None else self._v2m_logits(video.v_p, video.context_BNE, memory)
-        return TFCLIPOutput(tuple(scores), frame_scores, features, v2m_logits)
+        if clips.frames_BTD is not None:
+            frame_scores = self.classifier_t(self.neck_f(clips.frames_BTD.flatten(0, 1)))
+        features = tuple(v for v in (clips.v_g, clips.v_p, clips.v_t) if v is not None)
+        return TFCLIPOutput(tuple(scores), frame_scores, features, clips.v2m_logits)
 
     def embed(self, clips: Tensor, camids: Tensor | None = None) -> Tensor:
         """Retrieval feature of each clip, before (or after) the necks.
 
         [v_g ; v_p ; v_t] of a ViT: (B, 2 D + E); [v_p ; v_t] of a CNN; v_t is absent for TAP.
         """
-        features = self._features(self._video_features(clips, camids))
+        features = [v for v in self._pool(self.encoder(clips, camids))[:3] if v is not None]
         if self.neck_feat == "after":
             features = [neck(v) for neck, v in zip((self.neck_g, self.neck_p, self.neck_t), features)]
         return torch.cat(features[0 if self.encoder.pooled_in_retrieval else 1 :], dim=1)
@@ -98,32 +107,22 @@ class TFCLIP(nn.Module):
         """What CLIP-Memory averages: v_p of each clip, without camera embedding: (B, E) float32."""
         return self.encoder(clips).projected[:, :, 0].float().mean(dim=1)
 
-    def _video_features(self, clips: Tensor, camids: Tensor | None) -> VideoFeatures:
-        tokens_BTND, projected_BTNE, pooled_BTG = self.encoder(clips, camids)
+    def _pool(self, tokens: ClipTokens) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Means over the frames: v_g (B, G), v_p (B, E), v_t or None, frame features (B, T, D) or None."""
+        projected_cls_BTE = tokens.projected[:, :, 0]
         # The temporal branch reads the encoder but does not train it.
         frames_BTD = v_t = None
         if self.tmd is not None:
-            frames_BTD = self.tmd(tokens_BTND.detach()).mean(dim=2)
+            frames_BTD = self.tmd(tokens.tokens.detach()).mean(dim=2)
             v_t = frames_BTD.float().mean(dim=1)
         elif self.temporal_head is not None:
-            v_t = self.temporal_head(projected_BTNE[:, :, 0].detach()).float()
-        return VideoFeatures(
-            v_g=pooled_BTG.float().mean(dim=1),
-            v_p=projected_BTNE[:, :, 0].float().mean(dim=1),
-            v_t=v_t,
-            frames_BTD=frames_BTD,
-            context_BNE=projected_BTNE.mean(dim=1),
-        )
+            v_t = self.temporal_head(projected_cls_BTE.detach()).float()
+        return tokens.pooled.float().mean(dim=1), projected_cls_BTE.float().mean(dim=1), v_t, frames_BTD
 
-    @staticmethod
-    def _features(video: VideoFeatures) -> tuple[Tensor, ...]:
-        """v_g, v_p and, with a temporal branch, v_t."""
-        return (video.v_g, video.v_p) if video.v_t is None else (video.v_g, video.v_p, video.v_t)
-
-    def _v2m_logits(self, v_p: Tensor, context_BNE: Tensor, memory: Tensor) -> Tensor:
+    def _v2m_logits(self, v_p: Tensor, projected_BTNE: Tensor, memory: Tensor) -> Tensor:
         """Plain dot products of v_p with the memory, updated for each clip where there is SSP: (B, C)."""
-        memory_BCE = memory.expand(len(v_p), -1, -1)
+        memory_BCE = memory[None]  # (1, C, E), one for all clips
         if self.ssp is not None:
-            memory_BCE = self.ssp(memory_BCE, context_BNE)
+            memory_BCE = self.ssp(memory_BCE, projected_BTNE.mean(dim=1))  # (B, C, E), context (B, N, E)
         # In float32: bfloat16 has steps of 0.5 at the size of these logits.
         return (v_p[:, None].float() * memory_BCE.float()).sum(dim=2)

@@ -14,10 +14,12 @@ from yacs.config import CfgNode
 
 from datasets import build_test_loader, check_frames_present, configured_splits, official_name
 from datasets.exclusion import below
+from datasets.frame_store import frame_source
 from datasets.tracklet import ReIDSplits, Tracklet
 from datasets.transforms import Normalize
 from model import check_text, pretrained_path
 from model.camera_table import Cameras, TrainedCameras
+from model.compiled import check_compiler, compile_clip_features
 from model.encoder import openai_file
 from model.text_prompt import TextBranch
 from model.tfclip import TFCLIP
@@ -120,7 +122,10 @@ def build_run(setting: Setting, model: TFCLIP) -> RunState:
         model.encoder.map_cameras(trained.rows_for(setting.cameras), trained.trained, cfg.MODEL.SIE_UNSEEN)
     optimizer = build_optimizer(cfg, model)
     scaler = torch.amp.GradScaler(setting.device.type, enabled=setting.dtype is torch.float16)
-    return RunState(model, optimizer, build_lr_schedule(cfg, optimizer), scaler)
+    run = RunState(model, optimizer, build_lr_schedule(cfg, optimizer), scaler)
+    if cfg.SOLVER.COMPILE:
+        run.clip_features = compile_clip_features(model)
+    return run
 
 
 def learn_text(setting: Setting, text: TextBranch, tracklet_features: Tensor, pids: Sequence[int]) -> Tensor:
@@ -151,7 +156,7 @@ def evaluate_part(setting: Setting, model: TFCLIP, sampling: str, part: str = "t
     embedding = model.encoder.camera_embed is not None
     protocol = build_protocol(cfg, setting.dataset, splits, sampling, part, embedding)
     tracklets = query + gallery
-    loader = build_test_loader(cfg, tracklets, sampling)
+    loader = build_test_loader(cfg, tracklets, sampling, frame_source(splits.pack, splits.root))
     return evaluate(model, loader, tracklets, len(query), protocol, setting.normalize, setting.device, setting.dtype)
 
 
@@ -221,6 +226,12 @@ def check_weights(cfg: CfgNode) -> None:
     check_text(cfg)
     if cfg.MODEL.PRETRAIN_PATH:
         check_file("MODEL.PRETRAIN_PATH", Path(pretrained_path(cfg)), f"put {openai_file(cfg.MODEL.NAME)} there")
+
+
+def check_compile(cfg: CfgNode) -> None:
+    """Raise InputError when SOLVER.COMPILE asks for what torch cannot do here."""
+    if cfg.SOLVER.COMPILE:
+        check_compiler(current_device())
 
 
 def check_file(key: str, path: Path, advice: str) -> None:

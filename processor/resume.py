@@ -13,10 +13,10 @@ from utils.errors import InputError, MissingFileError
 # Keys that may differ between a run and its continuation: they change nothing that has been computed. The training
 # tracklets themselves are compared, so that folder and exclusion list may move.
 _FREE = (
-    "DATALOADER.NUM_WORKERS", "DATASETS.CACHE_DIR", "DATASETS.EXCLUDE", "DATASETS.ROOT_DIR", "MODEL.GRAD_CHECKPOINT",
-    "MODEL.PRETRAIN_PATH", "OUTPUT_DIR", "SOLVER.AMP", "SOLVER.EVAL_PERIOD", "SOLVER.LOG_PERIOD", "SOLVER.MAX_EPOCHS",
-    "TEST.CAMERA_PAIRS", "TEST.CONTACT_SHEET", "TEST.DATASETS", "TEST.FRAMES_PER_BATCH", "TEST.SAMPLING", "TEST.SAVE_",
-    "TEST.UNTRAINED", "TEST.WEIGHT",
+    "DATALOADER.NUM_WORKERS", "DATASETS.CACHE_DIR", "DATASETS.EXCLUDE", "DATASETS.PACK", "DATASETS.ROOT_DIR",
+    "MODEL.GRAD_CHECKPOINT", "MODEL.PRETRAIN_PATH", "OUTPUT_DIR", "SOLVER.ACCUM_STEPS", "SOLVER.AMP", "SOLVER.COMPILE",
+    "SOLVER.EVAL_PERIOD", "SOLVER.LOG_PERIOD", "SOLVER.MAX_EPOCHS", "TEST.CAMERA_PAIRS", "TEST.CONTACT_SHEET",
+    "TEST.DATASETS", "TEST.FRAMES_PER_BATCH", "TEST.SAMPLING", "TEST.SAVE_", "TEST.UNTRAINED", "TEST.WEIGHT",
 )  # fmt: skip
 # Keys of the tests that choose best.pth; once all epochs are trained and tested, only the final test reads them.
 _FREE_WHEN_TRAINED = ("TEST.", "MODEL.SIE_UNSEEN")

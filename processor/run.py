@@ -21,6 +21,7 @@ from processor import split_series as series
 from processor.build import (
     Setting,
     build_run,
+    check_compile,
     check_weights,
     evaluate_part,
     finish_series,
@@ -74,6 +75,7 @@ def _train_one(cfg: CfgNode, arguments: argparse.Namespace, resume: bool, discar
     out, overwrite = Path(cfg.OUTPUT_DIR), discard is not None
     files.check_output_dir(out, resume, overwrite)
     check_model(cfg)
+    check_compile(cfg)
     if not resume:
         check_weights(cfg)
     checkpoint = load_checkpoint(out / files.LAST) if resume else None
@@ -223,8 +225,9 @@ def _fit(setting: Setting, run: RunState, loader: torch.utils.data.DataLoader) -
         loader.batch_sampler.set_epoch(epoch)
         lr = cfg.SOLVER.BASE_LR * run.lr_schedule.lr_lambdas[0](epoch)
         means = train_one_epoch(
-            run, criterion, loader, setting.normalize, setting.device, setting.dtype, lr, cfg.SOLVER.LOG_PERIOD
-        )
+            run, criterion, loader, setting.normalize, setting.device, setting.dtype, lr, cfg.SOLVER.LOG_PERIOD,
+            cfg.SOLVER.ACCUM_STEPS,
+        )  # fmt: skip
         run.lr_schedule.step()
         run.epoch = epoch + 1
         run.history.append(files.history_row(run.epoch, lr, means))

@@ -1,6 +1,7 @@
 """One epoch of training, and the state of a run that a checkpoint holds."""
 
 import logging
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,9 +14,9 @@ from torch.utils.data import DataLoader
 
 from loss.criterion import Criterion
 from model.tfclip import TFCLIP
+from processor.training_step import ClipEncoder, TrainingStep
 from utils.interrupt import check_interrupt
 from utils.meters import Meters
-from utils.precision import autocast
 from utils.progress import progress
 from utils.seed import get_rng_state, set_rng_state
 
@@ -40,6 +41,7 @@ class RunState:
     best: dict[str, Any] = field(default_factory=dict)  # scores and epoch of the best test so far
     history: list[dict[str, Any]] = field(default_factory=list)  # one row per finished epoch
     untrained: dict[str, Any] | None = None  # scores before the first epoch, where asked for
+    clip_features: ClipEncoder | None = None  # the model's own compiled; None: as it is
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain Python only."""
@@ -59,7 +61,10 @@ class RunState:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly from `state`, a `state_dict()` of a model of the same shape."""
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        # Whether Adam is fused is a matter of this run, not of the one that was saved.
+        pairs = zip(state["optimizer"]["param_groups"], self.optimizer.param_groups)
+        groups = [saved | {"fused": own.get("fused")} for saved, own in pairs]
+        self.optimizer.load_state_dict(state["optimizer"] | {"param_groups": groups})
         self.lr_schedule.load_state_dict(state["lr_schedule"])
         if self.scaler.is_enabled() and state["scaler"]:  # empty unless the run so far was in fp16
             self.scaler.load_state_dict(state["scaler"])
@@ -80,26 +85,24 @@ def train_one_epoch(
     dtype: torch.dtype | None,
     lr: float,
     log_period: int,
+    num_parts: int = 1,
 ) -> dict[str, float]:
     """One pass over the P x K batches -> means of the loss terms, seconds and frames per second.
 
-    `lr` (the base learning rate of this epoch) is shown only. Raises NonFiniteLossError, and KeyboardInterrupt between
-    steps.
+    `lr` (the base learning rate of this epoch) is shown only; each batch is computed in `num_parts` parts. Raises
+    NonFiniteLossError, and KeyboardInterrupt between steps.
     """
-    model, memory_CE = run.model, run.memory
-    model.train()
-    meters, frames, start = Meters(), 0, time.perf_counter()
+    run.model.train()
+    clip_features = run.clip_features or run.model.clip_features
+    compute = TrainingStep(run.model, clip_features, criterion, run.memory, normalize, device, dtype, num_parts)
+    meters, finite, frames, start = Meters(), FiniteCheck(run.epoch + 1), 0, time.perf_counter()
     bar = progress(loader, f"epoch {run.epoch + 1}", "step")
     for step, batch in enumerate(bar, start=1):
         check_interrupt()
-        clips, pids, camids = (tensor.to(device, non_blocking=True) for tensor in batch)
-        clips = normalize(clips)  # (B, T, 3, H, W)
-        with autocast(device, dtype):
-            output = model(clips, camids, memory_CE)
-        losses = criterion(output, pids)
-        check_finite(losses, run.epoch + 1, step)
+        clips, pids, camids = (tensor.to(device, non_blocking=True) for tensor in batch)  # clips (B, T, 3, H, W)
         run.optimizer.zero_grad(set_to_none=True)
-        run.scaler.scale(losses["total"]).backward()
+        losses = compute(clips, pids, camids, run.scaler.scale)
+        finite.add(losses, step)
         run.scaler.step(run.optimizer)
         run.scaler.update()
         meters.update(losses)
@@ -110,16 +113,48 @@ def train_one_epoch(
             bar.set_postfix_str(f"{text}, lr {lr:.2e}, {speed:,.0f} frames/s")
             if step > 1:
                 logger.info("epoch %d step %d/%d: %s, lr %.2e", run.epoch + 1, step, len(loader), text, lr)
+    finite.finish()
     seconds = time.perf_counter() - start
     return meters.means() | {"seconds": seconds, "frames_per_second": frames / seconds}
 
 
-def check_finite(losses: dict[str, Tensor], epoch: int, step: int) -> None:
-    """The one host synchronisation of a step; raises NonFiniteLossError naming epoch, step and terms."""
-    if torch.isfinite(losses["total"]):
-        return
-    terms = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
-    raise NonFiniteLossError(
-        f"the loss is not finite in epoch {epoch}, step {step}: {terms}; lower SOLVER.BASE_LR in a new run, or go on "
-        "with SOLVER.AMP off"
-    )
+class FiniteCheck:
+    """Looks at the loss of each step when the next one is under way, so that the device need not be waited for.
+
+    A step that should not have been taken has then been taken; the run ends all the same, before anything is saved.
+    """
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+        self._waiting: tuple[int, list[str], Tensor, torch.cuda.Event | None] | None = None
+
+    def add(self, losses: dict[str, Tensor], step: int) -> None:
+        """Send the terms of `step` on their way to the host, then look at those of the step before it."""
+        values = torch.stack([value.detach().float() for value in losses.values()])  # (terms,)
+        arrived = None
+        if values.is_cuda:
+            on_host = torch.empty(values.shape, pin_memory=True)
+            values = on_host.copy_(values, non_blocking=True)
+            arrived = torch.cuda.Event()
+            arrived.record()
+        before, self._waiting = self._waiting, (step, list(losses), values, arrived)
+        self._look(before)
+
+    def finish(self) -> None:
+        """Look at the last step too; raises NonFiniteLossError naming epoch, step and terms, as `add` does."""
+        before, self._waiting = self._waiting, None
+        self._look(before)
+
+    def _look(self, sent: tuple[int, list[str], Tensor, torch.cuda.Event | None] | None) -> None:
+        if sent is None:
+            return
+        step, names, values, arrived = sent
+        if arrived is not None:
+            arrived.synchronize()
+        terms = dict(zip(names, values.tolist()))
+        if not math.isfinite(terms["total"]):
+            raise NonFiniteLossError(
+                f"the loss is not finite in epoch {self.epoch}, step {step}: "
+                f"{', '.join(f'{name} {value:.4g}' for name, value in terms.items())}; lower SOLVER.BASE_LR in a new "
+                "run, or go on with SOLVER.AMP off"
+            )

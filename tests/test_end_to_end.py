@@ -118,21 +118,21 @@ def test_test_options_change_the_result(trained, tiny_argv, tmp_path):
 
 @pytest.mark.parametrize("stop_at", [(1, 1), (2, 1), (3, 2)])
 def test_interrupted_and_resumed_run_equals_an_unbroken_one(trained, tiny_argv, tmp_path, monkeypatch, caplog, stop_at):
-    check = trainer.check_finite
+    check = trainer.FiniteCheck.add
 
-    def interrupt(losses, epoch, step):
-        check(losses, epoch, step)
-        if (epoch, step) == stop_at:
+    def interrupt(self, losses, step):
+        check(self, losses, step)
+        if (self.epoch, step) == stop_at:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(trainer, "check_finite", interrupt)
+    monkeypatch.setattr(trainer.FiniteCheck, "add", interrupt)
     with caplog.at_level(logging.INFO):
         assert train_main(tiny_argv(TEST__UNTRAINED=True)) == 130
     finished = stop_at[0] - 1
     said = f"epoch {finished} is the last finished one" if finished else "what comes before the first epoch is finished"
     assert said in caplog.text and "--resume" in caplog.text
     assert torch.load(tmp_path / "run" / "last.pth", weights_only=True)["epoch"] == stop_at[0] - 1
-    monkeypatch.setattr(trainer, "check_finite", check)
+    monkeypatch.setattr(trainer.FiniteCheck, "add", check)
     torch.rand(7)  # whatever the process did in between
     assert train_main(tiny_argv("--resume", TEST__UNTRAINED=True)) == 0
     assert_same_state(tmp_path / "run" / "last.pth", trained / "last.pth")

@@ -89,19 +89,19 @@ def test_one_split_alone_equals_its_row(series, ilids, tmp_path):
 
 @pytest.mark.parametrize("flags", [(), ("--resume",)])
 def test_broken_off_in_split_1_and_started_again_ends_in_the_same_table(series, ilids, tmp_path, monkeypatch, flags):
-    check = trainer.check_finite
+    check = trainer.FiniteCheck.add
 
-    def interrupt(losses, epoch, step):
-        check(losses, epoch, step)
-        if epoch == 2 and (tmp_path / "run" / "split1").exists():
+    def interrupt(self, losses, step):
+        check(self, losses, step)
+        if self.epoch == 2 and (tmp_path / "run" / "split1").exists():
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(trainer, "check_finite", interrupt)
+    monkeypatch.setattr(trainer.FiniteCheck, "add", interrupt)
     assert train_main(argv(ilids, tmp_path / "run")) == 130
     assert not (tmp_path / "run" / "split2").exists() and not (tmp_path / "run" / "splits.csv").exists()
     assert torch.load(tmp_path / "run" / "split1" / "last.pth", weights_only=True)["epoch"] == 1
     finished = (tmp_path / "run" / "split0" / "last.pth").stat().st_mtime_ns
-    monkeypatch.setattr(trainer, "check_finite", check)
+    monkeypatch.setattr(trainer.FiniteCheck, "add", check)
     assert train_main(argv(ilids, tmp_path / "run", *flags)) == 0
     assert (tmp_path / "run" / "split0" / "last.pth").stat().st_mtime_ns == finished  # skipped
     assert table(tmp_path / "run") == table(series)
@@ -185,10 +185,10 @@ def test_overwriting_loses_nothing_to_a_fault(keys, series, ilids, tmp_path):
 def test_overwriting_takes_the_old_table_away_at_once(series, ilids, tmp_path, monkeypatch):
     shutil.copytree(series, tmp_path / "run")
 
-    def interrupt(losses, epoch, step):
+    def interrupt(self, losses, step):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(trainer, "check_finite", interrupt)
+    monkeypatch.setattr(trainer.FiniteCheck, "add", interrupt)
     assert train_main(argv(ilids, tmp_path / "run", "--overwrite")) == 130
     left = {path.relative_to(tmp_path / "run").as_posix() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     assert {name for name in left if not name.startswith("split0/")} == set()

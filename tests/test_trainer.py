@@ -1,10 +1,12 @@
 """The state of a run and the check of its loss."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
-from processor.trainer import NonFiniteLossError, RunState, check_finite
+from processor.trainer import FiniteCheck, NonFiniteLossError, RunState
 
 
 def run_state(scaler_enabled: bool) -> RunState:
@@ -31,8 +33,33 @@ def test_a_run_may_continue_with_and_without_a_loss_scaler(before, now):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_names_epoch_step_and_terms(value):
-    losses = {"id": torch.tensor(1.5), "total": torch.tensor(value)}
+@pytest.mark.parametrize("at_the_end", [True, False])
+def test_a_loss_that_is_not_finite_names_its_own_step_one_step_later(value, at_the_end):
+    check = FiniteCheck(epoch=4)
+    check.add({"id": torch.tensor(0.5), "total": torch.tensor(3.0)}, 6)
+    check.add({"id": torch.tensor(1.5), "total": torch.tensor(value)}, 7)  # looks at step 6
     with pytest.raises(NonFiniteLossError, match=f"epoch 4, step 7: id 1.5, total {value}"):
-        check_finite(losses, 4, 7)
-    check_finite({"total": torch.tensor(3.0)}, 4, 7)
+        check.finish() if at_the_end else check.add({"id": torch.tensor(0.5), "total": torch.tensor(3.0)}, 8)
+
+
+def test_finite_losses_pass():
+    check = FiniteCheck(epoch=1)
+    for step in range(3):
+        check.add({"total": torch.tensor(3.0)}, step)
+    check.finish()
+    check.finish()
+
+
+def test_a_checkpoint_of_the_plain_optimizer_goes_on_with_the_fused_one():
+    """The way Adam is computed belongs to the run at hand, not to the file."""
+    plain, fused = run_state(False), run_state(False)
+    fused.optimizer = torch.optim.Adam(fused.model.parameters(), fused=True)
+    plain.model(torch.ones(1, 2)).sum().backward()
+    plain.optimizer.step()
+    fused.load_state_dict(copy.deepcopy(plain.state_dict()))
+    assert fused.optimizer.param_groups[0]["fused"] is True
+    for run in (plain, fused):
+        run.model.zero_grad()
+        run.model(torch.ones(1, 2)).square().sum().backward()
+        run.optimizer.step()
+    torch.testing.assert_close(fused.model.weight, plain.model.weight)

@@ -1,0 +1,27 @@
+"""torch.compile for the training pass of the network; tests and the memory pass stay as they are."""
+
+import torch
+
+from model.tfclip import TFCLIP
+from utils.errors import InputError
+
+# Dropout then draws as it does without compiling, so that a run has the same masks either way.
+_OPTIONS = {"fallback_random": True}
+
+
+def compile_clip_features(model: TFCLIP):
+    """`model.clip_features` compiled for batches of one shape; the model itself and its weights' names stay."""
+    return torch.compile(model.clip_features, dynamic=False, options=_OPTIONS)
+
+
+def check_compiler(device: torch.device) -> None:
+    """Compile a small function on `device`; raises InputError when torch has no compiler to do it with."""
+    double = torch.compile(lambda x: x * 2 + 1, options=_OPTIONS)
+    try:
+        double(torch.zeros(8, device=device))
+    except Exception as error:  # torch raises many kinds, from a missing g++ to missing headers of Python
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"SOLVER.COMPILE True: torch cannot compile on {device.type} here ({type(error).__name__}: {reason}); "
+            "install what it names, or set SOLVER.COMPILE False"
+        ) from None

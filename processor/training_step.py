@@ -1,0 +1,104 @@
+"""Forward and backward pass of one P x K batch, at once or in parts (gradient caching).
+
+B clips, T frames, H, W pixels, C identities, E projection width.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from loss.criterion import Criterion
+from model.tfclip import TFCLIP, ClipFeatures
+from utils.precision import autocast
+
+ClipEncoder = Callable[[Tensor, Tensor, Tensor | None], ClipFeatures]  # `TFCLIP.clip_features`, compiled or not
+
+
+class TrainingStep:
+    """Computes losses and gradients of a batch with a model, a criterion and a memory.
+
+    With `num_parts` above 1 the batch goes through encoder, temporal branch and SSP in parts, twice (GradCache, Gao et
+    al., arXiv 2101.06983): the first time without a graph, then necks, classifiers and losses see the features of the
+    whole batch, and the second time each part passes the gradients of its features on. Batch-hard mining, batch
+    statistics and losses are those of the whole batch; the second pass drops the same values as the first. It needs
+    the activations of one part only, and a third forward pass's worth of time more.
+    """
+
+    def __init__(
+        self,
+        model: TFCLIP,
+        clip_features: ClipEncoder,
+        criterion: Criterion,
+        memory_CE: Tensor | None,
+        normalize: nn.Module,
+        device: torch.device,
+        dtype: torch.dtype | None,
+        num_parts: int = 1,
+    ) -> None:
+        self.model = model
+        self.clip_features = clip_features
+        self.criterion = criterion
+        self.memory_CE = memory_CE
+        self.normalize = normalize
+        self.device = device
+        self.dtype = dtype
+        self.num_parts = num_parts
+
+    def __call__(
+        self, clips: Tensor, pids: Tensor, camids: Tensor, scale: Callable[[Tensor], Tensor]
+    ) -> dict[str, Tensor]:
+        """uint8 clips (B, T, 3, H, W), pids (B,), camids (B,) on the device -> loss terms; gradients are added.
+
+        `scale` is what the gradient scaler does to the loss.
+        """
+        if self.num_parts > 1:
+            return self._in_parts(clips, pids, camids, scale)
+        losses = self._losses(self._encode(clips, camids), pids)
+        scale(losses["total"]).backward()
+        return losses
+
+    def _encode(self, clips: Tensor, camids: Tensor) -> ClipFeatures:
+        with autocast(self.device, self.dtype):
+            return self.clip_features(self.normalize(clips), camids, self.memory_CE)
+
+    def _losses(self, features: ClipFeatures, pids: Tensor) -> dict[str, Tensor]:
+        with autocast(self.device, self.dtype):
+            output = self.model.classify(features)
+        return self.criterion(output, pids)
+
+    def _in_parts(
+        self, clips: Tensor, pids: Tensor, camids: Tensor, scale: Callable[[Tensor], Tensor]
+    ) -> dict[str, Tensor]:
+        parts = list(zip(clips.tensor_split(self.num_parts), camids.tensor_split(self.num_parts)))
+        states, features = [], []  # of each part: random state before it, its ClipFeatures without a graph
+        with torch.no_grad():
+            for part in parts:
+                states.append(_rng_state(self.device))
+                features.append(self._encode(*part))
+        batch = ClipFeatures(*(None if f[0] is None else torch.cat(f).requires_grad_() for f in zip(*features)))
+        losses = self._losses(batch, pids)
+        scale(losses["total"]).backward()
+        grads = [f.grad.tensor_split(self.num_parts) for f in batch if f is not None]  # of each feature, by part
+        for part, state, grads_of_part in zip(parts, states, zip(*grads)):
+            with _replayed(state, self.device):
+                again = [f for f in self._encode(*part) if f is not None]
+            torch.autograd.backward(again, grads_of_part)
+        return losses
+
+
+def _rng_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """State of the random numbers of the CPU and, when the model is there, of the GPU."""
+    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+
+@contextmanager
+def _replayed(state: tuple[Tensor, Tensor | None], device: torch.device) -> Iterator[None]:
+    """Random numbers as they came after `state`; outside, the stream goes on as if nothing had been drawn."""
+    cpu, gpu = state
+    with torch.random.fork_rng(devices=[] if gpu is None else [device]):
+        torch.set_rng_state(cpu)
+        if gpu is not None:
+            torch.cuda.set_rng_state(gpu, device)
+        yield

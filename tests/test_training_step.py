@@ -1,0 +1,210 @@
+"""One step: whole, in parts (gradient caching), compiled; and attention goes through torch's kernel everywhere."""
+
+import copy
+import shutil
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from configs import load_cfg
+from loss import build_criterion
+from model import build_model
+from model.compiled import check_compiler, compile_clip_features
+from model.tfclip import ClipFeatures
+from processor import training_step
+from processor.training_step import TrainingStep
+from tests.conftest import TINY_OPTIONS
+from utils.errors import InputError
+
+CPU = torch.device("cpu")
+PIDS = torch.tensor([0, 0, 0, 1, 1, 1])
+CAMIDS = torch.arange(6) % 3
+
+
+def normalize(clips):
+    """uint8 -> numbers around 0."""
+    return clips.float() / 127.5 - 1
+
+
+def parts_of_a_step(**overrides):
+    """Model, criterion, memory and uint8 clips (6, 2, 3, 32, 16)."""
+    options = TINY_OPTIONS | {key.replace("__", "."): str(value) for key, value in overrides.items()}
+    cfg = load_cfg(opts=[part for pair in options.items() for part in pair])
+    torch.manual_seed(0)
+    model = build_model(cfg, 5, 3).train()
+    clips = torch.randint(0, 256, (6, 2, 3, 32, 16), dtype=torch.uint8)
+    return model, build_criterion(cfg), torch.randn(5, 64), clips
+
+
+def step_of(model, criterion, memory, num_parts=1, clip_features=None):
+    return TrainingStep(model, clip_features or model.clip_features, criterion, memory, normalize, CPU, None, num_parts)
+
+
+def gradients(model):
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def assert_close(found, expected, rtol):
+    """Relative difference of every tensor; those that are zero but for rounding are held against the largest one."""
+    assert set(found) == set(expected)
+    largest = max(value.norm() for value in expected.values())
+    for name, value in expected.items():
+        error = (found[name] - value).norm() / max(value.norm(), 1e-4 * largest)
+        assert error < rtol, (name, float(error))
+
+
+@pytest.mark.parametrize("num_parts", [2, 3, 6])
+@pytest.mark.parametrize("options", [{}, {"MODEL__SSP__VARIANT": "simple"}, {"MODEL__TEMPORAL": "TAP"},
+                                     {"MODEL__TEMPORAL": "TRANSF"}, {"MODEL__GRAD_CHECKPOINT": True}])  # fmt: skip
+def test_without_dropout_parts_give_losses_gradients_and_statistics_of_the_whole_batch(num_parts, options):
+    model, criterion, memory, clips = parts_of_a_step(**options)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    in_parts = copy.deepcopy(model)
+    expected = step_of(model, criterion, memory)(clips, PIDS, CAMIDS, lambda loss: 8 * loss)
+    found = step_of(in_parts, criterion, memory, num_parts)(clips, PIDS, CAMIDS, lambda loss: 8 * loss)
+    assert_close(found, expected, 1e-5)
+    assert_close(gradients(in_parts), gradients(model), 1e-4)
+    for (name, buffer), other in zip(model.named_buffers(), in_parts.buffers()):
+        torch.testing.assert_close(other, buffer, msg=name)  # batch statistics were taken once, over all clips
+
+
+def test_the_second_pass_drops_what_the_first_one_dropped():
+    """Exactly the gradient of one graph over all parts whose masks are drawn part by part."""
+    model, criterion, memory, clips = parts_of_a_step()
+    one_graph = copy.deepcopy(model)
+    torch.manual_seed(5)
+    step_of(model, criterion, memory, 3)(clips, PIDS, CAMIDS, lambda loss: loss)
+    after = torch.rand(3)
+
+    torch.manual_seed(5)
+    pieces = [one_graph.clip_features(normalize(c), k, memory) for c, k in zip(clips.split(2), CAMIDS.split(2))]
+    features = ClipFeatures(*(torch.cat(f) for f in zip(*pieces)))
+    criterion(one_graph.classify(features), PIDS)["total"].backward()
+    assert_close(gradients(model), gradients(one_graph), 1e-4)
+    assert torch.equal(torch.rand(3), after)  # and the stream goes on as after one pass
+
+    torch.manual_seed(6)
+    one_graph.zero_grad()
+    pieces = [one_graph.clip_features(normalize(c), k, memory) for c, k in zip(clips.split(2), CAMIDS.split(2))]
+    criterion(one_graph.classify(ClipFeatures(*(torch.cat(f) for f in zip(*pieces)))), PIDS)["total"].backward()
+    other = gradients(one_graph)["ssp.layers.0.mlp.0.weight"]  # other masks matter
+    assert (other - gradients(model)["ssp.layers.0.mlp.0.weight"]).norm() > 1e-3 * other.norm()
+
+
+def test_parts_need_the_activations_of_one_part_only():
+    model, criterion, memory, clips = parts_of_a_step()
+    held = {}
+    for num_parts in (1, 3):
+        saved = []  # values kept for the backward pass, of each call
+
+        def measured(*args, saved=saved):
+            saved.append(0)
+            return model.clip_features(*args)
+
+        def keep(tensor, saved=saved):
+            if saved:
+                saved[-1] += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            step_of(model, criterion, memory, num_parts, measured)(clips, PIDS, CAMIDS, lambda x: x)
+        held[num_parts] = max(saved)
+    assert held[3] < 0.6 * held[1]
+
+
+def test_ssp_computes_once_what_all_clips_share():
+    model, _, memory, clips = parts_of_a_step()
+    rows = {}
+    for name, module in model.ssp.named_modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_hook(lambda m, inputs, _, name=name: rows.__setitem__(name, len(inputs[0])))
+    model.clip_features(normalize(clips), CAMIDS, memory)
+    shared = {name for name, count in rows.items() if count == 1}
+    first = {f"layers.0.self_attn.{part}_proj" for part in "qkv"} | {"layers.0.self_attn.out_proj", "memory_proj.1"}
+    assert shared == first and rows["layers.1.self_attn.q_proj"] == 6
+
+
+@pytest.mark.parametrize("variant", ["full", "simple"])
+def test_a_shared_memory_gives_what_copies_of_it_give(variant):
+    """Values, gradients and dropout masks: (1, C, E) against the same memory written out for every clip."""
+    model, _, memory, _ = parts_of_a_step(MODEL__SSP__VARIANT=variant)
+    context = torch.randn(6, 9, 64)
+    results = []
+    for given in (memory[None], memory.expand(6, -1, -1).contiguous()):
+        model.zero_grad()
+        torch.manual_seed(3)
+        updated = model.ssp(given, context)
+        updated.square().sum().backward()
+        results.append((updated.detach(), {n: p.grad.clone() for n, p in model.ssp.named_parameters()}))
+    torch.testing.assert_close(results[0][0], results[1][0])
+    assert_close(results[0][1], results[1][1], 1e-5)
+
+
+@pytest.mark.parametrize(("options", "calls"), [
+    ({}, 2 + 2 * 2 + 2),  # two encoder blocks, SSP: two layers with two attentions, TMC and MD
+    ({"MODEL__SSP__VARIANT": "simple"}, 2 + 2 + 2),
+    ({"MODEL__SSP__ENABLED": False, "MODEL__TEMPORAL": "TRANSF", "MODEL__MEMORY": "none"}, 2 + 6),
+])  # fmt: skip
+def test_all_attention_goes_through_scaled_dot_product_attention(monkeypatch, options, calls):
+    model, _, memory, clips = parts_of_a_step(**options)
+    memory = memory if model.ssp is not None else None
+    seen = []
+    kernel = F.scaled_dot_product_attention
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *a, **k: seen.append(a[0].shape) or kernel(*a, **k))
+    model.clip_features(normalize(clips), CAMIDS, memory)
+    assert len(seen) == calls
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on the CPU needs a C++ compiler")
+def test_compiled_features_are_the_eager_ones_with_the_same_dropout():
+    model, criterion, memory, clips = parts_of_a_step(MODEL__ENCODER__DEPTH=1, MODEL__SSP__LAYERS=1)
+    results = {}
+    for name, clip_features in (("eager", model.clip_features), ("compiled", compile_clip_features(model))):
+        model.zero_grad()
+        torch.manual_seed(4)
+        losses = step_of(model, criterion, memory, 1, clip_features)(clips, PIDS, CAMIDS, lambda x: x)
+        results[name] = losses, gradients(model)
+    assert_close(results["compiled"][0], results["eager"][0], 1e-5)
+    assert_close(results["compiled"][1], results["eager"][1], 1e-3)
+    assert not any(name.startswith("_orig_mod") for name in model.state_dict())
+
+
+def test_a_missing_compiler_is_named_with_the_key(monkeypatch):
+    def broken(*_args, **_kwargs):
+        raise RuntimeError("no C++\ncompiler found")
+
+    monkeypatch.setattr(torch, "compile", lambda *_args, **_kwargs: broken)
+    with pytest.raises(InputError, match="SOLVER.COMPILE True: torch cannot compile on cpu here .*no C.* compiler"):
+        check_compiler(CPU)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("num_parts", [1, 2])
+def test_a_step_on_the_gpu_never_waits_for_it(num_parts):
+    device = torch.device("cuda")
+    model, criterion, memory, clips = parts_of_a_step()
+    model, memory = model.to(device), memory.to(device)
+    step = TrainingStep(model, model.clip_features, criterion, memory, normalize, device,
+                        torch.bfloat16, num_parts)  # fmt: skip
+    batch = [tensor.to(device) for tensor in (clips, PIDS, CAMIDS)]
+    step(*batch, lambda loss: loss)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step(*batch, lambda loss: loss)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_replayed_numbers_are_the_same_and_the_stream_is_left_alone():
+    torch.manual_seed(1)
+    state = training_step._rng_state(CPU)
+    first = torch.rand(4)
+    with training_step._replayed(state, CPU):
+        assert torch.equal(torch.rand(4), first)
+    following = torch.rand(4)
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(8)[4:], following)
