@@ -1,6 +1,7 @@
 from datasets.build import build_memory_loader as build_memory_loader
 from datasets.build import build_test_loader as build_test_loader
 from datasets.build import build_train_loader as build_train_loader
+from datasets.build import cache_dir as cache_dir
 from datasets.build import check_frames_present as check_frames_present
 from datasets.build import check_split_key as check_split_key
 from datasets.build import configured_splits as configured_splits

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -12,7 +12,14 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from datasets import build_test_loader, check_frames_present, configured_splits, official_name
+from datasets import (
+    build_memory_loader,
+    build_test_loader,
+    cache_dir,
+    check_frames_present,
+    configured_splits,
+    official_name,
+)
 from datasets.exclusion import below
 from datasets.frame_store import frame_source
 from datasets.tracklet import ReIDSplits, Tracklet
@@ -26,6 +33,8 @@ from model.tfclip import TFCLIP
 from processor import output_dir as files
 from processor import split_series as series
 from processor.evaluator import Evaluation, Protocol, check_scorable, evaluate
+from processor.memory_cache import cached_features, describe_frames, describe_machine, describe_weights
+from processor.memory_pass import memory_features
 from processor.reports import Wanted, log_results, write_reports
 from processor.text_stage import learn_text_features
 from processor.trainer import RunState
@@ -128,14 +137,34 @@ def build_run(setting: Setting, model: TFCLIP) -> RunState:
     return run
 
 
-def learn_text(setting: Setting, text: TextBranch, tracklet_features: Tensor, pids: Sequence[int]) -> Tensor:
+def tracklet_features(setting: Setting, model: TFCLIP) -> Tensor:
+    """What CLIP-Memory averages: features (n, E) of the n training tracklets, computed or from the cache of an
+    earlier run on the same frames with the same weights, sizes and versions."""
+    cfg, splits = setting.cfg, setting.splits
+    description = {
+        "frames": describe_frames(splits),
+        "weights": describe_weights(model.encoder),
+        "encoder": [cfg.MODEL.NAME, cfg.MODEL.STRIDE_SIZE, dict(cfg.MODEL.ENCODER)],
+        "input": [cfg.INPUT.SIZE_TEST, cfg.INPUT.SEQ_LEN, cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD],
+        "frames_per_batch": cfg.TEST.FRAMES_PER_BATCH,
+        "precision": setting.precision,
+    } | describe_machine(setting.device)
+
+    def compute() -> Tensor:
+        loader, count = build_memory_loader(cfg, splits), len(splits.train)
+        return memory_features(model, loader, count, setting.normalize, setting.device, setting.dtype)
+
+    return cached_features(Path(cache_dir(cfg)), description, len(splits.train), compute)
+
+
+def learn_text(setting: Setting, text: TextBranch, tracklet_features: Tensor, pids: Tensor) -> Tensor:
     """First stage of the text baseline, as SOLVER.TEXT says: tracklet features (n, E) -> text features (C, E)."""
     keys = setting.cfg.SOLVER.TEXT
     return learn_text_features(
         text.tower,
         text.prompts,
         tracklet_features,
-        torch.tensor(pids),
+        pids,
         epochs=keys.MAX_EPOCHS,
         batch_size=keys.BATCH_SIZE,
         base_lr=keys.BASE_LR,
@@ -203,7 +232,7 @@ def split_cfg(cfg: CfgNode, split: int) -> CfgNode:
     one = cfg.clone()
     one.defrost()
     one.DATASETS.SPLIT = str(split)
-    one.DATASETS.CACHE_DIR = cfg.DATASETS.CACHE_DIR or str(Path(cfg.OUTPUT_DIR) / "cache")
+    one.DATASETS.CACHE_DIR = cache_dir(cfg)
     one.OUTPUT_DIR = str(series.split_dir(Path(cfg.OUTPUT_DIR), split))
     one.freeze()
     return one

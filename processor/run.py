@@ -10,9 +10,10 @@ import torch
 from yacs.config import CfgNode
 
 from configs import changed_keys
-from datasets import build_memory_loader, build_train_loader, check_split_key
+from datasets import build_train_loader, check_split_key
 from loss import build_criterion
 from model import build_model, build_text_branch, check_model
+from model.clip_memory import build_clip_memory
 from model.text_prompt import TextBranch
 from model.weight_file import WeightFile
 from model.weights import fill_model, load_weights
@@ -29,9 +30,9 @@ from processor.build import (
     prepare,
     report,
     split_cfg,
+    tracklet_features,
 )
 from processor.cli import run_command
-from processor.memory_pass import memory_features, run_memory_pass
 from processor.reports import save_labels, scores_line
 from processor.resume import check_continuation, check_recipe, check_same_data, how_to_go_on
 from processor.run_test import test
@@ -193,14 +194,14 @@ def _start(setting: Setting, run: RunState, text: TextBranch | None) -> None:
 
 def _make_memory(setting: Setting, run: RunState, text: TextBranch | None) -> None:
     """CLIP-Memory, or the text features of the text baseline's first stage."""
-    pids = [t.pid for t in setting.splits.train]
-    loader = build_memory_loader(setting.cfg, setting.splits)
-    passed = (setting.normalize, setting.device, setting.dtype)
+    pids = torch.tensor([t.pid for t in setting.splits.train])
+    features = tracklet_features(setting, run.model)  # (n, E), n training tracklets
     if text is None:
-        run.memory, name, file = run_memory_pass(run.model, loader, pids, *passed), "CLIP-Memory", files.MEMORY
+        memory_CE = build_clip_memory(features, pids, setting.splits.num_classes)
+        name, file = "CLIP-Memory", files.MEMORY
     else:
-        features = memory_features(run.model, loader, len(pids), *passed)
-        run.memory, name, file = learn_text(setting, text, features, pids), "text features", files.TEXT_FEATURES
+        memory_CE, name, file = learn_text(setting, text, features, pids), "text features", files.TEXT_FEATURES
+    run.memory = memory_CE.to(setting.device)
     logger.info("%s: %d identities x %d values", name, *run.memory.shape)
     memory = run.memory.cpu()
     write_atomically(setting.out / file, lambda path: torch.save(memory, path))

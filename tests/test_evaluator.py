@@ -14,9 +14,10 @@ from datasets.frame_sampling import dense_clips
 from datasets.tracklet import ReIDSplits, Tracklet
 from datasets.transforms import Normalize
 from model import build_model
+from model.clip_memory import build_clip_memory
 from processor.contact_sheet import save_contact_sheet
 from processor.evaluator import Protocol, evaluate, rank_features
-from processor.memory_pass import memory_features, run_memory_pass
+from processor.memory_pass import memory_features
 from processor.reports import queries_without_match, results_table, save_camera_pairs, save_features, save_ranks
 from tests.conftest import TINY_OPTIONS
 from utils.errors import InputError
@@ -68,7 +69,8 @@ def test_packed_passes_equal_one_clip_at_a_time(tiny, frames_per_batch):
 def test_clip_memory_is_the_identity_mean_of_tracklet_means(tiny):
     cfg, splits, model = tiny(TEST__FRAMES_PER_BATCH=5)
     pids = [t.pid for t in splits.train]
-    memory = run_memory_pass(model, build_memory_loader(cfg, splits), pids, NORMALIZE, CPU, None)
+    found = memory_features(model, build_memory_loader(cfg, splits), len(pids), NORMALIZE, CPU, None)
+    memory = build_clip_memory(found, torch.tensor(pids), splits.num_classes)
     features = by_hand(cfg, model, splits.train, use_camera=False)
     for label in range(splits.num_classes):
         rows = [row for row, pid in enumerate(pids) if pid == label]
