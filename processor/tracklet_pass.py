@@ -31,7 +31,7 @@ def tracklet_means(
         clips = normalize(batch.clips.to(device, non_blocking=True))
         with autocast(device, dtype):
             features = encode(clips, batch.camids.to(device, non_blocking=True))
-        means.add(features, batch.rows)
+        means.add(features, batch.rows.to(device, non_blocking=True))
         frames += clips.shape[0] * clips.shape[1]
         bar.set_postfix_str(f"{frames / max(bar.format_dict['elapsed'], 1e-6):,.0f} frames/s", refresh=False)
     return means.means()

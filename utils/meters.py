@@ -8,18 +8,16 @@ class Meters:
     """Adds detached scalars on their device; only `means` waits for it."""
 
     def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
+        self.names: list[str] = []
+        self.sums: Tensor | None = None  # (names,) float64
         self.count = 0
 
     def update(self, scalars: dict[str, Tensor]) -> None:
-        """Add one step's scalars."""
-        for name, value in scalars.items():
-            self.sums[name] = self.sums.get(name, 0) + value.detach().double()
-        self.count += 1
+        """Add one step's scalars, the same names in every step."""
+        values = torch.stack([value.detach() for value in scalars.values()]).double()
+        self.names, self.count = list(scalars), self.count + 1
+        self.sums = values if self.sums is None else self.sums + values
 
     def means(self) -> dict[str, float]:
         """Means over the steps so far; one transfer from the device. Empty before the first step."""
-        if not self.count:
-            return {}
-        values = (torch.stack(list(self.sums.values())) / self.count).tolist()
-        return dict(zip(self.sums, values))
+        return {} if self.sums is None else dict(zip(self.names, (self.sums / self.count).tolist()))
