@@ -164,13 +164,17 @@ def evaluate(
     features = means.cpu().numpy()
     if not np.isfinite(features).all():
         raise InputError("the features hold nan or inf: the weights are broken, or SOLVER.AMP fp16 overflows")
-    return rank_features(features, tracklets, num_query, protocol)
+    return rank_features(features, tracklets, num_query, protocol, device)
 
 
 def rank_features(
-    features: NDArray[np.float32], tracklets: Sequence[Tracklet], num_query: int, protocol: Protocol
+    features: NDArray[np.float32],
+    tracklets: Sequence[Tracklet],
+    num_query: int,
+    protocol: Protocol,
+    device: torch.device | None = None,
 ) -> Evaluation:
-    """Scores of tracklet features (n, F), queries first."""
+    """Scores of tracklet features (n, F), queries first; ranked on `device`, by default the CPU."""
     query, gallery = _compared(features, num_query, protocol)
     start = len(features) - len(gallery)
     pids = np.array([t.pid for t in tracklets])
@@ -180,7 +184,7 @@ def rank_features(
     re_ranked_QG = None
     try:
         if protocol.re_ranking is None:
-            metrics = rank_features_by_distance(query, gallery, *ids, **choices)
+            metrics = rank_features_by_distance(query, gallery, *ids, **choices, device=device)
         else:
             re_ranked_QG = k_reciprocal_rerank(query, gallery, *protocol.re_ranking)
             metrics = evaluate_ranking(re_ranked_QG, *ids, **choices)

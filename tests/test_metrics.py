@@ -183,3 +183,26 @@ def test_camera_pairs_take_the_trapezoid_rule():
     ids = [np.array(part) for part in (QUERY["pids"], GALLERY["pids"], QUERY["camids"], GALLERY["camids"])]
     pairs = {(p.query_camera, p.gallery_camera): p.mAP for p in rank_camera_pairs(DIST, *ids, 3, ap="trapezoid")}
     assert pairs[0, 2] == pytest.approx((0 + 1 / 4) / 2)
+
+
+@pytest.mark.parametrize("ap", ["step", "trapezoid"])
+def test_camera_pairs_of_random_rankings_agree_with_a_double_loop(ap):
+    """A pair of cameras is a ranking of its queries against the gallery without the person's other cameras."""
+    rng = np.random.default_rng(5)
+    q_pids, q_camids = rng.integers(1, 6, 14), rng.integers(0, 3, 14)
+    g_pids, g_camids = np.append(q_pids, rng.integers(0, 6, 40)), np.append(q_camids, rng.integers(0, 4, 40))
+    dist = rng.integers(0, 9, (14, 54)).astype(np.float32)  # many ties
+    pairs = rank_camera_pairs(dist, q_pids, g_pids, q_camids, g_camids, 3, ap, own_rows=np.arange(14))
+    assert [pair[:2] for pair in pairs] == [(i, j) for i in range(3) for j in range(3)]
+    for pair in pairs:
+        precisions, firsts = [], []
+        for row in np.flatnonzero(q_camids == pair.query_camera):
+            kept = (g_pids != q_pids[row]) | (g_camids == pair.gallery_camera)
+            kept[row] = False
+            ids = ([q_pids[row]], g_pids[kept], [0], g_camids[kept])
+            found = slow_ranking(dist[row : row + 1, kept], *ids, ap, camera_filter=False)
+            precisions, firsts = precisions + found[0], firsts + found[1]
+        assert pair.num_query == len(firsts)
+        expected = (np.mean(precisions), np.mean([first == 1 for first in firsts])) if firsts else (np.nan, np.nan)
+        assert pair[3:] == pytest.approx(expected, abs=1e-12, nan_ok=True)
+    assert sum(pair.num_query > 0 for pair in pairs) >= 7

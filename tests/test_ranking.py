@@ -1,13 +1,15 @@
-"""Counting gives what sorting gives: positions, ties, protocols, and little memory."""
+"""Counting gives what sorting gives: positions, ties, protocols, and little memory; with numpy and with torch."""
 
 import tracemalloc
 
 import numpy as np
 import pytest
+import torch
 
-from utils import ranking
+from tests.compare_ranking import argsort_scores, made_features, sorted_scores
+from utils import metrics, ranking
 from utils.metrics import euclidean_distances, evaluate_ranking, rank_features
-from utils.ranking import average_precision, match_positions
+from utils.ranking import Roles, average_precision, device_match_positions, match_positions, query_blocks
 
 
 def same(result: dict, expected: dict) -> None:
@@ -18,22 +20,60 @@ def same(result: dict, expected: dict) -> None:
 
 @pytest.fixture(params=["sort", "count"])
 def way(request, monkeypatch):
-    """Both ways to a position, and blocks of three queries."""
-    monkeypatch.setattr(ranking, "_SORT_AT_MOST", {"sort": 10**9, "count": 0}[request.param])
-    monkeypatch.setattr(ranking, "_COUNTS_PER_SORT", 0)
+    """Both ways to a position, two matches per comparison, and blocks of three queries."""
+    monkeypatch.setattr(ranking, "_SORT_AT_MOST", {"sort": 10**9, "count": -1}[request.param])
+    monkeypatch.setattr(ranking, "_SORT_PER_MATCH", -1)
+    monkeypatch.setattr(ranking, "_COUNT_BYTES", 2 * 120)
     monkeypatch.setattr(ranking, "_BLOCK_BYTES", 3 * 4 * 120)
     return request.param
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_positions_are_those_of_a_stable_sort(way, seed):
+@pytest.fixture
+def on_device(monkeypatch):
+    """What is done on a GPU is done on the CPU, in blocks of three queries."""
+    monkeypatch.setattr(ranking, "_BLOCK_BYTES", 3 * 4 * 120)
+    tensors = lambda *features: (torch.as_tensor(x).float() for x in features)  # noqa: E731
+    positions = ranking.device_feature_positions
+    monkeypatch.setattr(metrics, "feature_positions", lambda q, g, roles: positions(*tensors(q, g), roles))
+
+
+def drawn(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[int]]:
+    """60 distances with many ties, some, or hardly any; 7 matches, 8 items left out, and the positions by sorting."""
     rng = np.random.default_rng(seed)
-    dist = rng.integers(0, [3, 10, 10_000][seed % 3], 60).astype(np.float32)  # many ties, some, hardly any
+    dist = rng.integers(0, [3, 10, 10_000][seed % 3], 60).astype(np.float32)
     roles = rng.permutation(60)
-    matches, ignored = np.sort(roles[:7]), np.sort(roles[7:15])
-    order = [row for row in np.argsort(dist, kind="stable") if row not in ignored]
+    matches, left_out = np.sort(roles[:7]), np.sort(roles[7:15])
+    order = [row for row in np.argsort(dist, kind="stable") if row not in left_out]
+    return dist, matches, left_out, [place for place, row in enumerate(order, start=1) if row in matches]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_positions_are_those_of_a_stable_sort(way, seed):
+    dist, matches, left_out, expected = drawn(seed)
+    kept = dist.copy()
+    assert match_positions(dist, matches, left_out).tolist() == expected
+    assert (dist == kept).all()  # the caller's distances stay
+    whole = dist.astype(int)
+    assert match_positions(whole, matches, left_out).tolist() == expected
+    far = np.where(dist > np.median(dist), np.inf, dist)
+    order = [row for row in np.argsort(far, kind="stable") if row not in left_out]
     expected = [place for place, row in enumerate(order, start=1) if row in matches]
-    assert match_positions(dist.copy(), matches, ignored).tolist() == expected
+    assert match_positions(far, matches, left_out).tolist() == expected
+
+
+def test_positions_on_a_device_are_those_of_a_stable_sort():
+    drawings = [drawn(seed) for seed in range(6)]
+    nothing = np.empty(0, dtype=np.int64)
+    dist_BG = np.stack([drawing[0] for drawing in drawings] + [drawings[0][0]])
+    dist_BG[dist_BG == 0] = -0.0  # what the root of a rounded zero may be; not before 0.0
+    dist_BG[:, :7] = 0.0
+    matches = [*(drawing[1] for drawing in drawings), nothing]  # the last query has none
+    left_out = [*(drawing[2] for drawing in drawings), nothing]
+    expected = [match_positions(*of_query) for of_query in zip(dist_BG, matches, left_out)]
+    found = device_match_positions(torch.from_numpy(dist_BG), matches, left_out)
+    assert found.tolist() == np.concatenate(expected).tolist()
+    none = device_match_positions(torch.from_numpy(dist_BG[:2]), [nothing] * 2, [nothing] * 2)
+    assert none.shape == (0,)
 
 
 @pytest.mark.parametrize("camera_filter", [True, False])
@@ -62,8 +102,94 @@ def test_an_own_row_of_another_person_is_left_out_too(way):
     assert expected["mAP"] == 0.5
 
 
+@pytest.mark.parametrize("camera_filter", [True, False])
+@pytest.mark.parametrize("ap", ["step", "trapezoid"])
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("ties", [True, False])
+def test_torch_gives_the_scores_of_numpy(request, camera_filter, ap, own, ties):
+    rng = np.random.default_rng(3)
+    features = rng.integers(-1, 2, (120, 3)) if ties else rng.standard_normal((120, 16))
+    pids, camids = rng.integers(0, 12, 120), rng.integers(0, 3, 120)
+    pids[0] = 99
+    ids = (pids[:20], pids, camids[:20], camids)
+    choices = {"ap": ap, "camera_filter": camera_filter, "own_rows": np.arange(20) if own else None, "max_rank": 30}
+    expected = rank_features(features[:20], features, *ids, **choices)
+    request.getfixturevalue("on_device")
+    same(rank_features(features[:20], features, *ids, **choices), expected)
+
+
+def test_tensors_are_ranked_as_arrays_are_whatever_their_type():
+    rng = np.random.default_rng(0)
+    features = torch.from_numpy(rng.integers(-2, 3, (60, 4))).bfloat16().requires_grad_()
+    pids, camids = rng.integers(0, 6, 60), rng.integers(0, 3, 60)
+    ids = (pids[:9], pids, camids[:9], camids)
+    expected = rank_features(features.detach().float().numpy()[:9], features.detach().float().numpy(), *ids)
+    same(rank_features(features[:9], features, *ids), expected)
+    same(rank_features(features[:9], features, *ids, device=torch.device("cpu")), expected)
+
+
+def test_the_device_decides_who_ranks(monkeypatch):
+    """Without a GPU at hand: features on the meta device hold no values, but they go the device's way."""
+    asked = []
+    monkeypatch.setattr(
+        metrics, "device_feature_positions", lambda q, g, roles: asked.append((q, g)) or [np.array([2])]
+    )
+    ids = ([1], [2, 1], [0], [1, 1])
+    plain = np.ones((1, 2)), np.ones((2, 2))
+    assert rank_features(*plain, *ids, device=torch.device("meta"))["mAP"] == 0.5
+    assert rank_features(*(torch.ones(x.shape, device="meta") for x in plain), *ids)["mAP"] == 0.5
+    assert (
+        all((q.device.type, q.dtype, g.shape) == ("meta", torch.float32, (2, 2)) for q, g in asked) and len(asked) == 2
+    )
+
+
+def test_products_on_a_device_are_full_float32_and_the_setting_comes_back(monkeypatch):
+    during = []
+    count = ranking.device_match_positions
+    monkeypatch.setattr(
+        ranking,
+        "device_match_positions",
+        lambda *x: during.append((torch.get_float32_matmul_precision(), x[0].dtype)) or count(*x),
+    )
+    features = torch.eye(3)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = ranking.device_feature_positions(features[:1], features, Roles([1], [2, 1, 1], [0], [1, 1, 1]))
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert during == [("highest", torch.float32)] and found[0].tolist() == [2, 3]
+
+
+@pytest.mark.parametrize("kind", ["clusters", "random"])
+def test_scores_are_those_of_a_full_sort_of_the_same_distances(kind):
+    """Exactly, at a size of many blocks; and up to rounding those of distances computed in another way."""
+    given = made_features(150, 2_000, 64, kind)
+    dist_QG = euclidean_distances(*given[:2])
+    scores = rank_features(*given, max_rank=2_000)
+    mean_ap, cmc = sorted_scores(dist_QG, *given[2:])
+    assert scores["mAP"] == pytest.approx(mean_ap, abs=1e-14) and scores["cmc"].tolist() == pytest.approx(cmc.tolist())
+    same(evaluate_ranking(dist_QG, *given[2:], max_rank=2_000), scores)
+    assert scores["mAP"] == pytest.approx(argsort_scores(*given)[0], abs=1e-4)
+
+
+@pytest.mark.parametrize("num_query", [0, 1, 7, 8, 9, 1_000])
+def test_blocks_cover_every_query_once(monkeypatch, num_query):
+    monkeypatch.setattr(ranking, "_BLOCK_BYTES", 8 * 4 * 50)  # eight queries
+    blocks = query_blocks(num_query, 50)
+    assert [query for block in blocks for query in range(block.start, block.stop)] == list(range(num_query))
+    assert len(blocks) == -(-num_query // 8)
+    assert all(block.stop - block.start <= blocks[0].stop for block in blocks)
+    assert len(query_blocks(3, 10**9)) == 3  # a block is never empty
+
+
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf, 1e30, 1.5e19])
-def test_features_that_are_not_finite_are_refused(broken):
+@pytest.mark.parametrize("where", ["cpu", "device"])
+def test_features_that_are_not_finite_are_refused(request, where, broken):
+    if where == "device":
+        request.getfixturevalue("on_device")
     features = np.ones((4, 2), dtype=np.float32)
     features[2, 1] = broken
     with pytest.raises(ValueError, match="nan or inf"):
@@ -82,7 +208,10 @@ def test_what_cannot_be_scored_is_refused(ids, message):
         rank_features(np.ones((1, 2)), np.ones((2, 2)), *ids)
 
 
-def test_an_empty_gallery_holds_no_match():
+@pytest.mark.parametrize("where", ["cpu", "device"])
+def test_an_empty_gallery_holds_no_match(request, where):
+    if where == "device":
+        request.getfixturevalue("on_device")
     with pytest.raises(ValueError, match="has a true match"):
         rank_features(np.ones((1, 2)), np.ones((0, 2)), [1], np.zeros(0, int), [0], np.zeros(0, int))
 
@@ -93,13 +222,14 @@ def test_average_precision_by_hand():
     assert average_precision(np.array([1, 4]), "trapezoid") == pytest.approx((1 + (1 / 3 + 2 / 4) / 2) / 2)
 
 
-def test_memory_beside_the_inputs_is_a_few_blocks():
+def test_memory_beside_the_inputs_is_a_block(monkeypatch):
+    monkeypatch.setattr(ranking, "_BLOCK_BYTES", 4 * 2**20)
     rng = np.random.default_rng(0)
     g = rng.standard_normal((20_000, 8), dtype=np.float32)
-    q_pids, g_pids = rng.integers(0, 500, 2_000), rng.integers(0, 500, 20_000)
+    q_pids, g_pids = rng.integers(0, 500, 500), rng.integers(0, 500, 20_000)
     cams = rng.integers(0, 4, 20_000)
     tracemalloc.start()
-    rank_features(g[:2_000], g, q_pids, g_pids, cams[:2_000], cams)
+    rank_features(g[:500], g, q_pids, g_pids, cams[:500], cams)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 4 * ranking._BLOCK_BYTES < 4 * 2_000 * 20_000 / 2  # bytes; the matrix alone would be twice the latter
+    assert peak < 2 * ranking._BLOCK_BYTES < 4 * 500 * 20_000 / 4  # bytes; the matrix takes four times the last

@@ -1,15 +1,28 @@
 """Distances, CMC and mAP of retrieval.
 
-Q queries, G gallery items, F features.
+Q queries, G gallery items, F features, P true matches of a query.
 """
 
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
-from utils.ranking import average_precision, euclidean_block, positions_of_matches, squared_lengths
+from utils.ranking import (
+    Roles,
+    average_precision,
+    device_feature_positions,
+    euclidean_block,
+    feature_positions,
+    match_positions,
+    others_before,
+    query_blocks,
+    squared_lengths,
+)
 
 
 class QueryRanking(NamedTuple):
@@ -22,26 +35,19 @@ class QueryRanking(NamedTuple):
 
 def euclidean_distances(q_feats: ArrayLike, g_feats: ArrayLike) -> NDArray[np.float32]:
     """Euclidean distances (Q, G) float32 of features (Q, F), (G, F)."""
-    q, g = np.asarray(q_feats, dtype=np.float32), np.asarray(g_feats, dtype=np.float32)
-    return euclidean_block(q, g, squared_lengths(q), squared_lengths(g))
+    q, g = (np.ascontiguousarray(x, dtype=np.float32) for x in (q_feats, g_feats))
+    q_squares, g_squares = squared_lengths(q), squared_lengths(g)
+    dist_QG = np.empty((len(q), len(g)), dtype=np.float32)
+    # In the blocks of `rank_features`: products of other shapes may be rounded in another way.
+    for rows in query_blocks(len(q), len(g)):
+        euclidean_block(q[rows], g, q_squares[rows], g_squares, dist_QG[rows])
+    return dist_QG
 
 
 def l2_normalize(features: ArrayLike) -> NDArray[np.float32]:
     """Rows of unit length (n, F); a zero row stays zero."""
     features = np.asarray(features, dtype=np.float32)
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-
-
-def rank_query(
-    dist_G: NDArray, matches_G: NDArray[np.bool_], ignored_G: NDArray[np.bool_], ap: str = "step"
-) -> QueryRanking:
-    """Rank one query: distances, true matches and gallery items to leave out, all (G,); ties keep gallery order."""
-    order = np.argsort(dist_G, kind="stable")
-    order = order[~ignored_G[order]]
-    hits = np.flatnonzero(matches_G[order])
-    if not len(hits):
-        return QueryRanking(float("nan"), 0, order)
-    return QueryRanking(average_precision(hits + 1, ap), int(hits[0]) + 1, order)
 
 
 def evaluate_ranking(
@@ -65,18 +71,17 @@ def evaluate_ranking(
     when shapes disagree.
     """
     dist_QG = np.asarray(dist_QG)
-    q_pids, g_pids, q_camids, g_camids = (np.asarray(x) for x in (q_pids, g_pids, q_camids, g_camids))
-    _check_arguments("distances", dist_QG.shape, q_pids, g_pids, q_camids, g_camids, ap)
+    roles = Roles(q_pids, g_pids, q_camids, g_camids, camera_filter, own_rows)
+    roles.check_fit("distances", dist_QG.shape)
     if np.isnan(dist_QG).any():
         raise ValueError("distances hold nan")
-    rankings = _each_ranking(dist_QG, q_pids, g_pids, q_camids, g_camids, ap, camera_filter, own_rows)
-    # The orders are not kept: those of all MSMT17 queries together would take 8 GB.
-    return _scores(((r.average_precision, r.first_match) for r in rankings if r.first_match), q_pids, g_pids, max_rank)
+    positions = (match_positions(dist_G, *roles.of(query)) for query, dist_G in enumerate(dist_QG))  # of (P,)
+    return _scores(positions, roles, max_rank, ap)
 
 
 def rank_features(
-    q_feats: ArrayLike,
-    g_feats: ArrayLike,
+    q_feats: ArrayLike | Tensor,
+    g_feats: ArrayLike | Tensor,
     q_pids: ArrayLike,
     g_pids: ArrayLike,
     q_camids: ArrayLike,
@@ -85,45 +90,50 @@ def rank_features(
     ap: str = "step",
     camera_filter: bool = True,
     own_rows: ArrayLike | None = None,
+    device: torch.device | None = None,
 ) -> dict:
     """`evaluate_ranking` of the Euclidean distances of features (Q, F), (G, F), which are never held all at once.
 
-    The other arguments, the result and the treatment of ties are those of `evaluate_ranking`. Memory beside the inputs
-    is a few blocks of distances. Raises ValueError also for features that are not finite.
+    The other arguments, the result and the treatment of ties are those of `evaluate_ranking`. The work is done on
+    `device`, by default where `q_feats` lies; a GPU may round distances, and so order near ties, in another way than
+    `euclidean_distances`. Memory beside the features there is a block of distances, on a GPU a few. Raises ValueError
+    also for features that are not finite.
     """
-    q_feats, g_feats = (np.ascontiguousarray(x, dtype=np.float32) for x in (q_feats, g_feats))
-    q_pids, g_pids, q_camids, g_camids = (np.asarray(x) for x in (q_pids, g_pids, q_camids, g_camids))
-    _check_arguments("features", (len(q_feats), len(g_feats)), q_pids, g_pids, q_camids, g_camids, ap)
-    own_rows = None if own_rows is None else np.asarray(own_rows)
-    positions = positions_of_matches(
-        q_feats, g_feats, q_pids, g_pids, q_camids, g_camids, camera_filter, own_rows
-    )  # of (P,)
-    return _scores(((average_precision(p, ap), int(p[0])) for p in positions if len(p)), q_pids, g_pids, max_rank)
+    roles = Roles(q_pids, g_pids, q_camids, g_camids, camera_filter, own_rows)
+    roles.check_fit("features", (len(q_feats), len(g_feats)))
+    if device is None:
+        device = q_feats.device if isinstance(q_feats, Tensor) else torch.device("cpu")
+    if device.type == "cpu":
+        positions = feature_positions(*(_float_array(x) for x in (q_feats, g_feats)), roles)
+    else:
+        tensors = (torch.as_tensor(x).to(device, torch.float32) for x in (q_feats, g_feats))
+        positions = device_feature_positions(*tensors, roles)
+    return _scores(positions, roles, max_rank, ap)
 
 
-def _check_arguments(
-    what: str, shape: tuple[int, ...], q_pids: NDArray, g_pids: NDArray, q_camids: NDArray, g_camids: NDArray, ap: str
-) -> None:
-    if shape != (len(q_pids), len(g_pids)) or len(q_camids) != len(q_pids) or len(g_camids) != len(g_pids):
-        raise ValueError(
-            f"{what} {shape} do not fit {len(q_pids)} query and {len(g_pids)} gallery ids "
-            f"({len(q_camids)}, {len(g_camids)} cameras)"
-        )
-    if ap not in ("step", "trapezoid"):
-        raise ValueError(f"ap must be step or trapezoid, found {ap}")
+def _float_array(features: ArrayLike | Tensor) -> NDArray[np.float32]:
+    if isinstance(features, Tensor):
+        features = features.detach().cpu().float()
+    return np.ascontiguousarray(features, dtype=np.float32)
 
 
-def _scores(valid: Iterable[tuple[float, int]], q_pids: NDArray, g_pids: NDArray, max_rank: int) -> dict:
-    """The result of `evaluate_ranking` from (AP, position of the first match) of each query with a true match."""
-    pairs = list(valid)
-    if not pairs:
-        raise ValueError(f"none of {len(q_pids)} queries has a true match in the gallery")
-    precisions, first = map(np.array, zip(*pairs))  # (valid,) each
-    num_ranks = min(max_rank, len(g_pids))
+def _scores(positions: Iterable[NDArray[np.int64]], roles: Roles, max_rank: int, ap: str) -> dict:
+    """The result of `evaluate_ranking` from each query's positions of its true matches (P,)."""
+    _check_rule(ap)
+    valid = [(average_precision(found, ap), found[0]) for found in positions if len(found)]
+    if not valid:
+        raise ValueError(f"none of {roles.num_query} queries has a true match in the gallery")
+    precisions, first = map(np.array, zip(*valid))  # (valid,) each
+    num_ranks = min(max_rank, roles.num_gallery)
     cmc = (first[:, None] <= np.arange(1, num_ranks + 1)).mean(axis=0)
     result = {"mAP": float(precisions.mean()), "cmc": cmc}
     result |= {f"rank{k}": float((first <= k).mean()) for k in (1, 5, 10, 20)}
-    return result | {"num_valid": len(pairs), "num_query": len(q_pids), "num_gallery": len(g_pids)}
+    return result | {"num_valid": len(valid), "num_query": roles.num_query, "num_gallery": roles.num_gallery}
+
+
+def _check_rule(ap: str) -> None:
+    if ap not in ("step", "trapezoid"):
+        raise ValueError(f"ap must be step or trapezoid, found {ap}")
 
 
 def rank_queries(
@@ -137,25 +147,21 @@ def rank_queries(
     own_rows: ArrayLike | None = None,
 ) -> list[QueryRanking]:
     """The ranked list of every query; see `evaluate_ranking` for the arguments."""
-    return list(_each_ranking(dist_QG, q_pids, g_pids, q_camids, g_camids, ap, camera_filter, own_rows))
+    roles = Roles(q_pids, g_pids, q_camids, g_camids, camera_filter, own_rows)
+    return [_ranked(dist_G, *roles.of(query), ap) for query, dist_G in enumerate(dist_QG)]
 
 
-def _each_ranking(
-    dist_QG: NDArray,
-    q_pids: NDArray,
-    g_pids: NDArray,
-    q_camids: NDArray,
-    g_camids: NDArray,
-    ap: str,
-    camera_filter: bool,
-    own_rows: ArrayLike | None,
-) -> Iterator[QueryRanking]:
-    for row, (dist_G, pid, camid) in enumerate(zip(dist_QG, q_pids, q_camids)):
-        same_person = g_pids == pid
-        ignored = same_person & (g_camids == camid) & camera_filter
-        if own_rows is not None:
-            ignored[np.asarray(own_rows)[row]] = True
-        yield rank_query(dist_G, same_person & ~ignored, ignored, ap)
+def _ranked(dist_G: NDArray, matches: NDArray[np.int64], left_out: NDArray[np.int64], ap: str) -> QueryRanking:
+    """One query: its distances (G,), the rows of its true matches and those left out; ties keep gallery order."""
+    is_kept_G, is_match_G = np.ones(len(dist_G), dtype=bool), np.zeros(len(dist_G), dtype=bool)
+    is_kept_G[left_out] = False
+    is_match_G[matches] = True
+    order = np.argsort(dist_G, kind="stable")
+    order = order[is_kept_G[order]]
+    positions = np.flatnonzero(is_match_G[order]) + 1
+    if not len(positions):
+        return QueryRanking(float("nan"), 0, order)
+    return QueryRanking(average_precision(positions, ap), int(positions[0]), order)
 
 
 class CameraPair(NamedTuple):
@@ -183,19 +189,23 @@ def rank_camera_pairs(
     The true matches are those in the gallery camera; the person's tracklets in other cameras are left out, all other
     people stay whatever their camera. On the diagonal the query itself (`own_rows`) is left out.
     """
-    pairs = []
-    for query_camera in range(num_cameras):
-        rows = np.flatnonzero(q_camids == query_camera)
-        for gallery_camera in range(num_cameras):
-            found = []
-            for row in rows:
-                same_person = g_pids == q_pids[row]
-                matches = same_person & (g_camids == gallery_camera)
-                if own_rows is not None:
-                    matches[np.asarray(own_rows)[row]] = False
-                if matches.any():
-                    found.append(rank_query(dist_QG[row], matches, same_person & ~matches, ap))
-            mean_ap = float(np.mean([r.average_precision for r in found])) if found else float("nan")
-            rank1 = float(np.mean([r.first_match == 1 for r in found])) if found else float("nan")
-            pairs.append(CameraPair(query_camera, gallery_camera, len(found), mean_ap, rank1))
-    return pairs
+    roles = Roles(q_pids, g_pids, q_camids, g_camids, camera_filter=False, own_rows=own_rows)
+    scores = defaultdict(list)  # (query camera, gallery camera) -> (AP, first position) of each query
+    for query, (dist_G, query_camera) in enumerate(zip(dist_QG, roles.q_camids)):
+        matches, left_out = roles.of(query)
+        if not len(matches):
+            continue
+        before = others_before(dist_G, matches, left_out)  # (P,)
+        for camera in np.unique(roles.g_camids[matches]):
+            # Before a match stand other people and the nearer matches of its camera.
+            before_here = np.sort(before[roles.g_camids[matches] == camera])
+            positions = before_here + np.arange(1, len(before_here) + 1)
+            scores[query_camera, camera].append((average_precision(positions, ap), positions[0]))
+    return [_camera_pair(i, j, scores[i, j]) for i in range(num_cameras) for j in range(num_cameras)]
+
+
+def _camera_pair(query_camera: int, gallery_camera: int, scores: list[tuple[float, int]]) -> CameraPair:
+    if not scores:
+        return CameraPair(query_camera, gallery_camera, 0, float("nan"), float("nan"))
+    precisions, first = map(np.array, zip(*scores))  # (queries,) each
+    return CameraPair(query_camera, gallery_camera, len(scores), float(precisions.mean()), float((first == 1).mean()))
