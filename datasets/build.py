@@ -12,9 +12,12 @@ import torch
 from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
-from datasets.clip_dataset import TestClips, TrainClips, collate_clips
+from datasets.clip_buffers import ClipLoader
+from datasets.clip_dataset import TestClips, TrainClips, as_it_is
 from datasets.exclusion import read_exclusions, refuse_unless_excluded
 from datasets.folder import parse_folder
+from datasets.frame_reader import FILES, FrameSource
+from datasets.frame_store import frame_source
 from datasets.identity_sampler import IdentitySampler
 from datasets.ilidsvid import parse_ilidsvid
 from datasets.lsvid import parse_lsvid
@@ -135,17 +138,19 @@ def configured_splits(cfg: CfgNode, name: str = "", root: str = "", validation: 
     With `validation` and SOLVER.SELECT_BY 'val' a part of the training identities is held out where the set has no
     validation part of its own.
     """
+    pack = ""  # a file of frames belongs to the data set of the config
     if not name:
         check_split_key(cfg)
-        name, root = cfg.DATASETS.NAMES, cfg.DATASETS.ROOT_DIR
+        name, root, pack = cfg.DATASETS.NAMES, cfg.DATASETS.ROOT_DIR, cfg.DATASETS.PACK
     validation &= cfg.SOLVER.SELECT_BY == "val"
     fraction = cfg.DATASETS.VAL_FRACTION if validation else 0.0
     options = dataset_options(cfg, name)
     if "validation" in options:
         options["validation"] = validation
-    return load_splits(
+    splits = load_splits(
         name, root, exclude=cfg.DATASETS.EXCLUDE, val_fraction=fraction, seed=cfg.SOLVER.SEED, **options
     )
+    return replace(splits, pack=pack)
 
 
 def check_split_key(cfg: CfgNode) -> None:
@@ -174,19 +179,27 @@ def dataset_options(cfg: CfgNode, name: str) -> dict[str, Any]:
         "train_half": cfg.DATASETS.TRAIN_HALF,
         "sampling_step": cfg.DATASETS.SAMPLING_STEP,
         "validation": True,
-        "cache_dir": cfg.DATASETS.CACHE_DIR or str(Path(cfg.OUTPUT_DIR) / "cache"),
+        "cache_dir": cache_dir(cfg),
     }
     return {option: value for option, value in values.items() if option in options_of(name)}
+
+
+def cache_dir(cfg: CfgNode) -> str:
+    """DATASETS.CACHE_DIR, or the folder in OUTPUT_DIR that stands for it."""
+    return cfg.DATASETS.CACHE_DIR or str(Path(cfg.OUTPUT_DIR) / "cache")
 
 
 def check_frames_present(splits: ReIDSplits) -> None:
     """One look at the disk per split, so that images unpacked elsewhere are found before weights are read.
 
-    Raises MissingFileError naming the first frame of the split.
+    Raises MissingFileError naming the first frame of the split, or InputError when the data set's pack lacks it.
     """
+    source = frame_source(splits.pack, splits.root)
     for name in ("train", "query", "gallery"):
         tracklets = getattr(splits, name)
-        if tracklets and not Path(tracklets[0].frames[0]).exists():
+        if tracklets and splits.pack:
+            source.content(tracklets[0].frames[0])
+        elif tracklets and not Path(tracklets[0].frames[0]).exists():
             raise MissingFileError(
                 f"{tracklets[0].frames[0]} is missing although the lists of the data set name it: "
                 f"unpack the {name} images there, or mend DATASETS.ROOT_DIR"
@@ -200,24 +213,26 @@ def build_train_loader(cfg: CfgNode, splits: ReIDSplits) -> DataLoader:
         cfg.INPUT.SEQ_LEN,
         cfg.INPUT.SIZE_TRAIN,
         ClipAugment(cfg.INPUT.PROB, cfg.INPUT.RE_PROB, cfg.INPUT.RE_LEGACY),
+        cfg.SOLVER.IMS_PER_BATCH,
+        frame_source(splits.pack, splits.root),
     )
     sampler = IdentitySampler(
         [t.pid for t in splits.train], cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_INSTANCE, cfg.SOLVER.SEED
     )
-    return DataLoader(dataset, batch_sampler=sampler, collate_fn=collate_clips, **_loader_options(cfg))
+    return ClipLoader(dataset, batch_sampler=sampler, collate_fn=as_it_is, **_loader_options(cfg))
 
 
 def build_memory_loader(cfg: CfgNode, splits: ReIDSplits) -> DataLoader:
     """All frames of all training tracklets, without augmentation (CLIP-Memory)."""
-    return build_test_loader(cfg, splits.train, "dense")
+    return build_test_loader(cfg, splits.train, "dense", frame_source(splits.pack, splits.root))
 
 
-def build_test_loader(cfg: CfgNode, tracklets: Sequence[Tracklet], sampling: str) -> DataLoader:
-    """Batches of at most TEST.FRAMES_PER_BATCH frames; the clips of several tracklets share a batch."""
-    dataset = TestClips(
-        tracklets, cfg.INPUT.SEQ_LEN, cfg.INPUT.SIZE_TEST, sampling, cfg.TEST.FRAMES_PER_BATCH
-    )
-    return DataLoader(dataset, batch_size=None, **_loader_options(cfg))
+def build_test_loader(
+    cfg: CfgNode, tracklets: Sequence[Tracklet], sampling: str, source: FrameSource = FILES
+) -> DataLoader:
+    """Batches of at most TEST.FRAMES_PER_BATCH frames, read from `source`; clips of several tracklets share a batch."""
+    dataset = TestClips(tracklets, cfg.INPUT.SEQ_LEN, cfg.INPUT.SIZE_TEST, sampling, cfg.TEST.FRAMES_PER_BATCH, source)
+    return ClipLoader(dataset, batch_size=None, **_loader_options(cfg))
 
 
 def _loader_options(cfg: CfgNode) -> dict:

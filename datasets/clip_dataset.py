@@ -1,5 +1,7 @@
 """Tracklets -> uint8 clips, for training and for whole-tracklet passes.
 
+A batch is decoded into one piece of memory (B, T, H, W, 3) and seen as (B, T, 3, H, W).
+
 B = clips, T = frames per clip, H, W = pixels.
 """
 
@@ -7,17 +9,15 @@ import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from datasets.clip_buffers import Batch, BatchBuffers
+from datasets.frame_reader import FILES, FrameSource, read_frames_into
 from datasets.frame_sampling import dense_clips, first_per_chunk, random_per_chunk
-from datasets.image_modes import to_rgb
 from datasets.tracklet import Tracklet
-from datasets.transforms import ClipAugment, resize_frame
-from utils.errors import InputError, MissingFileError
+from datasets.transforms import ClipAugment
 
 
 class ClipBatch(NamedTuple):
@@ -36,49 +36,49 @@ class TestBatch(NamedTuple):
     rows: Tensor  # (B,) int64, the tracklet each clip belongs to
 
 
-def read_frame(path: str, size: Sequence[int]) -> Tensor:
-    """Decode one image as uint8 RGB (3, H, W) of `size`; raises MissingFileError / InputError naming the file."""
-    try:
-        with Image.open(path) as image:
-            pixels = np.array(to_rgb(image))  # (H, W, 3)
-    except FileNotFoundError:
-        raise MissingFileError(f"frame {path} does not exist") from None
-    except UnidentifiedImageError:
-        raise InputError(f"frame {path} cannot be decoded (it is no image); restore the file") from None
-    except (PermissionError, IsADirectoryError) as error:
-        raise InputError(f"frame {path} cannot be opened ({error.strerror})") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's, for broken files
-        raise InputError(f"frame {path} cannot be decoded ({error}); restore the file") from None
-    return resize_frame(torch.from_numpy(pixels).permute(2, 0, 1), size).contiguous()
-
-
-def read_clip(frames: Sequence[str], indices: Sequence[int], size: Sequence[int]) -> Tensor:
-    """Decode the frames at `indices` into one uint8 clip (T, 3, H, W); a repeated frame is read once."""
-    decoded = {index: read_frame(frames[index], size) for index in set(indices)}
-    return torch.stack([decoded[index] for index in indices])
-
-
 class TrainClips(Dataset):
-    """Training clips, one per draw (tracklet index, seed): frames and augmentation depend on the seed alone."""
+    """Training clips, a whole batch per list of draws (tracklet index, seed).
+
+    The frames and the augmentation of a clip depend on its seed alone.
+    """
 
     def __init__(
-        self, tracklets: Sequence[Tracklet], clip_length: int, size: Sequence[int], augment: ClipAugment
+        self,
+        tracklets: Sequence[Tracklet],
+        clip_length: int,
+        size: Sequence[int],
+        augment: ClipAugment,
+        batch_size: int,
+        source: FrameSource = FILES,
     ) -> None:
+        """`size` is [height, width] in pixels, `batch_size` the most draws of a batch."""
         self.tracklets = tracklets
         self.clip_length = clip_length
         self.size = size
         self.augment = augment
+        self.source = source
+        self.batch_bytes = batch_size * clip_length * size[0] * size[1] * 3
+        self.buffers: BatchBuffers | None = None
 
     def __len__(self) -> int:
         return len(self.tracklets)
 
-    def __getitem__(self, draw: tuple[int, int]) -> tuple[Tensor, int, int]:
-        index, seed = draw
-        rng = random.Random(seed)
-        tracklet = self.tracklets[index]
-        indices = random_per_chunk(len(tracklet.frames), self.clip_length, rng)
-        clip = read_clip(tracklet.frames, indices, self.size)
-        return self.augment(clip, rng), tracklet.pid, tracklet.camid
+    def __getitems__(self, draws: Sequence[tuple[int, int]]) -> ClipBatch:
+        """Everything random is drawn before the first frame is read."""
+        height, width = self.size
+        paths, augmentations = [], []
+        for index, seed in draws:
+            rng = random.Random(seed)
+            frames = self.tracklets[index].frames
+            paths += [frames[place] for place in random_per_chunk(len(frames), self.clip_length, rng)]
+            augmentations.append(self.augment.draw(self.clip_length, height, width, rng))
+        batch = Batch(len(draws), self.clip_length, height, width, self.buffers)
+        read_frames_into(batch.frames_NHW3, paths, self.source)
+        for clip, augmentation in enumerate(augmentations):
+            augmentation.apply(batch.frames_NHW3[clip * self.clip_length : (clip + 1) * self.clip_length])
+        tracklets = [self.tracklets[index] for index, _ in draws]
+        pids, camids = torch.tensor([t.pid for t in tracklets]), torch.tensor([t.camid for t in tracklets])
+        return ClipBatch(batch.finish(), pids, camids)
 
 
 class TestClips(Dataset):
@@ -90,23 +90,35 @@ class TestClips(Dataset):
     __test__ = False  # not a test case
 
     def __init__(
-        self, tracklets: Sequence[Tracklet], clip_length: int, size: Sequence[int], sampling: str, frames_per_batch: int
+        self,
+        tracklets: Sequence[Tracklet],
+        clip_length: int,
+        size: Sequence[int],
+        sampling: str,
+        frames_per_batch: int,
+        source: FrameSource = FILES,
     ) -> None:
         self.tracklets = tracklets
+        self.clip_length = clip_length
         self.size = size
+        self.source = source
         clips = [(row, clip) for row, t in enumerate(tracklets) for clip in _clips(t, clip_length, sampling)]
         per_batch = max(1, frames_per_batch // clip_length)
         self.batches = [clips[start : start + per_batch] for start in range(0, len(clips), per_batch)]
+        self.batch_bytes = min(per_batch, len(clips)) * clip_length * size[0] * size[1] * 3
+        self.buffers: BatchBuffers | None = None
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __getitem__(self, index: int) -> TestBatch:
-        batch = self.batches[index]
-        clips = torch.stack([read_clip(self.tracklets[row].frames, indices, self.size) for row, indices in batch])
-        rows = torch.tensor([row for row, _ in batch])
-        camids = torch.tensor([self.tracklets[row].camid for row, _ in batch])
-        return TestBatch(clips, camids, rows)
+        clips = self.batches[index]
+        batch = Batch(len(clips), self.clip_length, *self.size, self.buffers)
+        paths = [self.tracklets[row].frames[place] for row, indices in clips for place in indices]
+        read_frames_into(batch.frames_NHW3, paths, self.source)
+        rows = torch.tensor([row for row, _ in clips])
+        camids = torch.tensor([self.tracklets[row].camid for row, _ in clips])
+        return TestBatch(batch.finish(), camids, rows)
 
 
 def _clips(tracklet: Tracklet, clip_length: int, sampling: str) -> list[list[int]]:
@@ -114,7 +126,6 @@ def _clips(tracklet: Tracklet, clip_length: int, sampling: str) -> list[list[int
     return dense_clips(num_frames, clip_length) if sampling == "dense" else [first_per_chunk(num_frames, clip_length)]
 
 
-def collate_clips(samples: list[tuple[Tensor, int, int]]) -> ClipBatch:
-    """Samples of TrainClips, (T, 3, H, W) with label and camera, -> one batch."""
-    clips, pids, camids = zip(*samples)
-    return ClipBatch(torch.stack(clips), torch.tensor(pids), torch.tensor(camids))
+def as_it_is(batch: ClipBatch) -> ClipBatch:
+    """The `collate_fn` of TrainClips, whose batches are whole."""
+    return batch

@@ -6,8 +6,11 @@ T = frames, H, W = pixels.
 import math
 import random
 from collections.abc import Sequence
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
@@ -21,8 +24,39 @@ def resize_frame(frame_3HW: Tensor, size: Sequence[int]) -> Tensor:
     return F.resize(frame_3HW, list(size), antialias=True)
 
 
+class Patch(NamedTuple):
+    """A box of one frame and the colour that covers it."""
+
+    frame: int
+    top: int  # pixels, as the following three
+    left: int
+    height: int
+    width: int
+    colour: bytes  # R, G, B
+
+
+class Augmentation(NamedTuple):
+    """What was drawn for one clip."""
+
+    flip: bool
+    patches: list[Patch]
+
+    def apply(self, clip_THW3: NDArray[np.uint8]) -> None:
+        """Mirror and paint a contiguous uint8 clip (T, H, W, 3) in place."""
+        frames, height, width, _ = clip_THW3.shape
+        if self.flip:
+            # As (3, H, W) with channels last in memory, which torch has a fast flip for.
+            for frame_3HW in torch.from_numpy(clip_THW3).permute(0, 3, 1, 2):
+                frame_3HW.copy_(frame_3HW.flip(-1))
+        rows = clip_THW3.reshape(frames, height, width * 3)  # (T, H, W * 3): one slice per row of a box
+        for patch in self.patches:
+            bottom, right = patch.top + patch.height, min(patch.left + patch.width, width)
+            line = np.frombuffer(patch.colour * max(0, right - patch.left), np.uint8)  # (box width * 3,)
+            rows[patch.frame, patch.top : bottom, 3 * patch.left : 3 * right] = line
+
+
 class ClipAugment:
-    """Flip (once per clip), then random erasing (per frame) of a uint8 clip (T, 3, H, W).
+    """Draws flip (once per clip), then random erasing (per frame), of clips.
 
     `legacy_erasing` paints the erased patch at (its width, its height) as the release does, not at the drawn corner.
     """
@@ -32,24 +66,24 @@ class ClipAugment:
         self.erase_prob = erase_prob
         self.legacy_erasing = legacy_erasing
 
-    def __call__(self, clip: Tensor, rng: random.Random) -> Tensor:
-        clip = clip.flip(-1) if rng.random() < self.flip_prob else clip.clone()
-        for frame in clip:
+    def draw(self, frames: int, height: int, width: int, rng: random.Random) -> Augmentation:
+        """Decide for a clip of `frames` frames of `height` x `width` pixels."""
+        flip = rng.random() < self.flip_prob
+        patches = []
+        for frame in range(frames):
             if rng.random() < self.erase_prob:
-                self._erase(frame, rng)
-        return clip
+                patches += self._patch(frame, height, width, rng)
+        return Augmentation(flip, patches)
 
-    def _erase(self, frame: Tensor, rng: random.Random) -> None:
-        """Paint one patch of `frame` (3, H, W) in place with a random colour."""
-        height, width = frame.shape[1:]
+    def _patch(self, frame: int, height: int, width: int, rng: random.Random) -> list[Patch]:
+        """One patch in a random colour, or none."""
         box = draw_erase_box(height, width, rng)
         if box is None:
-            return
+            return []
         top, left, box_height, box_width = box
         if self.legacy_erasing:
             top, left = box_height, box_width
-        colour = torch.tensor([rng.randrange(256) for _ in range(3)], dtype=torch.uint8)
-        frame[:, top : top + box_height, left : left + box_width] = colour[:, None, None]
+        return [Patch(frame, top, left, box_height, box_width, bytes(rng.randrange(256) for _ in range(3)))]
 
 
 def draw_erase_box(height: int, width: int, rng: random.Random) -> tuple[int, int, int, int] | None:
@@ -67,7 +101,7 @@ def draw_erase_box(height: int, width: int, rng: random.Random) -> tuple[int, in
 
 
 class Normalize(nn.Module):
-    """uint8 (..., 3, H, W) on any device -> float32, ((x / 255) - mean) / std per colour."""
+    """uint8 (..., 3, H, W) on any device -> contiguous float32, ((x / 255) - mean) / std per colour."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
@@ -75,4 +109,6 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
 
     def forward(self, frames: Tensor) -> Tensor:
-        return (frames.float() / 255 - self.mean) / self.std
+        # Clips come with channels last in memory; the usual order is made by the conversion, then nothing is copied.
+        floats = frames.to(torch.float32, memory_format=torch.contiguous_format)
+        return floats.div_(255).sub_(self.mean).div_(self.std)

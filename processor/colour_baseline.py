@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from yacs.config import CfgNode
 
 from datasets import check_frames_present, configured_splits, official_name
-from datasets.clip_dataset import read_frame
+from datasets.frame_reader import FILES, FrameSource, read_frame
+from datasets.frame_store import frame_source
 from datasets.tracklet import Tracklet
 from processor.build import build_protocol
 from processor.cli import run_command
@@ -35,23 +36,28 @@ def _run(cfg: CfgNode, _arguments: argparse.Namespace) -> None:
     splits = configured_splits(cfg)
     check_frames_present(splits)
     protocol = build_protocol(cfg, official_name(cfg.DATASETS.NAMES), splits, "dense", "test", camera_embedding=False)
-    evaluation = score_colours(splits.query, splits.gallery, cfg.INPUT.SIZE_TEST, protocol)
+    source = frame_source(splits.pack, splits.root)
+    evaluation = score_colours(splits.query, splits.gallery, cfg.INPUT.SIZE_TEST, protocol, source)
     for line in results_table({f"colours of {_STRIPES} stripes": evaluation.metrics}).splitlines():
         logger.info("%s", line)
 
 
 def score_colours(
-    query: Sequence[Tracklet], gallery: Sequence[Tracklet], size: Sequence[int], protocol: Protocol
+    query: Sequence[Tracklet],
+    gallery: Sequence[Tracklet],
+    size: Sequence[int],
+    protocol: Protocol,
+    source: FrameSource = FILES,
 ) -> Evaluation:
     """Rank tracklets by stripe colours; unit vectors rank alike by Euclidean and by cosine distance."""
     tracklets = (*query, *gallery)
-    features = np.stack([stripe_colours(t, size) for t in progress(tracklets, "colours", "tracklet")])
+    features = np.stack([stripe_colours(t, size, source) for t in progress(tracklets, "colours", "tracklet")])
     return rank_features(features, tracklets, len(query), protocol)
 
 
-def stripe_colours(tracklet: Tracklet, size: Sequence[int]) -> NDArray[np.float32]:
+def stripe_colours(tracklet: Tracklet, size: Sequence[int], source: FrameSource = FILES) -> NDArray[np.float32]:
     """Mean RGB in [0, 1] of each stripe over all frames: (stripes * 3,)."""
-    frames = np.stack([read_frame(path, size).numpy() for path in tracklet.frames])  # (n, 3, H, W)
+    frames = np.stack([read_frame(path, size, source).numpy() for path in tracklet.frames])  # (n, 3, H, W)
     stripes = np.array_split(frames.mean(axis=(0, 3)), _STRIPES, axis=1)  # each (3, rows)
     return np.concatenate([stripe.mean(axis=1) for stripe in stripes]).astype(np.float32) / 255
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from datasets.clip_dataset import read_frame
+from datasets.frame_reader import FrameSource, read_frame
+from datasets.frame_store import frame_source
 from datasets.tracklet import ReIDSplits, Tracklet
 from processor.evaluator import Evaluation
 from utils.checkpoint import write_atomically
@@ -27,6 +28,7 @@ def save_contact_sheet(path: Path, evaluation: Evaluation, splits: ReIDSplits, m
     sheet = Image.new("RGB", size, _PAPER)
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(12)
+    source = frame_source(splits.pack, splits.root)
     draw.text((_GAP, _GAP), "query", _INK, font)
     legend = "nearest gallery tracklets: green = same person, red = another"
     draw.text((cell_width + 3 * _GAP, _GAP), legend, _INK, font)
@@ -35,12 +37,12 @@ def save_contact_sheet(path: Path, evaluation: Evaluation, splits: ReIDSplits, m
         query = evaluation.query[row]
         top = _TEXT + line * cell_height
         caption = f"{_who(query, splits)}\nAP {ranking.average_precision:.2f}"
-        _paste(sheet, draw, font, query, (_GAP, top), _BLUE, caption)
+        _paste(sheet, draw, font, source, query, (_GAP, top), _BLUE, caption)
         for column, item in enumerate(ranking.order[:_TOP], start=1):
             found = evaluation.gallery[item]
             colour = _GREEN if found.pid == query.pid else _RED
             caption = f"{_who(found, splits)}\nd {evaluation.dist_QG[row, item]:.3f}"
-            _paste(sheet, draw, font, found, (column * cell_width + 3 * _GAP, top), colour, caption)
+            _paste(sheet, draw, font, source, found, (column * cell_width + 3 * _GAP, top), colour, caption)
     write_atomically(path, lambda temporary: sheet.save(temporary, format="PNG"))
 
 
@@ -54,6 +56,7 @@ def _paste(
     sheet: Image.Image,
     draw: ImageDraw.ImageDraw,
     font: ImageFont.FreeTypeFont,
+    source: FrameSource,
     tracklet: Tracklet,
     corner: tuple[int, int],
     colour: str,
@@ -61,7 +64,8 @@ def _paste(
 ) -> None:
     """One framed picture (the tracklet's middle frame) with a caption of two lines below it."""
     left, top = corner
-    frame = read_frame(tracklet.frames[len(tracklet.frames) // 2], _FRAME).permute(1, 2, 0).numpy()  # (H, W, 3)
+    middle = tracklet.frames[len(tracklet.frames) // 2]
+    frame = read_frame(middle, _FRAME, source).permute(1, 2, 0).numpy()  # (H, W, 3)
     right, bottom = left + _FRAME[1] + 2 * _BORDER, top + _FRAME[0] + 2 * _BORDER
     draw.rectangle((left, top, right - 1, bottom - 1), fill=colour)
     sheet.paste(Image.fromarray(np.ascontiguousarray(frame)), (left + _BORDER, top + _BORDER))

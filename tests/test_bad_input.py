@@ -109,7 +109,7 @@ def finished(tiny_argv, tmp_path):
 
 
 def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_output_dir_that_holds_a_run_is_refused_and_kept(finished, tiny_argv, caplog):

@@ -1,6 +1,7 @@
 """Tracklets -> clips: what shares a batch, that a draw follows from its seed, and errors that name the file."""
 
 import random
+from collections import Counter
 
 import pytest
 import torch
@@ -9,11 +10,14 @@ from torch.utils.data import DataLoader
 
 from configs import load_cfg
 from datasets import build_memory_loader, build_test_loader, build_train_loader, load_splits
-from datasets.clip_dataset import TestClips, TrainClips, collate_clips, read_clip, read_frame
+from datasets.clip_buffers import ClipLoader
+from datasets.clip_dataset import TestClips, TrainClips
+from datasets.frame_reader import FrameFiles, read_frame
 from datasets.frame_sampling import random_per_chunk
 from datasets.tracklet import Tracklet
-from datasets.transforms import ClipAugment
+from datasets.transforms import ClipAugment, Normalize
 from tests.conftest import TINY_OPTIONS
+from tests.first_loader import first_train_clip
 from utils.errors import InputError, MissingFileError
 
 SIZE = (8, 4)
@@ -47,7 +51,6 @@ def options(**changes) -> list[str]:
 
 
 def test_a_clip_holds_the_frames_asked_for_as_rgb_of_the_size_asked_for(tracklets):
-    assert source_of(read_clip(tracklets[2].frames, [8, 0, 0, 3], SIZE)) == (2, [8, 0, 0, 3])
     frame = read_frame(tracklets[2].frames[1], (16, 16))
     assert (frame.dtype, tuple(frame.shape)) == (torch.uint8, (3, 16, 16))
 
@@ -88,16 +91,79 @@ def test_first_sampling_gives_one_clip_per_tracklet(tracklets):
 
 
 def test_a_training_draw_takes_the_frames_and_labels_of_its_seed(tracklets):
-    dataset = TrainClips(tracklets, 4, SIZE, ClipAugment(flip_prob=0.5, erase_prob=0))
+    dataset = TrainClips(tracklets, 4, SIZE, ClipAugment(flip_prob=0.5, erase_prob=0), batch_size=2)
     for seed in range(10):
-        clip, pid, camid = dataset[2, seed]
-        assert source_of(clip) == (2, random_per_chunk(9, 4, random.Random(seed)))
-        assert (pid, camid) == (0, 5)
-    assert len({str(source_of(dataset[2, seed][0])) for seed in range(10)}) > 1
-    batch = collate_clips([dataset[2, 0], dataset[3, 0]])
+        batch = dataset.__getitems__([(2, seed)])
+        assert source_of(batch.clips[0]) == (2, random_per_chunk(9, 4, random.Random(seed)))
+        assert (batch.pids.tolist(), batch.camids.tolist()) == ([0], [5])
+    assert len({str(source_of(dataset.__getitems__([(2, seed)]).clips[0])) for seed in range(10)}) > 1
+    batch = dataset.__getitems__([(2, 0), (3, 0)])
     assert [source_of(clip)[0] for clip in batch.clips] == [2, 3]
     assert (batch.pids.tolist(), batch.camids.tolist()) == ([0, 1], [5, 1])
     assert batch.pids.dtype == batch.camids.dtype == torch.int64
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_whole_batches_are_those_of_the_first_implementation_bit_for_bit(tmp_path, legacy):
+    """Frames of the size asked for and of others, JPEG and PNG, decoded by Pillow and augmented one by one."""
+    tracklets = []
+    for row, (length, size) in enumerate([(9, (16, 32)), (3, (20, 40)), (1, (16, 32)), (5, (9, 50))]):
+        paths = [tmp_path / f"{row}_{frame}.{'png' if frame == 2 else 'jpg'}" for frame in range(length)]
+        for path in paths:
+            Image.effect_noise(size, 90).convert("RGB").save(path)
+        tracklets.append(Tracklet(tuple(map(str, paths)), pid=row % 2, camid=row))
+    dataset = TrainClips(tracklets, 4, (32, 16), ClipAugment(0.5, 0.5, legacy), batch_size=6)
+    for first in range(0, 600, 6):
+        draws = [(index, seed) for index, seed in zip((0, 0, 1, 2, 3, 1), range(first, first + 6))]
+        clips, pids, camids = dataset.__getitems__(draws)
+        expected = [first_train_clip(tracklets[index], 4, (32, 16), 0.5, 0.5, legacy, seed) for index, seed in draws]
+        assert torch.equal(clips, torch.stack(expected))
+        assert pids.tolist() == [0, 0, 1, 0, 1, 1] and camids.tolist() == [0, 0, 1, 2, 3, 1]
+
+
+class CountingFiles(FrameFiles):
+    """Files, and how often each one was read."""
+
+    def __init__(self) -> None:
+        self.reads = Counter()
+
+    def content(self, path: str) -> bytes:
+        self.reads[path] += 1
+        return super().content(path)
+
+
+def test_a_frame_is_read_once_per_batch(tracklets):
+    source = CountingFiles()
+    dataset = TrainClips(tracklets, 4, SIZE, ClipAugment(1, 1), 4, source)
+    batch = dataset.__getitems__([(1, 3), (1, 4), (0, 5), (1, 6)])
+    assert source.reads[tracklets[1].frames[0]] == 1 and max(source.reads.values()) == 1
+    alone = [dataset.__getitems__([draw]).clips[0] for draw in ((1, 3), (1, 4), (0, 5), (1, 6))]
+    assert torch.equal(batch.clips, torch.stack(alone))  # a copy is of the frame before its first augmentation
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_clips_are_a_view_of_one_memory_with_channels_last(tracklets, workers):
+    dataset = TestClips(tracklets, 4, SIZE, "dense", 8)
+    for batch in ClipLoader(dataset, batch_size=None, num_workers=workers):
+        clips, _, frames = len(batch.clips), *batch.clips.shape[:2]
+        assert batch.clips.shape == (clips, 4, 3, 8, 4) and frames == 4
+        assert batch.clips.permute(0, 1, 3, 4, 2).is_contiguous()
+        assert batch.clips.to("cpu", copy=True).permute(0, 1, 3, 4, 2).is_contiguous()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_clips_stay_the_same_through_pinned_memory_and_on_the_gpu(tracklets, workers):
+    dataset = TestClips(tracklets, 4, SIZE, "dense", 8)
+    plain = [dataset[index].clips for index in range(len(dataset))]
+    normalize = Normalize([0.5] * 3, [0.25] * 3)
+    loader = ClipLoader(dataset, batch_size=None, num_workers=workers, pin_memory=True)
+    for expected, batch in zip(plain, loader, strict=True):
+        assert batch.clips.is_pinned() and batch.clips.permute(0, 1, 3, 4, 2).is_contiguous()
+        on_gpu = batch.clips.to("cuda", non_blocking=True)
+        assert torch.equal(on_gpu.cpu(), expected)
+        normal = normalize.to("cuda")(on_gpu)
+        assert normal.is_contiguous() and torch.allclose(normal.cpu(), normalize.to("cpu")(expected), atol=1e-6)
 
 
 def test_epochs_are_equal_whatever_the_number_of_workers_and_the_global_random_state(tiny_mars):
@@ -175,3 +241,21 @@ def test_the_test_loader_covers_query_and_gallery_once(tiny_mars):
     batches = list(build_test_loader(cfg, tracklets, "first"))
     assert torch.cat([batch.rows for batch in batches]).tolist() == list(range(len(tracklets)))
     assert torch.cat([batch.camids for batch in batches]).tolist() == [t.camid for t in tracklets]
+
+
+class _Threads(torch.utils.data.Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, _index):
+        return torch.get_num_threads()
+
+
+def test_a_worker_process_computes_with_one_thread():
+    """Frames are resized and flipped with torch: processes with threads each would be in each other's way."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert list(DataLoader(_Threads(), batch_size=None, num_workers=1)) == [1]
+    finally:
+        torch.set_num_threads(threads)

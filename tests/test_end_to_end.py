@@ -57,7 +57,7 @@ def trained(tiny_mars, tmp_path_factory):
 def test_a_run_leaves_the_promised_files(trained):
     assert {path.name for path in trained.iterdir()} == {
         "train_log.txt", "config.yml", "history.csv", "last.pth", "best.pth", "clip_memory.pt", "metrics.json",
-        "features.npz", "ranks.csv", "contact_sheet.png",
+        "features.npz", "ranks.csv", "contact_sheet.png", "cache",
     }  # fmt: skip
     rows = list(csv.DictReader((trained / "history.csv").open()))
     assert list(rows[0]) == (

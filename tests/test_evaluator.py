@@ -9,7 +9,7 @@ from PIL import Image
 
 from configs import load_cfg
 from datasets import build_memory_loader, build_test_loader, load_splits
-from datasets.clip_dataset import read_clip
+from datasets.frame_reader import read_frame
 from datasets.frame_sampling import dense_clips
 from datasets.tracklet import ReIDSplits, Tracklet
 from datasets.transforms import Normalize
@@ -43,8 +43,8 @@ def by_hand(cfg, model, tracklets, use_camera=True):
     """Mean clip feature of each tracklet, one clip at a time."""
     means = []
     for t in tracklets:
-        clips = [read_clip(t.frames, ids, cfg.INPUT.SIZE_TEST) for ids in dense_clips(len(t.frames), 2)]
-        clips = NORMALIZE(torch.stack(clips))
+        frames = torch.stack([read_frame(path, cfg.INPUT.SIZE_TEST) for path in t.frames])  # (n, 3, H, W)
+        clips = NORMALIZE(torch.stack([frames[ids] for ids in dense_clips(len(t.frames), 2)]))
         camids = torch.full((len(clips),), t.camid)
         with torch.no_grad():
             features = [

@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets.clip_dataset import read_frame
 from datasets.frame_check import open_frame
+from datasets.frame_reader import read_frame
 from datasets.image_modes import to_rgb
 from utils.errors import InputError
 

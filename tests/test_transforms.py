@@ -10,6 +10,14 @@ from datasets.transforms import ClipAugment, Normalize, draw_erase_box, resize_f
 SEEDS = range(200)
 
 
+def augmented(augment: ClipAugment, clip: torch.Tensor, rng: random.Random) -> torch.Tensor:
+    """What becomes of a clip (T, 3, H, W), which is left alone."""
+    frames, _, height, width = clip.shape
+    clip_THW3 = clip.permute(0, 2, 3, 1).numpy().copy(order="C")
+    augment.draw(frames, height, width, rng).apply(clip_THW3)
+    return torch.from_numpy(clip_THW3).permute(0, 3, 1, 2)
+
+
 def random_clip(frames=4, height=64, width=32) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, (frames, 3, height, width), dtype=torch.uint8, generator=generator)
@@ -27,14 +35,14 @@ def next_box(seed: int, height: int, width: int) -> tuple[random.Random, tuple[i
 
 def test_a_certain_flip_mirrors_every_frame_exactly():
     clip = random_clip()
-    flipped = ClipAugment(flip_prob=1, erase_prob=0)(clip, random.Random(0))
+    flipped = augmented(ClipAugment(flip_prob=1, erase_prob=0), clip, random.Random(0))
     for column in range(32):
         assert torch.equal(flipped[..., column], clip[..., 31 - column])
 
 
 def test_a_flip_is_decided_once_per_clip_and_half_the_time():
     clip, augment = random_clip(), ClipAugment(flip_prob=0.5, erase_prob=0)
-    outcomes = [augment(clip, random.Random(seed)) for seed in SEEDS]
+    outcomes = [augmented(augment, clip, random.Random(seed)) for seed in SEEDS]
     flips = [torch.equal(outcome, clip.flip(-1)) for outcome in outcomes]
     assert all(flip or torch.equal(outcome, clip) for flip, outcome in zip(flips, outcomes))
     assert 70 < sum(flips) < 130  # 4.2 standard deviations
@@ -43,16 +51,18 @@ def test_a_flip_is_decided_once_per_clip_and_half_the_time():
 def test_probability_zero_changes_nothing_and_probability_one_always_erases():
     clip = torch.zeros(4, 3, 64, 32, dtype=torch.uint8)
     for seed in SEEDS:
-        assert torch.equal(ClipAugment(0, 0)(random_clip(), random.Random(seed)), random_clip())
-        changed = ClipAugment(0, 1)(clip, random.Random(seed)).flatten(1).any(dim=1)
+        assert torch.equal(augmented(ClipAugment(0, 0), random_clip(), random.Random(seed)), random_clip())
+        changed = augmented(ClipAugment(0, 1), clip, random.Random(seed)).flatten(1).any(dim=1)
         assert changed.all()  # black is one colour in 16.7 million
 
 
 def test_erasing_is_decided_for_each_frame():
     clip = torch.zeros(400, 3, 16, 8, dtype=torch.uint8)
-    erased = ClipAugment(0, 0.5)(clip, random.Random(0)).flatten(1).any(dim=1)
+    erased = augmented(ClipAugment(0, 0.5), clip, random.Random(0)).flatten(1).any(dim=1)
     assert 158 < erased.sum() < 242  # 4.2 standard deviations
-    mixed = [ClipAugment(0, 0.5)(clip[:4], random.Random(seed)).flatten(1).any(dim=1).unique() for seed in SEEDS]
+    mixed = [
+        augmented(ClipAugment(0, 0.5), clip[:4], random.Random(seed)).flatten(1).any(dim=1).unique() for seed in SEEDS
+    ]
     assert sum(len(kinds) == 2 for kinds in mixed) > 150  # 7 of 8 clips of four hold both kinds
 
 
@@ -83,7 +93,7 @@ def test_erased_boxes_reach_all_corners_and_the_whole_range_of_areas_and_shapes(
 def test_a_frame_too_small_for_any_box_is_left_alone():
     assert draw_erase_box(1, 1, random.Random(0)) is None
     clip = torch.full((3, 3, 1, 1), 7, dtype=torch.uint8)
-    assert torch.equal(ClipAugment(0, 1)(clip, random.Random(0)), clip)
+    assert torch.equal(augmented(ClipAugment(0, 1), clip, random.Random(0)), clip)
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -98,18 +108,29 @@ def test_one_colour_fills_exactly_the_box_at_the_drawn_or_the_releases_corner(le
         for row in range(top, min(top + height, 64)):
             for column in range(left, min(left + width, 32)):
                 expected[0, :, row, column] = torch.tensor(colour, dtype=torch.uint8)
-        assert torch.equal(ClipAugment(0, 1, legacy)(clip, random.Random(seed)), expected)
+        assert torch.equal(augmented(ClipAugment(0, 1, legacy), clip, random.Random(seed)), expected)
 
 
-def test_augmentation_follows_from_the_seed_keeps_uint8_and_leaves_its_input_alone():
+def test_augmentation_follows_from_the_seed_and_keeps_uint8():
     clip, augment = random_clip(), ClipAugment(0.5, 0.5)
-    first, again, other = (augment(clip, random.Random(seed)) for seed in (3, 3, 4))
+    first, again, other = (augmented(augment, clip, random.Random(seed)) for seed in (3, 3, 4))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert (first.dtype, first.shape) == (torch.uint8, clip.shape)
-    for seed in SEEDS:
-        ClipAugment(0.5, 1)(clip, random.Random(seed))
-    assert torch.equal(clip, random_clip())
+
+
+def test_a_draw_needs_no_pixels_and_can_be_applied_to_several_clips():
+    drawn = ClipAugment(1, 1).draw(4, 64, 32, random.Random(5))
+    assert drawn.flip and [patch.frame for patch in drawn.patches] == [0, 1, 2, 3]
+    outcomes = [clip.permute(0, 2, 3, 1).numpy().copy(order="C") for clip in (random_clip(), random_clip().flip(-1))]
+    for clip_THW3 in outcomes:
+        drawn.apply(clip_THW3)
+    for patch in drawn.patches:
+        rows, columns = slice(patch.top, patch.top + patch.height), slice(patch.left, patch.left + patch.width)
+        for clip_THW3 in outcomes:
+            assert (clip_THW3[patch.frame, rows, columns] == list(patch.colour)).all()
+            clip_THW3[patch.frame, rows, columns] = 0
+    assert (outcomes[0] == outcomes[1][:, :, ::-1]).mean() > 0.5  # beside the boxes, one is the other's mirror image
 
 
 def test_a_resized_frame_has_the_size_asked_for_and_a_flat_colour_stays():
@@ -138,3 +159,14 @@ def test_normalize_agrees_with_a_value_by_hand_for_clips_and_batches():
     for colour, value in enumerate((-2.1179039, 0.2051821, 2.64)):
         assert out[..., colour, :, :].flatten().tolist() == pytest.approx([value] * 80, abs=1e-6)
     assert normalize.state_dict() == {}
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 16, 8), (2, 4, 3, 16, 8), (3, 16, 8)])
+def test_normalize_makes_the_usual_order_in_memory_of_channels_last_frames_bit_for_bit(shape):
+    mean, std = torch.tensor([0.485, 0.456, 0.406])[:, None, None], torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+    frames = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    channels_last = frames.movedim(-3, -1).contiguous().movedim(-1, -3)
+    assert torch.equal(channels_last, frames) and not channels_last.is_contiguous()
+    out = Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])(channels_last)
+    assert out.is_contiguous() and torch.equal(out, (frames.float() / 255 - mean) / std)
+    assert torch.equal(channels_last, frames)

@@ -1,0 +1,163 @@
+"""Writes all frames of a data set into one file, for disks that are slow at many small ones; see datasets.frame_store.
+
+python -m datasets.pack [--config_file F] --out FILE [--overwrite | --check] [KEY VALUE ...]
+
+The splits of the configured data set name the frames; DATASETS.PACK FILE makes a run read them from there.
+0 done, or no difference found; 1 differences; 2 wrong arguments, lists or files, said in one line; 130 Ctrl-C.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn, TextIO
+
+from yacs.config import CfgNode
+
+from configs import ConfigError, load_cfg
+from datasets.build import configured_splits, official_name
+from datasets.exclusion import below
+from datasets.frame_reader import FILES
+from datasets.frame_store import FrameStore, write_store
+from datasets.own_ids import printable
+from datasets.tracklet import ReIDSplits
+from utils.checkpoint import write_atomically
+from utils.errors import InputError
+from utils.progress import progress
+
+DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "vit_base.yml"
+_INTERRUPTED = 130
+_SHOWN = 10  # differences that are named
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"command line: {message} (see --help)")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Pack the data set of the config, or check its pack; returns the exit code."""
+    try:
+        arguments = _parse(argv)
+        cfg = load_cfg(arguments.config_file, arguments.opts)
+        return _check(cfg, arguments.out) if arguments.check else _pack(cfg, arguments.out, arguments.overwrite)
+    except (ConfigError, InputError) as error:
+        _say([f"error: {error.line if isinstance(error, InputError) else error}"], sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        _say(["stopped by Ctrl-C"], sys.stderr)
+        return _INTERRUPTED
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    about = "Write all frames of a data set into one file."
+    parser = _Parser(prog="python -m datasets.pack", description=about, allow_abbrev=False)
+    parser.add_argument(
+        "--config_file", "--config-file", type=Path, default=DEFAULT_CONFIG, help="YAML file (configs/vit_base.yml)"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file, for DATASETS.PACK")
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--overwrite", action="store_true", help="replace FILE where it exists")
+    choice.add_argument("--check", action="store_true", help="compare FILE with the data set's folder instead")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys, e.g. DATASETS.ROOT_DIR /data/MARS")
+    return parser.parse_intermixed_args(argv)
+
+
+def _pack(cfg: CfgNode, out: Path, overwrite: bool) -> int:
+    """Write the file; nothing is left of one that is not finished."""
+    if out.is_dir() or not out.parent.is_dir():
+        raise InputError(f"--out {out} must name a file in a folder that exists")
+    if out.exists() and not overwrite:
+        raise InputError(f"--out {out} exists; choose another name, or replace it with --overwrite")
+    root, names = _frames(cfg)
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            write_store(file, _contents(root, names))
+
+    write_atomically(out, write)
+    store = FrameStore(str(out))
+    size = out.stat().st_size / 2**20
+    _say([f"{out}: {len(store):,} frames of {_set_name(cfg)} in {root}, {size:,.1f} MiB, digest {store.digest}"])
+    return 0
+
+
+def _contents(root: str, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """(name, bytes) of each frame."""
+    for name in progress(names, "packing", "frame"):
+        path = os.path.join(root, name)
+        try:
+            content = FILES.content(path)
+        except (OSError, ValueError) as error:
+            # Not a MissingFileError: as an OSError it would be taken for a fault of the file that is written.
+            raise InputError(f"frame {path} cannot be read ({getattr(error, 'strerror', None) or error})") from None
+        if not content:
+            raise InputError(f"frame {path} holds no byte; python -m datasets.check names all such frames")
+        yield name, content
+
+
+def _check(cfg: CfgNode, out: Path) -> int:
+    """Compare each frame of the file with the folder, or with its own checksum where the folder lacks it."""
+    store = FrameStore(str(out))
+    root, names = _frames(cfg)
+    differences = [f"{name} is named by the lists, the pack lacks it" for name in names if not store.holds(name)]
+    compared = 0
+    for name, content, sound in progress(store.frames(), "checking", "frame", total=len(store)):
+        try:
+            same = FILES.content(os.path.join(root, name)) == content
+            compared += 1
+        except FileNotFoundError:
+            same = True
+        except (OSError, ValueError) as error:
+            raise InputError(f"frame {os.path.join(root, name)} cannot be read ({error})") from None
+        if not sound:
+            differences.append(f"{name}: its bytes in the pack were altered")
+        elif not same:
+            differences.append(f"{name}: the file in the folder holds other bytes")
+    rest = len(store) - compared
+    told = f", {rest:,} with their checksums alone because their files are gone" if rest else ""
+    _say([f"{out}: {compared:,} of {len(store):,} frames compared with {root}{told}", *differences[:_SHOWN]])
+    if differences:
+        more = f" ({_SHOWN} named)" if len(differences) > _SHOWN else ""
+        _say([f"{len(differences):,} of the frames differ{more}; write the pack again, or restore the files"])
+        return 1
+    _say(["no difference found"])
+    return 0
+
+
+def _frames(cfg: CfgNode) -> tuple[str, list[str]]:
+    """The data set's folder, and the names of the frames of all its splits, in their order."""
+    several = cfg.DATASETS.SPLIT == "all"
+    parts = [_one_split(cfg, str(number) if several else "") for number in range(10 if several else 1)]
+    names: dict[str, None] = {}
+    for splits in parts:
+        for tracklets in (splits.train, splits.query, splits.gallery, splits.val_query, splits.val_gallery):
+            names |= dict.fromkeys(below(splits.root, frame) for t in tracklets for frame in t.frames)
+    return parts[0].root, list(names)
+
+
+def _one_split(cfg: CfgNode, number: str) -> ReIDSplits:
+    """The splits of the config, or of another value of DATASETS.SPLIT."""
+    if number:
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.DATASETS.SPLIT = number
+    return configured_splits(cfg, validation=True)
+
+
+def _set_name(cfg: CfgNode) -> str:
+    return official_name(cfg.DATASETS.NAMES)
+
+
+def _say(lines: Iterable[str], stream: TextIO | None = None) -> None:
+    """Print, whatever a file name holds."""
+    stream = sys.stdout if stream is None else stream
+    coding = stream.encoding or "utf-8"
+    for line in lines:
+        print(printable(line).encode(coding, "backslashreplace").decode(coding), file=stream)
+    stream.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

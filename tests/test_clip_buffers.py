@@ -1,0 +1,124 @@
+"""Memory of batches: a slot is used again once nothing sees it any more, and not before; contents are right always."""
+
+import gc
+import mmap
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Dataset, get_worker_info
+
+from datasets.clip_buffers import Batch, BatchBuffers, ClipLoader
+
+SHAPE = (2, 3, 4, 5, 3)  # clips, frames, height, width, colours
+BYTES = 2 * 3 * 4 * 5 * 3
+
+
+def batch_of(buffers: BatchBuffers | None, value: int, clips: int = 2) -> Batch:
+    batch = Batch(clips, 3, 4, 5, buffers)
+    batch.frames_NHW3[...] = value
+    return batch
+
+
+def test_a_batch_is_seen_as_clips_of_frames_with_channels_first():
+    for buffers in (None, BatchBuffers(0, 2, BYTES)):
+        batch = batch_of(buffers, 0)
+        batch.frames_NHW3[4, 1, 2] = (7, 8, 9)  # frame 4 is the second of the second clip
+        clips = batch.finish()
+        assert clips.shape == (2, 3, 3, 4, 5) and clips.dtype == torch.uint8
+        assert clips[1, 1, :, 1, 2].tolist() == [7, 8, 9] and clips.sum() == 24
+
+
+def test_a_slot_is_free_again_when_the_last_view_of_its_tensor_is_gone():
+    buffers = BatchBuffers(0, 2, BYTES)
+    first = batch_of(buffers, 1).finish()
+    second = batch_of(buffers, 2).finish()
+    assert buffers.taken.tolist() == [1, 1]
+    third = batch_of(buffers, 3).finish()  # no slot is left: memory of its own
+    assert [clips.unique().tolist() for clips in (first, second, third)] == [[1], [2], [3]]
+    view, pixels = first[1, :, 0], second.numpy()
+    del first, second
+    gc.collect()
+    assert buffers.taken.tolist() == [1, 1] and view.unique().tolist() == [1] and np.unique(pixels).tolist() == [2]
+    del pixels
+    gc.collect()
+    assert buffers.taken.tolist() == [1, 0]
+    again = batch_of(buffers, 4).finish()
+    assert buffers.taken.tolist() == [1, 1] and view.unique().tolist() == [1]
+    assert again.unique().tolist() == [4] and third.unique().tolist() == [3]
+    del view, again
+    gc.collect()
+    assert buffers.taken.tolist() == [0, 0]
+
+
+def test_a_tensor_outlives_its_buffers():
+    clips = batch_of(BatchBuffers(0, 1, BYTES), 5).finish()
+    gc.collect()
+    batch_of(BatchBuffers(0, 1, BYTES), 6).finish()
+    assert clips.unique().tolist() == [5]
+
+
+def test_a_batch_that_no_slot_can_hold_has_memory_of_its_own():
+    buffers = BatchBuffers(0, 1, BYTES - 1)
+    assert batch_of(buffers, 1).finish().unique().tolist() == [1] and buffers.taken.tolist() == [0]
+
+
+class Numbers(Dataset):
+    """Batch i is full of i; `slots` records from which slot of which worker it came, -1 for none."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.batch_bytes = BYTES
+        self.buffers = None
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple:
+        batch = batch_of(self.buffers, index, clips=1 + index % 2)
+        info = get_worker_info()
+        return batch.finish(), -1 if batch.slot is None else batch.slot, info.id if info else 0
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("keep", [False, True])
+def test_every_batch_arrives_as_it_was_filled_whether_batches_are_kept_or_dropped(workers, keep):
+    loader = ClipLoader(Numbers(40), batch_size=None, num_workers=workers)
+    kept, used = [], []
+    for number, (clips, slot, worker) in enumerate(loader):
+        assert clips.shape[0] == 1 + number % 2 and clips.unique().tolist() == [number]
+        kept += [(number, clips)] if keep else []
+        used.append((worker, slot))
+        del clips
+    assert all(clips.unique().tolist() == [number] for number, clips in kept)
+    per_worker = 3 if workers == 0 else 4
+    without = sum(slot == -1 for _, slot in used)
+    if keep:
+        assert without == 40 - per_worker * max(1, workers)
+        assert len({slot for _, slot in used} - {-1}) == per_worker * max(1, workers)
+    else:
+        assert without == 0
+    assert all(slot // per_worker == worker for worker, slot in used if slot >= 0)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_passes_over_one_loader_at_the_same_time_do_not_mix(workers):
+    loader = ClipLoader(Numbers(12), batch_size=None, num_workers=workers)
+    next(iter(loader))  # one that is broken off
+    for number, (first, second) in enumerate(zip(loader, loader, strict=True)):
+        assert first[0].unique().tolist() == second[0].unique().tolist() == [number]
+
+
+def test_a_system_that_grants_no_memory_for_all_slots_costs_nothing_but_time(monkeypatch):
+    def refuse(*_):
+        raise OSError("Cannot allocate memory")
+
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    seen = [(clips.unique().tolist(), slot) for clips, slot, _ in ClipLoader(Numbers(3), batch_size=None)]
+    assert seen == [([0], -1), ([1], -1), ([2], -1)]
+
+
+def test_processes_that_are_not_forked_get_no_memory_that_they_would_have_to_inherit():
+    for method, inherits in (("spawn", False), ("forkserver", False), ("fork", True)):
+        loader = ClipLoader(Numbers(3), batch_size=None, num_workers=1, multiprocessing_context=method)
+        assert (loader._buffers() is not None) == inherits

@@ -1,0 +1,218 @@
+"""The command that packs: what it writes, that runs read it, what it refuses, and that nothing is left half done."""
+
+import errno
+import shutil
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from configs import load_cfg
+from datasets import (
+    build_memory_loader,
+    build_test_loader,
+    build_train_loader,
+    check_frames_present,
+    configured_splits,
+    pack,
+)
+from datasets.frame_store import FrameStore, frame_source
+from processor.colour_baseline import main as colour_main
+from processor.run import train_main
+from tests.conftest import TINY_OPTIONS
+from utils.errors import InputError
+
+
+def argv(root: Path, out: Path, *flags: str, **overrides: str) -> list[str]:
+    options = TINY_OPTIONS | {"DATASETS.ROOT_DIR": str(root), "OUTPUT_DIR": str(out.parent / "run")}
+    options |= {key.replace("__", "."): value for key, value in overrides.items()}
+    return ["--out", str(out), *flags, *(part for pair in options.items() for part in pair)]
+
+
+def config(root: Path, packed: Path | str = "", **overrides: str):
+    options = TINY_OPTIONS | {"DATASETS.ROOT_DIR": str(root), "DATASETS.PACK": str(packed)} | overrides
+    return load_cfg(None, [part for pair in options.items() for part in pair])
+
+
+@pytest.fixture
+def mars(tiny_mars, tmp_path) -> Path:
+    """A copy that a test may change."""
+    return Path(shutil.copytree(tiny_mars, tmp_path / "mars"))
+
+
+@pytest.fixture
+def packed(mars, tmp_path) -> Path:
+    assert pack.main(argv(mars, tmp_path / "mars.pack")) == 0
+    return tmp_path / "mars.pack"
+
+
+def named(root: Path) -> set[str]:
+    splits = configured_splits(config(root))
+    tracklets = splits.train + splits.query + splits.gallery
+    return {Path(frame).relative_to(root).as_posix() for t in tracklets for frame in t.frames}
+
+
+def test_the_file_holds_the_bytes_of_exactly_the_frames_that_the_splits_name(mars, packed, capsys):
+    names = named(mars)
+    store = FrameStore(str(packed))
+    assert {name: bytes(content) for name, content, _ in store.frames()} == {n: (mars / n).read_bytes() for n in names}
+    assert pack.main(argv(mars, packed, "--overwrite")) == 0
+    out = capsys.readouterr().out
+    assert f"{len(names)} frames of MARS in {mars}" in out and store.digest in out
+    assert sorted(path.name for path in packed.parent.iterdir()) == ["mars", "mars.pack"]
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_every_loader_gives_the_same_from_the_pack_when_only_the_lists_are_left(mars, packed, workers):
+    def batches(cfg):
+        splits = configured_splits(cfg)
+        check_frames_present(splits)
+        source = frame_source(splits.pack, splits.root)
+        for loader in (
+            build_train_loader(cfg, splits),
+            build_memory_loader(cfg, splits),
+            build_test_loader(cfg, splits.query + splits.gallery, "dense", source),
+        ):
+            yield from (batch.clips.clone() for batch in loader)
+
+    files = list(batches(config(mars)))
+    for folder in ("bbox_train", "bbox_test"):
+        shutil.rmtree(mars / folder)
+    from_pack = list(batches(config(mars, packed, **{"DATALOADER.NUM_WORKERS": workers})))
+    assert len(files) == len(from_pack) > 3
+    assert all(torch.equal(a, b) for a, b in zip(files, from_pack))
+
+
+def test_the_colour_baseline_reads_the_pack(mars, packed, tmp_path, capsys):
+    options = {"DATASETS.ROOT_DIR": str(mars), "OUTPUT_DIR": str(tmp_path / "run")}
+    keys = [part for pair in (TINY_OPTIONS | options).items() for part in pair]
+    assert colour_main(keys) == 0
+    before = capsys.readouterr().out
+    shutil.rmtree(mars / "bbox_test")
+    assert colour_main([*keys, "DATASETS.PACK", str(packed)]) == 0
+    after = capsys.readouterr().out
+    lines = [[line for line in text.splitlines() if "stripes" in line] for text in (before, after)]
+    assert lines[0] == lines[1] != []
+
+
+def test_a_run_trains_tests_and_draws_its_contact_sheet_from_the_pack_alone(mars, packed, tmp_path):
+    for folder in ("bbox_train", "bbox_test"):
+        shutil.rmtree(mars / folder)
+    options = {"DATASETS.ROOT_DIR": str(mars), "DATASETS.PACK": str(packed), "OUTPUT_DIR": str(tmp_path / "run")}
+    options |= {"SOLVER.MAX_EPOCHS": "1", "TEST.CONTACT_SHEET": "2"}
+    assert train_main([part for pair in (TINY_OPTIONS | options).items() for part in pair]) == 0
+    assert (tmp_path / "run" / "contact_sheet.png").is_file()
+
+
+def test_a_pack_belongs_to_the_set_of_the_config_alone(mars, packed):
+    cfg = config(mars, packed)
+    assert configured_splits(cfg).pack == str(packed)
+    assert configured_splits(cfg, "MARS", str(mars)).pack == ""
+
+
+def test_a_pack_of_another_data_set_or_of_other_lists_is_refused_before_a_run(mars, packed, tmp_path):
+    other = tmp_path / "other.pack"
+    with other.open("wb") as file:
+        pack.write_store(file, [("a.jpg", b"1")])
+    with pytest.raises(InputError, match="other.pack does not hold frame bbox_train/.*data set"):
+        check_frames_present(configured_splits(config(mars, other)))
+    with pytest.raises(InputError, match="DATASETS.PACK .*none.pack does not exist"):
+        check_frames_present(configured_splits(config(mars, tmp_path / "none.pack")))
+
+
+def test_an_existing_file_stays_unless_it_is_to_be_replaced(mars, tmp_path, capsys):
+    out = tmp_path / "mars.pack"
+    out.write_text("mine")
+    assert pack.main(argv(mars, out)) == 2
+    assert capsys.readouterr().err.strip() == (
+        f"error: --out {out} exists; choose another name, or replace it with --overwrite"
+    )
+    assert out.read_text() == "mine"
+    assert pack.main(argv(mars, out, "--overwrite")) == 0 and len(FrameStore(str(out))) == len(named(mars))
+
+
+@pytest.mark.parametrize("fault", ["no folder", "a folder", "both flags", "no --out"])
+def test_arguments_that_make_no_sense_are_refused_in_one_line(mars, tmp_path, capsys, fault):
+    arguments = {
+        "no folder": argv(mars, tmp_path / "nowhere" / "a.pack"),
+        "a folder": argv(mars, mars),
+        "both flags": argv(mars, tmp_path / "a.pack", "--check", "--overwrite"),
+        "no --out": argv(mars, tmp_path / "a.pack")[2:],
+    }[fault]
+    assert pack.main(arguments) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ") and "\n" not in error and not (tmp_path / "a.pack").exists()
+
+
+@pytest.mark.parametrize("fault", ["missing", "empty"])
+def test_a_frame_that_cannot_be_packed_is_named_and_nothing_is_left(mars, tmp_path, capsys, fault):
+    frame = mars / sorted(named(mars))[5]
+    frame.unlink() if fault == "missing" else frame.write_bytes(b"")
+    assert pack.main(argv(mars, tmp_path / "a.pack")) == 2
+    told = "cannot be read (No such file or directory)" if fault == "missing" else "holds no byte"
+    assert f"error: frame {frame} {told}" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["mars"]
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "told"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "a.pack cannot be written (No space left on device)"),
+        (KeyboardInterrupt(), 130, "stopped by Ctrl-C"),
+    ],
+)
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_full_disk_and_ctrl_c_leave_what_was_there(mars, tmp_path, monkeypatch, capsys, raised, code, told, existing):
+    out = tmp_path / "a.pack"
+    if existing:
+        out.write_text("mine")
+
+    def stop(file, frames):
+        file.write(next(iter(frames))[1])
+        raise raised
+
+    monkeypatch.setattr(pack, "write_store", stop)
+    assert pack.main(argv(mars, out, "--overwrite")) == code
+    assert told in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == (["a.pack", "mars"] if existing else ["mars"])
+    assert not existing or out.read_text() == "mine"
+
+
+def check(mars: Path, packed: Path, capsys) -> tuple[int, str]:
+    capsys.readouterr()
+    code = pack.main(argv(mars, packed, "--check"))
+    return code, capsys.readouterr().out
+
+
+def test_the_check_compares_every_frame_and_says_which_differ(mars, packed, capsys):
+    names = sorted(named(mars))
+    code, out = check(mars, packed, capsys)
+    assert code == 0 and f"{len(names)} of {len(names)} frames compared with {mars}\nno difference found" in out
+    (mars / names[0]).unlink()
+    code, out = check(mars, packed, capsys)
+    assert code == 0 and f"{len(names) - 1} of {len(names)} frames compared" in out
+    assert "1 with their checksums alone because their files are gone" in out
+    buffer = BytesIO()
+    Image.new("RGB", (16, 32), (1, 2, 3)).save(buffer, "JPEG")
+    (mars / names[1]).write_bytes(buffer.getvalue())
+    content = bytearray(packed.read_bytes())
+    content[64] ^= 1  # the first byte of the first frame of the file
+    packed.write_bytes(content)
+    first = next(FrameStore(str(packed)).frames())[0]
+    code, out = check(mars, packed, capsys)
+    assert code == 1 and f"{names[1]}: the file in the folder holds other bytes" in out
+    assert f"{first}: its bytes in the pack were altered" in out and "2 of the frames differ" in out
+
+
+def test_the_check_names_frames_of_the_lists_that_the_pack_lacks_and_a_broken_pack(mars, packed, capsys, tmp_path):
+    store = FrameStore(str(packed))
+    rest = [(name, bytes(content)) for name, content, _ in store.frames()]
+    with (tmp_path / "less.pack").open("wb") as file:
+        pack.write_store(file, rest[1:])
+    code, out = check(mars, tmp_path / "less.pack", capsys)
+    assert code == 1 and f"{rest[0][0]} is named by the lists, the pack lacks it" in out
+    packed.write_bytes(packed.read_bytes()[:-1])
+    assert pack.main(argv(mars, packed, "--check")) == 2
+    assert "it was cut or altered" in capsys.readouterr().err
