@@ -1,10 +1,14 @@
 """k-reciprocal re-ranking against a plain textbook implementation with sets and loops."""
 
 import math
+import tracemalloc
+from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 
+from utils import reranking
 from utils.reranking import k_reciprocal_rerank
 
 
@@ -51,6 +55,12 @@ def clusters(queries: int, gallery: int, seed: int = 0) -> tuple[np.ndarray, np.
     centres = rng.normal(size=(8, 6))
     features = centres[rng.integers(0, 8, queries + gallery)] + 0.5 * rng.normal(size=(queries + gallery, 6))
     return features[:queries].astype(np.float32), features[queries:].astype(np.float32)
+
+
+def whole_numbers(queries: int, gallery: int, highest: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Features of two whole numbers 0..highest: their squared distances are exact, and many are the same."""
+    features = np.random.default_rng(seed).integers(0, highest + 1, (queries + gallery, 2)).astype(np.float32)
+    return features[:queries], features[queries:]
 
 
 @pytest.mark.parametrize(
@@ -114,3 +124,118 @@ def test_identical_features_give_finite_distances():
 def test_parameters_out_of_range_are_refused(k1, k2, lambda_value):
     with pytest.raises(ValueError, match=f"found {k1}, {k2}, {lambda_value}"):
         k_reciprocal_rerank(*clusters(2, 5), k1, k2, lambda_value)
+
+
+def peak_bytes(call: Callable[[], object]) -> int:
+    """Most bytes of numpy arrays held at once during the call, above those before it."""
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks of a few rows, so that a small case has many, uneven ones."""
+    for name, rows in [("_BLOCK_ROWS", 9), ("_SET_ROWS", 13), ("_GALLERY_ROWS", 17), ("_QUERY_ROWS", 5)]:
+        monkeypatch.setattr(reranking, name, rows)
+    monkeypatch.setattr(reranking, "_PART_ENTRIES", 40)
+
+
+@pytest.mark.parametrize(("k1", "k2", "lambda_value"), [(20, 6, 0.3), (5, 1, 0.0), (9, 12, 0.7), (90, 9, 1.0)])
+def test_blocks_smaller_than_the_data_change_nothing(small_blocks, k1, k2, lambda_value):
+    q, g = clusters(12, 58)
+    np.testing.assert_allclose(
+        k_reciprocal_rerank(q, g, k1, k2, lambda_value), textbook(q, g, k1, k2, lambda_value), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("copied", [0, 5, 12])
+def test_queries_that_stand_in_the_gallery_too_agree_with_the_textbook(small_blocks, copied):
+    q, g = whole_numbers(12, 60, highest=9)
+    g[7 : 7 + copied] = q[:copied]
+    np.testing.assert_allclose(k_reciprocal_rerank(q, g, 9, 4, 0.3), textbook(q, g, 9, 4, 0.3), atol=1e-5)
+
+
+@pytest.mark.parametrize(("k1", "k2"), [(6, 1), (6, 3), (3, 8)])
+@pytest.mark.parametrize("seed", range(4))
+def test_ties_go_by_row_as_in_the_textbook(k1, k2, seed):
+    # Corners of small squares: distances of whole numbers, nearly all of them tied, and a few copies of items.
+    q, g = whole_numbers(10, 50, highest=4, seed=seed)
+    np.testing.assert_allclose(k_reciprocal_rerank(q, g, k1, k2, 0.2), textbook(q, g, k1, k2, 0.2), atol=1e-5)
+
+
+@pytest.mark.parametrize("k2", [1, 4])
+def test_more_copies_than_neighbours_leave_items_without_a_set(k2):
+    # Nine copies, k1 3: the nearest of all are the first four rows, so the later copies have no reciprocal neighbour.
+    q, g = np.ones((2, 3)), np.concatenate([np.ones((7, 3)), np.arange(12).reshape(4, 3)])
+    result = k_reciprocal_rerank(q, g, 3, k2, 0.0)
+    assert np.isfinite(result).all() and result.min() >= 0 and result.max() <= 1
+    # The mean over the first rows makes every copy the same again; without it the last five have no member.
+    np.testing.assert_allclose(result[:, :7], [[0, 0] + [0 if k2 > 1 else 1] * 5] * 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_near", [1, 7, 30])
+def test_smallest_entries_come_as_from_a_stable_sort(num_near):
+    dist = np.random.default_rng(0).integers(0, 6, (25, 30)).astype(np.float32)
+    dist[3] = 1
+    columns, values = reranking._smallest(torch.from_numpy(dist), num_near)
+    expected = np.argsort(dist, axis=1, kind="stable")[:, :num_near]
+    assert np.array_equal(columns, expected)
+    assert np.array_equal(values, np.take_along_axis(dist, expected, axis=1))
+
+
+def test_inputs_stay_as_they_are_and_may_be_read_only_or_of_another_type():
+    q, g = clusters(6, 30, seed=5)
+    kept = q.copy(), g.copy()
+    expected = k_reciprocal_rerank(q, g)
+    assert np.array_equal(q, kept[0]) and np.array_equal(g, kept[1])
+    q.flags.writeable = False
+    assert np.array_equal(k_reciprocal_rerank(q, g.astype(np.float64)), expected)
+    assert np.array_equal(k_reciprocal_rerank(q, np.asfortranarray(g)), expected)
+
+
+def test_the_result_does_not_depend_on_the_number_of_threads():
+    q, g = clusters(80, 200, seed=6)
+    before = torch.get_num_threads()
+    try:
+        results = [torch.set_num_threads(threads) or k_reciprocal_rerank(q, g) for threads in (1, 3)]
+    finally:
+        torch.set_num_threads(before)
+    assert np.array_equal(*results)
+
+
+def test_memory_is_the_result_and_blocks_but_no_square_matrix(monkeypatch):
+    smallest, rows_at_once = reranking._smallest, []
+    monkeypatch.setattr(reranking, "_BLOCK_ROWS", 64)
+    monkeypatch.setattr(reranking, "_smallest", lambda dist, k: rows_at_once.append(len(dist)) or smallest(dist, k))
+    rng = np.random.default_rng(0)
+    people = rng.normal(size=(400, 16))
+    features = (people[rng.integers(0, 400, 4000)] + 0.3 * rng.normal(size=(4000, 16))).astype(np.float32)
+    # Result 1.6 MB; one square matrix of float32 would be 64 MB. Distances are torch's, which the trace does not see.
+    assert peak_bytes(lambda: k_reciprocal_rerank(features[:100], features[100:])) < 20e6
+    assert sum(rows_at_once) == 4000 and max(rows_at_once) <= 64
+
+
+def test_a_query_that_stands_in_the_gallery_too_is_measured_once(monkeypatch):
+    smallest, rows_at_once = reranking._smallest, []
+    monkeypatch.setattr(reranking, "_smallest", lambda dist, k: rows_at_once.append(dist.shape) or smallest(dist, k))
+    q, g = clusters(6, 30)
+    k_reciprocal_rerank(np.concatenate([q, g[[8, 3]]]), g)
+    assert rows_at_once == [(36, 38)]
+
+
+@pytest.mark.parametrize("fault", [np.nan, np.inf, 1e20])
+def test_features_that_are_not_finite_are_refused(fault):
+    q, g = clusters(3, 9)
+    g[4, 2] = fault
+    with pytest.raises(ValueError, match="nan or inf, or are too large to square"):
+        k_reciprocal_rerank(q, g)
+
+
+def test_no_query_or_no_gallery_gives_an_empty_result():
+    q, g = clusters(3, 9)
+    assert k_reciprocal_rerank(q[:0], g).shape == (0, 9)
+    assert k_reciprocal_rerank(q, g[:0]).shape == (3, 0)
