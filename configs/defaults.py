@@ -56,7 +56,7 @@ _C.DATASETS.SAMPLING_STEP = 48  # LS-VID: frames per training item; short trackl
 _C.DATASETS.EXCLUDE = ""  # file of frames to leave out, as datasets.check --fix-list writes it
 _C.DATASETS.PACK = ""  # one file with all frames, as datasets.pack writes it; empty: frames are read from their files
 _C.DATASETS.VAL_FRACTION = 0.1  # share of training identities held out when SOLVER.SELECT_BY is 'val'
-_C.DATASETS.CACHE_DIR = ""  # unpacked archives and crops of videos; empty: OUTPUT_DIR/cache
+_C.DATASETS.CACHE_DIR = ""  # unpacked archives, crops, features of the memory pass; empty: OUTPUT_DIR/cache
 
 _C.DATALOADER = CfgNode()
 _C.DATALOADER.NUM_WORKERS = 8  # loader processes; 0 decodes in the main process
