@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils import reranking
+from utils import nearest_items, reranking
 from utils.reranking import k_reciprocal_rerank
 
 
@@ -139,7 +139,8 @@ def peak_bytes(call: Callable[[], object]) -> int:
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks of a few rows, so that a small case has many, uneven ones."""
-    for name, rows in [("_BLOCK_ROWS", 9), ("_SET_ROWS", 13), ("_GALLERY_ROWS", 17), ("_QUERY_ROWS", 5)]:
+    monkeypatch.setattr(nearest_items, "_BLOCK_ROWS", 9)
+    for name, rows in [("_SET_ROWS", 13), ("_GALLERY_ROWS", 17), ("_QUERY_ROWS", 5)]:
         monkeypatch.setattr(reranking, name, rows)
     monkeypatch.setattr(reranking, "_PART_ENTRIES", 40)
 
@@ -178,13 +179,29 @@ def test_more_copies_than_neighbours_leave_items_without_a_set(k2):
 
 
 @pytest.mark.parametrize("num_near", [1, 7, 30])
-def test_smallest_entries_come_as_from_a_stable_sort(num_near):
-    dist = np.random.default_rng(0).integers(0, 6, (25, 30)).astype(np.float32)
-    dist[3] = 1
-    columns, values = reranking._smallest(torch.from_numpy(dist), num_near)
+@pytest.mark.parametrize("rows", [1, 4, 1024])
+@pytest.mark.parametrize("copied", ["none", "first", "scattered", "twice"])
+def test_nearest_items_come_as_from_a_stable_sort(monkeypatch, num_near, rows, copied):
+    """Whole numbers, so that many items are equally near; queries that are gallery items too, in any order."""
+    monkeypatch.setattr(nearest_items, "_BLOCK_ROWS", rows)
+    rng = np.random.default_rng(num_near)
+    gallery = rng.integers(0, 3, (25, 5)).astype(np.float32)
+    apart = rng.integers(4, 6, (5, 5))
+    queries = {
+        "none": apart,
+        "first": gallery[:5],
+        "scattered": gallery[[19, 3, 3, 24, 0]],
+        "twice": np.concatenate([gallery[[7, 2]], apart[:3]]),
+    }[copied].astype(np.float32)
+    every = np.concatenate([queries, gallery])
+    dist = np.square(every[:, None] - every[None]).sum(axis=2)
+    dist /= dist.max(axis=1, keepdims=True)
     expected = np.argsort(dist, axis=1, kind="stable")[:, :num_near]
-    assert np.array_equal(columns, expected)
-    assert np.array_equal(values, np.take_along_axis(dist, expected, axis=1))
+    original = np.full((5, 25), np.nan, dtype=np.float32)
+    near = nearest_items.nearest_items(nearest_items.Items(queries, gallery), num_near, original)
+    assert np.array_equal(near.rows_NK, expected)
+    np.testing.assert_allclose(near.dist_NK, np.take_along_axis(dist, expected, axis=1), rtol=1e-6)
+    np.testing.assert_allclose(original, dist[:5, 5:], rtol=1e-6)
 
 
 def test_inputs_stay_as_they_are_and_may_be_read_only_or_of_another_type():
@@ -207,24 +224,35 @@ def test_the_result_does_not_depend_on_the_number_of_threads():
     assert np.array_equal(*results)
 
 
-def test_memory_is_the_result_and_blocks_but_no_square_matrix(monkeypatch):
-    smallest, rows_at_once = reranking._smallest, []
-    monkeypatch.setattr(reranking, "_BLOCK_ROWS", 64)
-    monkeypatch.setattr(reranking, "_smallest", lambda dist, k: rows_at_once.append(len(dist)) or smallest(dist, k))
+@pytest.fixture
+def measured(monkeypatch) -> list[tuple[int, int]]:
+    """Shapes of the blocks of distances that were computed."""
+    shapes, distances = [], nearest_items.Items.distances
+
+    def noted(items, block):
+        dist_RB = distances(items, block)
+        shapes.append(tuple(dist_RB.shape))
+        return dist_RB
+
+    monkeypatch.setattr(nearest_items.Items, "distances", noted)
+    return shapes
+
+
+def test_memory_is_the_result_and_blocks_but_no_square_matrix(monkeypatch, measured):
+    monkeypatch.setattr(nearest_items, "_BLOCK_ROWS", 64)
     rng = np.random.default_rng(0)
     people = rng.normal(size=(400, 16))
     features = (people[rng.integers(0, 400, 4000)] + 0.3 * rng.normal(size=(4000, 16))).astype(np.float32)
     # Result 1.6 MB; one square matrix of float32 would be 64 MB. Distances are torch's, which the trace does not see.
     assert peak_bytes(lambda: k_reciprocal_rerank(features[:100], features[100:])) < 20e6
-    assert sum(rows_at_once) == 4000 and max(rows_at_once) <= 64
+    assert sum(columns for _, columns in measured) == 4000 and max(columns for _, columns in measured) <= 64
+    assert sum(rows * columns for rows, columns in measured) < 0.52 * 4000**2  # each pair once
 
 
-def test_a_query_that_stands_in_the_gallery_too_is_measured_once(monkeypatch):
-    smallest, rows_at_once = reranking._smallest, []
-    monkeypatch.setattr(reranking, "_smallest", lambda dist, k: rows_at_once.append(dist.shape) or smallest(dist, k))
+def test_a_query_that_stands_in_the_gallery_too_is_measured_once(measured):
     q, g = clusters(6, 30)
     k_reciprocal_rerank(np.concatenate([q, g[[8, 3]]]), g)
-    assert rows_at_once == [(36, 38)]
+    assert measured == [(36, 36)]
 
 
 @pytest.mark.parametrize("fault", [np.nan, np.inf, 1e20])
