@@ -11,9 +11,10 @@ import argparse
 import logging
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from processor.benchmark_limits import PeakMemory, copy_rate, decode_rate, matmu
 from processor.benchmark_machine import describe_machine, usable_cores
 from processor.benchmark_process import in_own_process
 from processor.benchmark_sizes import FULL, REDUCED, Sizes
-from processor.benchmark_table import Measurement, table, write_json
+from processor.benchmark_table import Measurement, check_json, table, write_json
 from processor.build import current_device
 from processor.cli import DEFAULT_CONFIG, CommandParser, run_work
 from processor.trainer import RunState
@@ -52,6 +53,10 @@ _REPEATS = 5  # of matrix product and copy
 _RE_RANKINGS = ((20, 6), (50, 15))  # k1, k2: textbook, release
 
 
+# What a part has measured -> its lines, once the limits are known.
+Lines = Callable[[Mapping[str, float]], list[Measurement]]
+
+
 @dataclass
 class Bench:
     """What all parts share, and what they have measured so far."""
@@ -61,8 +66,9 @@ class Bench:
     device: torch.device
     dtype: torch.dtype | None  # autocast type, None for float32
     splits: ReIDSplits | None = None
-    limits: dict[str, float] = field(default_factory=dict)
-    rows: list[Measurement] = field(default_factory=list)
+    encoded: Sequence[bytes] = ()  # files of training frames
+    limits: dict[str, float] = field(default_factory=dict)  # the best of all times they were measured
+    lines: list[Lines] = field(default_factory=list)
 
     @property
     def source(self) -> FrameSource:
@@ -87,8 +93,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     for part in arguments.parts:
         if part not in PARTS:
             raise ConfigError(f"--parts names '{part}'; it must be of {', '.join(PARTS)}, with commas between")
-    if arguments.json is not None and (arguments.json.is_dir() or not arguments.json.absolute().parent.is_dir()):
-        raise InputError(f"--json {arguments.json} cannot be written: it is a folder, or there is none to hold it")
+    if arguments.json is not None:
+        check_json(arguments.json)
     return arguments
 
 
@@ -100,13 +106,17 @@ def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> None:
     header = _header(bench, argv, arguments.full)
     logger.info("%s", "\n".join(f"{name}: {value}" for name, value in header.items()))
     with _data(bench, arguments.parts):
+        logger.info("measuring limits")
         _measure_limits(bench, arguments.parts)
         for name in [part for part in PARTS if part in arguments.parts]:
             logger.info("measuring %s", name)
             PARTS[name](bench)
-    logger.info("%s", table(bench.rows))
+            _measure_limits(bench, [name])  # again: other programs come and go
+    found = rows.limit_rows(bench.limits, precision_name(bench.dtype))
+    found += [row for lines in bench.lines for row in lines(bench.limits)]
+    logger.info("%s", table(found))
     if arguments.json is not None:
-        write_json(arguments.json, header, bench.rows)
+        write_json(arguments.json, header, found)
         logger.info("wrote %s", arguments.json)
 
 
@@ -114,8 +124,8 @@ def _header(bench: Bench, argv: Sequence[str], full: bool) -> dict[str, Any]:
     """Command, machine, sizes and data, as table and JSON name them."""
     command = shlex.join(["python", "-m", "processor.benchmark", *argv])
     data = "synthetic" if _is_synthetic(bench.cfg) else bench.cfg.DATASETS.ROOT_DIR
-    machine = describe_machine(bench.device, bench.dtype)
-    return {"command": command, **machine, "sizes": "full" if full else "reduced", "data": data}
+    sizes = {"sizes": "full" if full else "reduced", "data": data}
+    return {"command": command} | describe_machine(bench.device, bench.dtype) | sizes
 
 
 def _is_synthetic(cfg: CfgNode) -> bool:
@@ -166,17 +176,16 @@ def _data(bench: Bench, names: Sequence[str]) -> Iterator[None]:
 
 
 def _measure_limits(bench: Bench, names: Sequence[str]) -> None:
-    """What the other lines are held against, of the parts that were asked for."""
-    logger.info("measuring limits")
-    sizes, device, limits = bench.sizes, bench.device, bench.limits
+    """What the lines of these parts are held against; of a limit that is known already the better figure stays."""
+    sizes, device = bench.sizes, bench.device
     larger = 4 if device.type == "cuda" else 1
-    if bench.splits is not None:
-        encoded = read_bytes(bench.splits.train, sizes.decode_frames, bench.source)
-        limits["decode"] = decode_rate(encoded, sizes.decode_seconds)
-    if {"step", "memory", "dense"} & set(names):
-        limits["matmul"] = matmul_rate(sizes.matmul_side * larger, device, bench.dtype or torch.float32, _REPEATS)
-    limits["copy"] = copy_rate(sizes.copy_bytes * larger, device, _REPEATS)
-    bench.rows += rows.limit_rows(limits, precision_name(bench.dtype))
+    found = {"copy": copy_rate(sizes.copy_bytes * larger, device, _REPEATS)}
+    if _OF_DATA & set(names):
+        bench.encoded = bench.encoded or read_bytes(bench.splits.train, sizes.decode_frames, bench.source)
+        found["decode"] = decode_rate(bench.encoded, sizes.decode_seconds)
+    if _OF_NETWORK & set(names):
+        found["matmul"] = matmul_rate(sizes.matmul_side * larger, device, bench.dtype or torch.float32, _REPEATS)
+    bench.limits |= {name: max(value, bench.limits.get(name, 0.0)) for name, value in found.items()}
 
 
 def _measure_loader(bench: Bench) -> None:
@@ -189,7 +198,7 @@ def _measure_loader(bench: Bench) -> None:
             rate = parts.training_loader_rate(loader, bench.sizes.loader_batches, bench.sizes.loader_seconds)
         finally:
             torch.set_num_threads(threads)
-        bench.rows += rows.loader_rows(workers, rate, bench.limits["decode"])
+        bench.lines.append(partial(rows.loader_rows, workers, rate))
 
 
 def _measure_step(bench: Bench) -> None:
@@ -205,7 +214,7 @@ def _measure_step(bench: Bench) -> None:
             logger.warning("the compiled step is left out: %s", error.line)
             continue
         name = f"{clips}x{frames} at {height}x{width}{', compiled' if compiled else ''}"
-        bench.rows += rows.step_rows(name, seconds, clips * frames, flops, peak, bench.limits)
+        bench.lines.append(partial(rows.step_rows, name, seconds, clips * frames, flops, peak))
 
 
 def _time_steps(cfg: CfgNode, sizes: Sizes, dtype: torch.dtype | None, compiled: bool) -> parts.Steps:
@@ -231,43 +240,34 @@ def _time_steps(cfg: CfgNode, sizes: Sizes, dtype: torch.dtype | None, compiled:
     return parts.Steps(seconds, peak.bytes)
 
 
-def _measure_memory(bench: Bench) -> None:
-    _measure_pass(bench, "memory", bench.splits.train, parts.memory_encoder)
-
-
-def _measure_dense(bench: Bench) -> None:
-    _measure_pass(bench, "dense", bench.splits.query + bench.splits.gallery, lambda model: model.embed)
-
-
 def _measure_pass(bench: Bench, part: str, tracklets: Sequence[Tracklet], encoder: Callable) -> None:
     """A pass over tracklets, reading and decoding included, of `encoder(model)` with random weights."""
     cfg, device = _network_cfg(bench), bench.device
-    frames, size = cfg.INPUT.SEQ_LEN, cfg.INPUT.SIZE_TEST
-    cameras = bench.splits.num_cameras
+    frames, size, cameras = cfg.INPUT.SEQ_LEN, cfg.INPUT.SIZE_TEST, bench.splits.num_cameras
     frame_flops = parts.pass_flops(encoder(_meta_model(cfg, cameras).eval()), (1, frames, *size)) / frames
     model = build_model(cfg, _CLASSES, cameras, pretrained=False).to(device).eval()
     few, many = (some_tracklets(tracklets, frames, clips) for clips in (1, bench.sizes.pass_clips))
     passes = [(build_test_loader(cfg, chosen, "dense", bench.source), len(chosen)) for chosen in (few, many)]
     rate = parts.tracklet_pass_rate(encoder(model), passes, _normalize(cfg, device), device, bench.dtype, part)
     name = f"clips of {frames} at {size[0]}x{size[1]}"
-    bench.rows += rows.pass_rows(part, name, rate, frames, cfg.DATALOADER.NUM_WORKERS, frame_flops, bench.limits)
+    bench.lines.append(partial(rows.pass_rows, part, name, rate, frames, cfg.DATALOADER.NUM_WORKERS, frame_flops))
 
 
 def _measure_rank(bench: Bench) -> None:
-    num_query, num_gallery, width = sizes = bench.sizes.ranking
+    sizes, product = bench.sizes.ranking, "bare product"
     for kind in ("clusters", "random"):
         ranked = in_own_process(parts.ranking_seconds, kind, sizes, bench.device, bench.sizes.ranking_repeats)
-        name = f"{kind}, {num_query:,} x {num_gallery:,} x {width}"
-        bench.rows += rows.ranking_rows("rank", name, ranked, "bare product", 4 * num_query * num_gallery)
+        name = f"{kind}, {sizes[0]:,} x {sizes[1]:,} x {sizes[2]}"
+        bench.lines.append(partial(rows.ranking_rows, "rank", name, ranked, product, 4 * sizes[0] * sizes[1]))
 
 
 def _measure_rerank(bench: Bench) -> None:
-    num_query, num_gallery, _ = sizes = bench.sizes.ranking
-    count = num_query + num_gallery
+    sizes, product = bench.sizes.ranking, "product of all with all"
+    count = sizes[0] + sizes[1]
     for k1, k2 in _RE_RANKINGS:
         ranked = in_own_process(parts.re_ranking_seconds, sizes, k1, k2, bench.sizes.re_ranking_repeats)
         name = f"k1 {k1}, k2 {k2}, {count:,} items"
-        bench.rows += rows.ranking_rows("rerank", name, ranked, "product of all with all", 4 * count**2)
+        bench.lines.append(partial(rows.ranking_rows, "rerank", name, ranked, product, 4 * count**2))
 
 
 def _meta_model(cfg: CfgNode, num_cameras: int = _CAMERAS) -> TFCLIP:
@@ -288,12 +288,13 @@ def _normalize(cfg: CfgNode, device: torch.device) -> Normalize:
 PARTS: dict[str, Callable[[Bench], None]] = {
     "loader": _measure_loader,
     "step": _measure_step,
-    "memory": _measure_memory,
-    "dense": _measure_dense,
+    "memory": lambda bench: _measure_pass(bench, "memory", bench.splits.train, parts.memory_encoder),
+    "dense": lambda bench: _measure_pass(bench, "dense", bench.splits.query + bench.splits.gallery, parts.embedder),
     "rank": _measure_rank,
     "rerank": _measure_rerank,
 }
 _OF_DATA = {"loader", "memory", "dense"}  # parts that read frames
+_OF_NETWORK = {"step", "memory", "dense"}  # parts that compute with the network
 
 
 if __name__ == "__main__":

@@ -137,6 +137,11 @@ def memory_encoder(model: TFCLIP) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda clips, _camids: model.encode_memory(clips)
 
 
+def embedder(model: TFCLIP) -> Callable[[Tensor, Tensor], Tensor]:
+    """What the dense test computes of clips."""
+    return model.embed
+
+
 class _Counting:
     """`encode` that adds up the frames it is given."""
 

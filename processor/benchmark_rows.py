@@ -25,12 +25,12 @@ def limit_rows(limits: Mapping[str, float], precision: str) -> list[Measurement]
     ]
 
 
-def loader_rows(workers: int, rate: float, decode: float) -> list[Measurement]:
+def loader_rows(workers: int, rate: float, limits: Mapping[str, float]) -> list[Measurement]:
     """Train loader with `workers` processes, 0 for none: frames/s, against the raw decode rate of one thread."""
     cores = max(1, workers)
     where = f"{workers} worker{'s' if workers > 1 else ''}" if workers else "in this process"
     return [
-        measurement("loader", where, rate, "frames/s", f"raw decode x {cores}", decode * cores),
+        measurement("loader", where, rate, "frames/s", f"raw decode x {cores}", limits["decode"] * cores),
         measurement(
             "loader", f"{where}, per core", rate / cores, "frames/s/core", "release (known, not measured)",
             _RELEASE_LOADER,
@@ -71,7 +71,9 @@ def pass_rows(
     ]
 
 
-def ranking_rows(part: str, name: str, ranked: Ranked, product: str, matrix_bytes: int) -> list[Measurement]:
+def ranking_rows(
+    part: str, name: str, ranked: Ranked, product: str, matrix_bytes: int, _limits: Mapping[str, float]
+) -> list[Measurement]:
     """A ranking against the bare `product`, and its memory, where known, against a matrix of all the distances."""
     rows = [measurement(part, f"{name}, time", ranked.seconds, "s", product, ranked.product_seconds)]
     if ranked.extra_bytes:

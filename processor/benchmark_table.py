@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from utils.checkpoint import save_json
+from utils.errors import InputError
 
 _HEADS = ("part", "what", "value", "unit", "limit", "limit's value", "of limit")
 _NUMBERS = (2, 5, 6)  # columns set flush right
@@ -55,6 +56,12 @@ def table(measurements: Sequence[Measurement]) -> str:
         ).rstrip()
         for row in rows
     )
+
+
+def check_json(path: Path) -> None:
+    """Raise InputError, before anything is measured, when the numbers cannot be written to `path`."""
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise InputError(f"--json {path} cannot be written: it is a folder, or there is none to hold it")
 
 
 def write_json(path: Path, header: Mapping[str, Any], measurements: Sequence[Measurement]) -> None:

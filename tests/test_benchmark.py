@@ -1,5 +1,6 @@
 """The benchmark command on a tiny model: its lines agree with each other, and nothing is left behind."""
 
+import itertools
 import json
 import operator
 import os
@@ -139,15 +140,17 @@ def test_a_file_that_cannot_be_written_is_said_before_anything_is_measured(tempo
 def test_given_data_are_what_is_measured(temporary, tiny_mars, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "synthetic_mars", lambda *_: pytest.fail("drawn"))
     before, read = sorted(tiny_mars.rglob("*")), []
+    rates = itertools.count(1000.0, 500.0)
 
     def decode_rate(encoded, seconds):
-        read.extend(encoded)
-        return 1000.0
+        read[:] = encoded
+        return next(rates)
 
     monkeypatch.setattr(benchmark, "decode_rate", decode_rate)
     assert benchmark.main(argv("--parts", "loader,memory,dense", DATASETS__ROOT_DIR=tiny_mars)) == 0
     said = capsys.readouterr().out
     assert f"data: {tiny_mars}" in said and {part for part, _ in cells(said)} == {"limits", "loader", "memory", "dense"}
+    assert cells(said)["limits", "raw decode, one thread"][2] == "2,500"  # the best of before and after each part
     assert len(read) == TINY["decode_frames"] and set(read) <= {path.read_bytes() for path in tiny_mars.rglob("*.jpg")}
     assert sorted(tiny_mars.rglob("*")) == before
     assert benchmark.main(argv("--parts", "loader", DATASETS__ROOT_DIR=tiny_mars / "absent")) == 2
@@ -257,9 +260,9 @@ def test_a_pass_is_held_against_the_smaller_limit(flops, workers, limit, value):
 
 def test_a_ranking_is_held_against_the_product_and_the_matrix():
     ranked = benchmark_parts.Ranked(3.0, 2.0, 5_000_000)
-    time_row, memory_row = benchmark_rows.ranking_rows("rank", "r", ranked, "bare product", 10_000_000)
+    time_row, memory_row = benchmark_rows.ranking_rows("rank", "r", ranked, "bare product", 10_000_000, {})
     assert (time_row.limit, time_row.fraction, memory_row.value, memory_row.fraction) == ("bare product", 1.5, 5.0, 0.5)
-    assert len(benchmark_rows.ranking_rows("rank", "r", ranked._replace(extra_bytes=None), "b", 1)) == 1
+    assert len(benchmark_rows.ranking_rows("rank", "r", ranked._replace(extra_bytes=None), "b", 1, {})) == 1
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
