@@ -3,6 +3,7 @@
 import inspect
 import logging
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -195,10 +196,11 @@ def check_frames_present(splits: ReIDSplits) -> None:
     Raises MissingFileError naming the first frame of the split, or InputError when the data set's pack lacks it.
     """
     source = frame_source(splits.pack, splits.root)
-    for name in ("train", "query", "gallery"):
+    for name in ("train", "query", "gallery", "val_query", "val_gallery"):
         tracklets = getattr(splits, name)
-        if tracklets and splits.pack:
-            source.content(tracklets[0].frames[0])
+        if splits.pack:
+            for tracklet in tracklets:  # one frame of each: a look-up takes microseconds
+                source.content(tracklet.frames[0])
         elif tracklets and not Path(tracklets[0].frames[0]).exists():
             raise MissingFileError(
                 f"{tracklets[0].frames[0]} is missing although the lists of the data set name it: "
@@ -241,5 +243,7 @@ def _loader_options(cfg: CfgNode) -> dict:
     return {
         "num_workers": cfg.DATALOADER.NUM_WORKERS,
         "pin_memory": torch.cuda.is_available(),
+        # Forked workers inherit the memory that batches are decoded into (Python 3.14 would start them otherwise).
+        "multiprocessing_context": "fork" if cfg.DATALOADER.NUM_WORKERS and sys.platform == "linux" else None,
         "generator": generator,
     }

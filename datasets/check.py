@@ -118,6 +118,8 @@ def _check(cfg: CfgNode, arguments: argparse.Namespace) -> int:
     first, (whole, *_) = next(iter(kept.values())), wholes.values()
     shown = f", split {next(iter(wholes))} of the {len(wholes)} that are checked" if len(wholes) > 1 else ""
     _say([f"{name} in {whole.root}{shown}", *table(first, facts.official)])
+    if cfg.DATASETS.PACK:
+        _say(["DATASETS.PACK is not opened here, files are; python -m datasets.pack --check compares it with them"])
 
     opened = _open(kept.values(), cfg.DATALOADER.NUM_WORKERS)
     named = named_frames(wholes.values(), faults)

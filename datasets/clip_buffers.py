@@ -40,12 +40,15 @@ class BatchBuffers:
         self.key = next(_keys)
         _open_here[self.key] = self
 
+    def __reduce__(self) -> tuple:
+        return type(None), ()  # a process that did not inherit the memory has no buffers
+
     def take(self, nbytes: int) -> int | None:
         """A free slot of this process, which is taken from now on; None when all are in use or too small."""
         info = get_worker_info()
         first = self.per_worker * (info.id if info else 0)
         if nbytes <= self.slot_bytes:
-            for slot in range(first, first + self.per_worker):
+            for slot in range(first, min(first + self.per_worker, len(self.taken))):
                 if not self.taken[slot]:
                     self.taken[slot] = 1
                     return slot
@@ -111,6 +114,11 @@ class ClipLoader(DataLoader):
 
     The data set names the bytes of its largest batch `batch_bytes`.
     """
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        if self.persistent_workers:
+            raise ValueError("persistent_workers must be False: each pass has buffers, and so workers, of its own")
 
     def __iter__(self) -> Iterator:
         self.dataset.buffers = buffers = self._buffers()

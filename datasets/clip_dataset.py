@@ -66,16 +66,17 @@ class TrainClips(Dataset):
     def __getitems__(self, draws: Sequence[tuple[int, int]]) -> ClipBatch:
         """Everything random is drawn before the first frame is read."""
         height, width = self.size
-        paths, augmentations = [], []
+        plans = []  # of each clip: paths of its frames, augmentation
         for index, seed in draws:
             rng = random.Random(seed)
             frames = self.tracklets[index].frames
-            paths += [frames[place] for place in random_per_chunk(len(frames), self.clip_length, rng)]
-            augmentations.append(self.augment.draw(self.clip_length, height, width, rng))
+            paths = [frames[place] for place in random_per_chunk(len(frames), self.clip_length, rng)]
+            plans.append((paths, self.augment.draw(self.clip_length, height, width, rng)))
         batch = Batch(len(draws), self.clip_length, height, width, self.buffers)
-        read_frames_into(batch.frames_NHW3, paths, self.source)
-        for clip, augmentation in enumerate(augmentations):
-            augmentation.apply(batch.frames_NHW3[clip * self.clip_length : (clip + 1) * self.clip_length])
+        clips = batch.frames_NHW3.reshape(len(draws), self.clip_length, height, width, 3)
+        for clip_THW3, (paths, augmentation) in zip(clips, plans):  # augmented while it is still in the cache
+            read_frames_into(clip_THW3, paths, self.source)
+            augmentation.apply(clip_THW3)
         tracklets = [self.tracklets[index] for index, _ in draws]
         pids, camids = torch.tensor([t.pid for t in tracklets]), torch.tensor([t.camid for t in tracklets])
         return ClipBatch(batch.finish(), pids, camids)

@@ -5,6 +5,7 @@ colours), so that every pixel is Pillow's; whatever that cannot take, and whatev
 and torchvision. H, W = pixels.
 """
 
+import errno
 import math
 import os
 from collections.abc import Sequence
@@ -43,7 +44,14 @@ class FrameFiles:
         """The bytes of the file."""
         file = os.open(path, os.O_RDONLY | _BINARY)  # half the time that a file object takes
         try:
-            return os.read(file, os.fstat(file).st_size)
+            size = os.fstat(file).st_size
+            content = os.read(file, size)
+            while len(content) < size:  # network file systems may give less than was asked for
+                more = os.read(file, size - len(content))
+                if not more:
+                    raise OSError(errno.EIO, f"it ended after {len(content)} of {size} bytes")
+                content += more
+            return content
         finally:
             os.close(file)
 

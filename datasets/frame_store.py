@@ -47,16 +47,18 @@ class _Entry(NamedTuple):
 class FrameStore:
     """An open file of frames; `digest` (hex) names its content: the names, places, lengths and sums of all frames."""
 
-    def __init__(self, path: str) -> None:
-        """Open and check the file; raises MissingFileError / InputError naming it."""
+    def __init__(self, path: str, called: str = "DATASETS.PACK") -> None:
+        """Open and check the file; raises MissingFileError / InputError naming it and how the user `called` it."""
         self.path = path
+        self.called = called
         try:
             with open(path, "rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except FileNotFoundError:
-            raise MissingFileError(f"DATASETS.PACK {path} does not exist; {_AGAIN}, or leave the key empty") from None
+            raise MissingFileError(f"{called} {path} does not exist; {_AGAIN}, or name another file") from None
         except (OSError, ValueError) as error:  # ValueError: the file is empty
-            raise InputError(f"DATASETS.PACK {path} cannot be opened ({error}); {_AGAIN}") from None
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"{called} {path} cannot be opened ({reason}); {_AGAIN}") from None
         self._view = memoryview(self._map)
         self._count, start, self._names_bytes, checksum = self._read_header()
         columns = []
@@ -70,22 +72,22 @@ class FrameStore:
     def _read_header(self) -> tuple[int, int, int, bytes]:
         """(frames, start of the index, bytes of names, checksum), checked against the file."""
         if self._view[:8] != _MAGIC or len(self._view) < _HEADER.size:
-            raise InputError(f"DATASETS.PACK {self.path} is no file of frames; {_AGAIN}")
+            raise InputError(f"{self.called} {self.path} is no file of frames; {_AGAIN}")
         _, version, spare, count, start, names, checksum = _HEADER.unpack_from(self._view)
         if version != _VERSION:
-            raise InputError(f"DATASETS.PACK {self.path} has version {version}, this code reads {_VERSION}; {_AGAIN}")
+            raise InputError(f"{self.called} {self.path} has version {version}, this code reads {_VERSION}; {_AGAIN}")
         end = start + count * _ENTRY_BYTES + names
         if end != len(self._view):
             raise InputError(
-                f"DATASETS.PACK {self.path} has {len(self._view)} bytes, not {end}: it was cut or altered; {_AGAIN}"
+                f"{self.called} {self.path} has {len(self._view)} bytes, not {end}: it was cut or altered; {_AGAIN}"
             )
         counts = _COUNTS.pack(version, spare, count, start, names)
         if _checksum(counts, self._view[start:]) != checksum:
-            raise InputError(f"DATASETS.PACK {self.path} has a damaged index; {_AGAIN}")
+            raise InputError(f"{self.called} {self.path} has a damaged index; {_AGAIN}")
         return count, start, names, checksum
 
     def __reduce__(self) -> tuple:
-        return FrameStore, (self.path,)  # another process maps the file itself
+        return FrameStore, (self.path, self.called)  # another process maps the file itself
 
     def __len__(self) -> int:
         return self._count
@@ -99,12 +101,12 @@ class FrameStore:
         row = self._find(name)
         if row is None:
             raise InputError(
-                f"DATASETS.PACK {self.path} does not hold frame {name}: it was written from other lists or of another "
+                f"{self.called} {self.path} does not hold frame {name}: it was written from other lists or of another "
                 f"data set; {_AGAIN}, or leave the key empty"
             )
         content = self._content(row)
         if zlib.crc32(content) != self._crc[row]:
-            raise InputError(f"DATASETS.PACK {self.path}: the bytes of frame {name} were altered; {_AGAIN}")
+            raise InputError(f"{self.called} {self.path}: the bytes of frame {name} were altered; {_AGAIN}")
         return content
 
     def frames(self) -> Iterator[tuple[str, memoryview, bool]]:

@@ -66,8 +66,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def _pack(cfg: CfgNode, out: Path, overwrite: bool) -> int:
     """Write the file; nothing is left of one that is not finished."""
-    if out.is_dir() or not out.parent.is_dir():
-        raise InputError(f"--out {out} must name a file in a folder that exists")
+    if (out.exists() and not out.is_file()) or not out.parent.is_dir():
+        raise InputError(f"--out {out} must name a file in a folder that exists, not a folder or device")
     if out.exists() and not overwrite:
         raise InputError(f"--out {out} exists; choose another name, or replace it with --overwrite")
     root, names = _frames(cfg)
@@ -99,7 +99,7 @@ def _contents(root: str, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
 
 def _check(cfg: CfgNode, out: Path) -> int:
     """Compare each frame of the file with the folder, or with its own checksum where the folder lacks it."""
-    store = FrameStore(str(out))
+    store = FrameStore(str(out), "--out")
     root, names = _frames(cfg)
     differences = [f"{name} is named by the lists, the pack lacks it" for name in names if not store.holds(name)]
     compared = 0

@@ -51,7 +51,7 @@ class Augmentation(NamedTuple):
         rows = clip_THW3.reshape(frames, height, width * 3)  # (T, H, W * 3): one slice per row of a box
         for patch in self.patches:
             bottom, right = patch.top + patch.height, min(patch.left + patch.width, width)
-            line = np.frombuffer(patch.colour * max(0, right - patch.left), np.uint8)  # (box width * 3,)
+            line = np.frombuffer(patch.colour * (right - patch.left), np.uint8)  # (box width * 3,)
             rows[patch.frame, patch.top : bottom, 3 * patch.left : 3 * right] = line
 
 
@@ -109,6 +109,7 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
 
     def forward(self, frames: Tensor) -> Tensor:
+        """Frames (..., 3, H, W), in any order in memory, -> a new tensor of the same shape."""
         # Clips come with channels last in memory; the usual order is made by the conversion, then nothing is copied.
-        floats = frames.to(torch.float32, memory_format=torch.contiguous_format)
+        floats = frames.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
         return floats.div_(255).sub_(self.mean).div_(self.std)

@@ -48,6 +48,8 @@ from utils.precision import amp_dtype, precision_name
 
 logger = logging.getLogger(__name__)
 
+_NO_DATA = get_cfg().DATASETS.ROOT_DIR
+_RELEASE_SIZE = [256, 128]  # of the frames that the release's loader was measured with
 _CLASSES, _CAMERAS = 625, 6  # of MARS, of step and passes
 _REPEATS = 5  # of matrix product and copy
 _RE_RANKINGS = ((20, 6), (50, 15))  # k1, k2: textbook, release
@@ -66,6 +68,7 @@ class Bench:
     device: torch.device
     dtype: torch.dtype | None  # autocast type, None for float32
     splits: ReIDSplits | None = None
+    drawn: bool = False  # whether the data are synthetic
     encoded: Sequence[bytes] = ()  # files of training frames
     limits: dict[str, float] = field(default_factory=dict)  # the best of all times they were measured
     lines: list[Lines] = field(default_factory=list)
@@ -89,8 +92,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--full", action="store_true", help="sizes of the config and of MARS, for a GPU")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys")
     arguments = parser.parse(argv)
-    arguments.parts = [part.strip() for part in arguments.parts.split(",")]
-    for part in arguments.parts:
+    arguments.parts = [part for text in arguments.parts.split(",") if (part := text.strip())]
+    for part in arguments.parts or [""]:
         if part not in PARTS:
             raise ConfigError(f"--parts names '{part}'; it must be of {', '.join(PARTS)}, with commas between")
     if arguments.json is not None:
@@ -103,7 +106,7 @@ def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> None:
     check_model(cfg)
     device = current_device()
     bench = Bench(_benchmark_cfg(cfg), FULL if arguments.full else REDUCED, device, amp_dtype(cfg.SOLVER.AMP, device))
-    header = _header(bench, argv, arguments.full)
+    header = _header(bench, argv, arguments)
     logger.info("%s", "\n".join(f"{name}: {value}" for name, value in header.items()))
     with _data(bench, arguments.parts):
         logger.info("measuring limits")
@@ -120,16 +123,13 @@ def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> None:
         logger.info("wrote %s", arguments.json)
 
 
-def _header(bench: Bench, argv: Sequence[str], full: bool) -> dict[str, Any]:
+def _header(bench: Bench, argv: Sequence[str], arguments: argparse.Namespace) -> dict[str, Any]:
     """Command, machine, sizes and data, as table and JSON name them."""
     command = shlex.join(["python", "-m", "processor.benchmark", *argv])
-    data = "synthetic" if _is_synthetic(bench.cfg) else bench.cfg.DATASETS.ROOT_DIR
-    sizes = {"sizes": "full" if full else "reduced", "data": data}
+    data = "synthetic" if bench.cfg.DATASETS.ROOT_DIR == _NO_DATA else bench.cfg.DATASETS.ROOT_DIR
+    data = data if _OF_DATA & set(arguments.parts) else "none read"
+    sizes = {"sizes": "full" if arguments.full else "reduced", "data": data}
     return {"command": command} | describe_machine(bench.device, bench.dtype) | sizes
-
-
-def _is_synthetic(cfg: CfgNode) -> bool:
-    return cfg.DATASETS.ROOT_DIR == get_cfg().DATASETS.ROOT_DIR
 
 
 def _benchmark_cfg(cfg: CfgNode) -> CfgNode:
@@ -163,12 +163,13 @@ def _data(bench: Bench, names: Sequence[str]) -> Iterator[None]:
     """The splits that are measured, where a part asks for them; a synthetic set is gone afterwards."""
     cfg, size, wanted = bench.cfg, bench.cfg.INPUT.SIZE_TRAIN, _OF_DATA & set(names)
     with ExitStack() as stack:
-        if wanted and _is_synthetic(cfg):
+        if wanted and cfg.DATASETS.ROOT_DIR == _NO_DATA:
             identities = max(bench.sizes.identities, cfg.SOLVER.IMS_PER_BATCH // cfg.DATALOADER.NUM_INSTANCE)
             workers = usable_cores() if size[0] > 64 else 0  # starting them takes a while
             root = stack.enter_context(synthetic_mars(identities, cfg.INPUT.SEQ_LEN, size, workers))
             cfg.DATASETS = get_cfg().DATASETS
             cfg.DATASETS.ROOT_DIR = str(root)
+            bench.drawn = True
         if wanted:
             bench.splits = configured_splits(cfg)
             check_frames_present(bench.splits)
@@ -190,15 +191,19 @@ def _measure_limits(bench: Bench, names: Sequence[str]) -> None:
 
 def _measure_loader(bench: Bench) -> None:
     cfg, threads = bench.cfg.clone(), torch.get_num_threads()
+    like_release = bench.drawn and list(cfg.INPUT.SIZE_TRAIN) == _RELEASE_SIZE
     for workers in dict.fromkeys((0, cfg.DATALOADER.NUM_WORKERS)):
         cfg.DATALOADER.NUM_WORKERS = workers
         loader = build_train_loader(cfg, bench.splits)
-        torch.set_num_threads(threads if workers else 1)  # in this process one core is to be one core
-        try:
-            rate = parts.training_loader_rate(loader, bench.sizes.loader_batches, bench.sizes.loader_seconds)
-        finally:
-            torch.set_num_threads(threads)
-        bench.lines.append(partial(rows.loader_rows, workers, rate))
+        rates = []
+        for _ in range(bench.sizes.loader_rounds):
+            torch.set_num_threads(threads if workers else 1)  # in this process one core is to be one core
+            try:
+                rates.append(parts.training_loader_rate(loader, bench.sizes.loader_batches, bench.sizes.loader_seconds))
+            finally:
+                torch.set_num_threads(threads)
+            _measure_limits(bench, ["loader"])  # the best of as many rounds, in turn
+        bench.lines.append(partial(rows.loader_rows, workers, max(rates), like_release))
 
 
 def _measure_step(bench: Bench) -> None:

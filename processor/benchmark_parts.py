@@ -48,7 +48,7 @@ class Ranked(NamedTuple):
 def training_loader_rate(loader: DataLoader, batches: int, seconds: float) -> float:
     """Frames per second of a train loader that goes round its first `batches` batches again and again.
 
-    One round before that fills the page cache. Counted from when the workers' queues are full, for `seconds`.
+    One round before that fills the page cache. Counted from when what the workers had ready is used up, for `seconds`.
     """
     sampler = loader.batch_sampler
     drawn: list = []

@@ -25,17 +25,18 @@ def limit_rows(limits: Mapping[str, float], precision: str) -> list[Measurement]
     ]
 
 
-def loader_rows(workers: int, rate: float, limits: Mapping[str, float]) -> list[Measurement]:
-    """Train loader with `workers` processes, 0 for none: frames/s, against the raw decode rate of one thread."""
+def loader_rows(workers: int, rate: float, like_release: bool, limits: Mapping[str, float]) -> list[Measurement]:
+    """Train loader with `workers` processes, 0 for none: frames/s, against the raw decode rate of one thread.
+
+    `like_release` says that the frames are such as the release's rate is known for.
+    """
     cores = max(1, workers)
     where = f"{workers} worker{'s' if workers > 1 else ''}" if workers else "in this process"
+    release = ("release (known, not measured)", _RELEASE_LOADER) if like_release else ()
     return [
         measurement("loader", where, rate, "frames/s", f"raw decode x {cores}", limits["decode"] * cores),
-        measurement(
-            "loader", f"{where}, per core", rate / cores, "frames/s/core", "release (known, not measured)",
-            _RELEASE_LOADER,
-        ),
-    ]  # fmt: skip
+        measurement("loader", f"{where}, per core", rate / cores, "frames/s/core", *release),
+    ]
 
 
 def step_rows(

@@ -16,9 +16,10 @@ class Sizes:
     pass_clips: int = 64
     identities: int = 8  # of the synthetic set, or as many as a batch has
     loader_batches: int = 16  # different ones
-    loader_seconds: float = 3.0
-    decode_frames: int = 512
-    decode_seconds: float = 1.0
+    loader_rounds: int = 8
+    loader_seconds: float = 0.6  # of a round
+    decode_frames: int = 2048
+    decode_seconds: float = 0.5
     matmul_side: int = 2048  # four times that on a GPU, as the bytes of the copy
     copy_bytes: int = 2**28
     ranking: tuple[int, int, int] = (495, 2828, 2048)  # queries, gallery items, features: a quarter of MARS
@@ -30,6 +31,6 @@ class Sizes:
 REDUCED = Sizes()
 FULL = Sizes(
     image=None, clip_frames=None, batch=None, frames_per_batch=None, warm_up=10, steps=40, pass_clips=4000,
-    loader_batches=32, loader_seconds=10.0, ranking=(1980, 11_310, 2048), ranking_repeats=3,
+    loader_batches=32, loader_seconds=5.0, ranking=(1980, 11_310, 2048), ranking_repeats=3,
     re_ranking_repeats=1, both_compiled=True,
 )  # fmt: skip

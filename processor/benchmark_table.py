@@ -60,8 +60,8 @@ def table(measurements: Sequence[Measurement]) -> str:
 
 def check_json(path: Path) -> None:
     """Raise InputError, before anything is measured, when the numbers cannot be written to `path`."""
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise InputError(f"--json {path} cannot be written: it is a folder, or there is none to hold it")
+    if (path.exists() and not path.is_file()) or not path.absolute().parent.is_dir():
+        raise InputError(f"--json {path} cannot be written: it is a folder or device, or there is no folder to hold it")
 
 
 def write_json(path: Path, header: Mapping[str, Any], measurements: Sequence[Measurement]) -> None:

@@ -33,7 +33,7 @@ from model.tfclip import TFCLIP
 from processor import output_dir as files
 from processor import split_series as series
 from processor.evaluator import Evaluation, Protocol, check_scorable, evaluate
-from processor.memory_cache import cached_features, describe_frames, describe_machine, describe_weights
+from processor.memory_cache import cached_features, describe_code, describe_frames, describe_machine, describe_weights
 from processor.memory_pass import memory_features
 from processor.reports import Wanted, log_results, write_reports
 from processor.text_stage import learn_text_features
@@ -148,6 +148,7 @@ def tracklet_features(setting: Setting, model: TFCLIP) -> Tensor:
         "input": [cfg.INPUT.SIZE_TEST, cfg.INPUT.SEQ_LEN, cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD],
         "frames_per_batch": cfg.TEST.FRAMES_PER_BATCH,
         "precision": setting.precision,
+        "code": describe_code(),
     } | describe_machine(setting.device)
 
     def compute() -> Tensor:

@@ -24,8 +24,16 @@ from utils.errors import InputError
 
 logger = logging.getLogger(__name__)
 
+_NOT_KEPT = "tracklet features are not kept for the next run: %s; DATASETS.CACHE_DIR names another folder"
 _FOLDER = "memory_features"
-_FORMAT = 1  # of the file, and of how the pass is made
+_FORMAT = 1  # of the file
+_ROOT = Path(__file__).parent.parent
+# Code that decides what the features are: who changes it wants new ones.
+_CODE = (
+    "model/*.py", "datasets/clip_dataset.py", "datasets/frame_reader.py", "datasets/frame_sampling.py",
+    "datasets/image_modes.py", "datasets/transforms.py", "processor/memory_pass.py", "processor/tracklet_pass.py",
+    "utils/group_means.py", "utils/precision.py",
+)  # fmt: skip
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "simplejpeg")
 
 
@@ -60,6 +68,14 @@ def describe_weights(encoder: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def describe_code(root: Path = _ROOT) -> str:
+    """A hash of the source files that the pass runs through."""
+    digest = blake2b(digest_size=16)
+    for path in sorted(path for pattern in _CODE for path in root.glob(pattern)):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
 def describe_machine(device: torch.device) -> dict[str, str]:
     """Device and versions of the packages that decode and compute; they decide the last digits."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
@@ -78,15 +94,22 @@ def cached_features(
     path = cache_dir / _FOLDER / f"{blake2b(text.encode(), digest_size=16).hexdigest()}.pt"
     features = _read(path, text, num_tracklets) if path.exists() else None
     if features is not None:
-        logger.info("tracklet features of CLIP-Memory taken from %s (same frames, weights, sizes, versions)", path)
+        logger.info("features of CLIP-Memory's tracklets taken from %s (same frames, weights, sizes, code)", path)
         return features
     features = compute().cpu()
     content = {"description": text, "features": features, "checksum": _checksum(features)}
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:  # so that a full disk is the system's own error
+            torch.save(content, file)
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda temporary: torch.save(content, temporary))
-    except (OSError, RuntimeError, InputError) as error:
-        logger.warning("tracklet features are not kept for the next run: %s cannot be written (%s)", path, error)
+        write_atomically(path, write)
+    except OSError as error:
+        logger.warning(_NOT_KEPT, f"{path.parent} cannot be made ({error.strerror})")
+    except InputError as error:
+        logger.warning(_NOT_KEPT, error.line)
     return features
 
 

@@ -117,6 +117,8 @@ def _test_sets(cfg: CfgNode, weight: Path) -> None:
     """Test one weight file on every set of TEST.DATASETS; a folder for each, one table and metrics.json for all."""
     out = Path(cfg.OUTPUT_DIR)
     log_environment(current_device())
+    if cfg.DATASETS.PACK:
+        logger.warning("DATASETS.PACK belongs to DATASETS.NAMES; the sets of TEST.DATASETS are read from their files")
     settings: list[Setting] = []
     for number, (name, root) in enumerate(parse_dataset_list(cfg.TEST.DATASETS), start=1):
         try:

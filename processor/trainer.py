@@ -62,8 +62,8 @@ class RunState:
         """Continue exactly from `state`, a `state_dict()` of a model of the same shape."""
         self.model.load_state_dict(state["model"])
         # Whether Adam is fused is a matter of this run, not of the one that was saved.
-        pairs = zip(state["optimizer"]["param_groups"], self.optimizer.param_groups)
-        groups = [saved | {"fused": own.get("fused")} for saved, own in pairs]
+        fused = self.optimizer.param_groups[0].get("fused")
+        groups = [group | {"fused": fused} for group in state["optimizer"]["param_groups"]]
         self.optimizer.load_state_dict(state["optimizer"] | {"param_groups": groups})
         self.lr_schedule.load_state_dict(state["lr_schedule"])
         if self.scaler.is_enabled() and state["scaler"]:  # empty unless the run so far was in fp16

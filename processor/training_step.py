@@ -51,8 +51,10 @@ class TrainingStep:
     ) -> dict[str, Tensor]:
         """uint8 clips (B, T, 3, H, W), pids (B,), camids (B,) on the device -> loss terms; gradients are added.
 
-        `scale` is what the gradient scaler does to the loss.
+        `scale` is what the gradient scaler does to the loss. Raises ValueError for fewer clips than parts.
         """
+        if len(clips) < self.num_parts:
+            raise ValueError(f"{len(clips)} clips cannot be computed in {self.num_parts} parts")
         if self.num_parts > 1:
             return self._in_parts(clips, pids, camids, scale)
         losses = self._losses(self._encode(clips, camids), pids)
@@ -84,7 +86,9 @@ class TrainingStep:
         for part, state, grads_of_part in zip(parts, states, zip(*grads)):
             with _replayed(state, self.device):
                 again = [f for f in self._encode(*part) if f is not None]
-            torch.autograd.backward(again, grads_of_part)
+            learned = [pair for pair in zip(again, grads_of_part) if pair[0].requires_grad]  # not what is frozen
+            if learned:
+                torch.autograd.backward(*zip(*learned))
         return losses
 
 

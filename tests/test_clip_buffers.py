@@ -2,13 +2,17 @@
 
 import gc
 import mmap
+import pickle
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from configs import load_cfg
+from datasets import build_test_loader, build_train_loader, configured_splits
 from datasets.clip_buffers import Batch, BatchBuffers, ClipLoader
+from tests.conftest import TINY_OPTIONS
 
 SHAPE = (2, 3, 4, 5, 3)  # clips, frames, height, width, colours
 BYTES = 2 * 3 * 4 * 5 * 3
@@ -122,3 +126,38 @@ def test_processes_that_are_not_forked_get_no_memory_that_they_would_have_to_inh
     for method, inherits in (("spawn", False), ("forkserver", False), ("fork", True)):
         loader = ClipLoader(Numbers(3), batch_size=None, num_workers=1, multiprocessing_context=method)
         assert (loader._buffers() is not None) == inherits
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_loaders_of_a_run_use_the_recycled_memory(tiny_mars, monkeypatch, workers):
+    """Slots are as large as the largest batch of training and test, and are what batches are decoded into."""
+    options = TINY_OPTIONS | {"DATASETS.ROOT_DIR": str(tiny_mars), "DATALOADER.NUM_WORKERS": str(workers)}
+    cfg = load_cfg(opts=[part for pair in options.items() for part in pair])
+    splits = configured_splits(cfg)
+    for loader in (build_train_loader(cfg, splits), build_test_loader(cfg, splits.train, "dense")):
+        buffers = loader._buffers()
+        monkeypatch.setattr(loader, "_buffers", lambda buffers=buffers: buffers)
+        kept = list(loader)
+        largest = max(batch.clips.numel() for batch in kept)
+        assert buffers.slot_bytes == largest
+        assert buffers.taken.sum() == min(len(kept), len(buffers.taken)) > 0
+        assert workers == 0 or loader.dataset.buffers is None
+
+
+def test_a_data_set_may_travel_to_another_process_during_a_pass():
+    dataset = Numbers(2)
+    next(iter(ClipLoader(dataset, batch_size=None)))
+    assert dataset.buffers is not None and pickle.loads(pickle.dumps(dataset)).buffers is None
+
+
+def test_a_plain_loader_over_a_data_set_with_buffers_of_fewer_workers_gets_other_memory():
+    dataset = Numbers(8)
+    iterator = iter(ClipLoader(dataset, batch_size=None))
+    next(iterator)
+    found = [clips.unique().tolist() for clips, _, _ in DataLoader(dataset, batch_size=None, num_workers=2)]
+    assert found == [[number] for number in range(8)]
+
+
+def test_workers_that_outlive_a_pass_are_refused():
+    with pytest.raises(ValueError, match="persistent_workers"):
+        ClipLoader(Numbers(2), batch_size=None, num_workers=1, persistent_workers=True)

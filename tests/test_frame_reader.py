@@ -1,5 +1,6 @@
 """Frames in their places: the pixels of Pillow for every kind of file, and its words for broken ones."""
 
+import os
 import random
 from io import BytesIO
 from pathlib import Path
@@ -182,3 +183,15 @@ def test_bytes_in_memory_serve_like_files(tmp_path):
     kept["b.jpg"] = kept["a.jpg"][:-50]
     with pytest.raises(InputError, match=r"^frame b.jpg cannot be decoded \(image file is truncated"):
         read_frame("b.jpg", (20, 10), InMemory())
+
+
+def test_a_file_that_comes_in_pieces_is_read_whole_and_one_that_ends_early_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "frame.bin"
+    path.write_bytes(bytes(range(256)) * 40)
+    read = os.read
+    monkeypatch.setattr(os, "read", lambda file, size: read(file, min(size, 1000)))
+    assert FILES.content(str(path)) == path.read_bytes()
+    pieces = iter([b"abc", b""])
+    monkeypatch.setattr(os, "read", lambda file, size: next(pieces))
+    with pytest.raises(OSError, match="ended after 3 of 10240 bytes"):
+        FILES.content(str(path))

@@ -3,15 +3,17 @@
 import logging
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
 from configs import load_cfg
+from datasets.tracklet import ReIDSplits, Tracklet
 from model import build_model
 from processor import build as processor_build
 from processor import memory_cache
-from processor.memory_cache import cached_features, describe_weights
+from processor.memory_cache import cached_features, describe_frames, describe_weights
 from processor.run import train_main
 from tests.conftest import TINY_OPTIONS
 
@@ -58,14 +60,60 @@ def test_other_weights_sizes_or_transforms_are_computed_anew(run, change):
         assert not torch.equal(first, second)
 
 
-def test_another_image_under_the_same_name_is_computed_anew(run):
+@pytest.mark.parametrize("changed", ["time", "size"])
+def test_another_image_under_the_same_name_is_computed_anew(run, changed):
     first, _ = run()
     frames = sorted(path for path in run.data.rglob("*.jpg") if "train" in path.as_posix())
-    state = frames[0].stat()
-    shutil.copyfile(frames[-1], frames[0])
-    os.utime(frames[0], ns=(state.st_atime_ns, state.st_mtime_ns + 1))
+    state, size = frames[0].stat(), frames[0].stat().st_size
+    content = next(f.read_bytes() for f in frames[::-1] if f.read_bytes() != frames[0].read_bytes())
+    if changed == "time":  # what follows the end of a JPEG is not looked at
+        content = content[:size] if len(content) > size else content + bytes(size - len(content))
+        frames[0].write_bytes(content)
+        os.utime(frames[0], ns=(state.st_atime_ns, state.st_mtime_ns + 1))
+        assert frames[0].stat().st_size == size
+    else:
+        frames[0].write_bytes(content + bytes(size + 1 - len(content)) if len(content) <= size else content)
+        os.utime(frames[0], ns=(state.st_atime_ns, state.st_mtime_ns))
+        assert frames[0].stat().st_size != size
     second, taken = run()
     assert not taken and not torch.equal(first, second)
+
+
+def splits_of(*tracklets: tuple[tuple[str, ...], int]) -> ReIDSplits:
+    train = tuple(Tracklet(tuple(f"/data/{name}" for name in names), pid, 0) for names, pid in tracklets)
+    return ReIDSplits(train, (), (), 2, 1, root="/data")
+
+
+def test_the_same_frames_in_other_tracklets_are_other_frames():
+    described = [
+        describe_frames(splits_of((("a", "b"), 0), (("c",), 0))),
+        describe_frames(splits_of((("a",), 0), (("b", "c"), 0))),
+        describe_frames(splits_of((("a", "b"), 0), (("c",), 1))),
+        describe_frames(splits_of((("b", "a"), 0), (("c",), 0))),
+        describe_frames(splits_of((("ab",), 0), (("c",), 0))),
+    ]
+    assert len(set(described)) == len(described)
+    assert described[0] == describe_frames(splits_of((("a", "b"), 0), (("c",), 0)))
+
+
+def test_features_of_another_number_of_tracklets_are_not_used(tmp_path, caplog):
+    cached_features(tmp_path, {"frames": "x"}, 2, lambda: torch.ones(2, 3))
+    again = cached_features(tmp_path, {"frames": "x"}, 3, lambda: torch.zeros(3, 3))
+    assert torch.equal(again, torch.zeros(3, 3)) and "made anew" in caplog.text
+
+
+def test_changed_code_of_the_pass_is_another_key(tmp_path):
+    root = Path(memory_cache.__file__).parent.parent
+    for room in ("model", "datasets", "processor", "utils"):
+        shutil.copytree(root / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
+    before = memory_cache.describe_code(tmp_path)
+    assert before == memory_cache.describe_code()
+    for name in ("model/tfclip.py", "model/encoder.py", "datasets/transforms.py", "datasets/frame_sampling.py",
+                 "processor/tracklet_pass.py", "utils/group_means.py"):  # fmt: skip
+        (tmp_path / name).write_text((tmp_path / name).read_text() + "\n")
+        after = memory_cache.describe_code(tmp_path)
+        assert after != before, name
+        before = after
 
 
 def test_a_list_with_fewer_frames_is_computed_anew(run, tmp_path):
@@ -99,7 +147,17 @@ def test_a_file_that_is_not_what_it_should_be_is_made_anew(run, damage, caplog):
 def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path, caplog):
     (tmp_path / "cache").write_text("a file")
     features = cached_features(tmp_path / "cache", {"frames": "x"}, 2, lambda: torch.ones(2, 3))
-    assert torch.equal(features, torch.ones(2, 3)) and "cannot be written" in caplog.text
+    assert torch.equal(features, torch.ones(2, 3))
+    (line,) = caplog.messages
+    assert line.count(str(tmp_path)) == 1 and "DATASETS.CACHE_DIR" in line and "cannot be made" in line
+    path = tmp_path / "other" / "memory_features"
+    cached_features(tmp_path / "other", {"frames": "x"}, 2, lambda: torch.ones(2, 3))
+    (file,) = path.iterdir()
+    file.unlink()
+    file.mkdir()
+    caplog.clear()
+    cached_features(tmp_path / "other", {"frames": "x"}, 2, lambda: torch.ones(2, 3))
+    assert caplog.messages[-1].count(str(file)) == 1 and "cannot be written" in caplog.messages[-1]
 
 
 def test_the_camera_embedding_does_not_matter_and_everything_else_does():

@@ -19,6 +19,7 @@ from datasets import (
     pack,
 )
 from datasets.frame_store import FrameStore, frame_source
+from datasets.synthetic import write_set
 from processor.colour_baseline import main as colour_main
 from processor.run import train_main
 from tests.conftest import TINY_OPTIONS
@@ -216,3 +217,26 @@ def test_the_check_names_frames_of_the_lists_that_the_pack_lacks_and_a_broken_pa
     packed.write_bytes(packed.read_bytes()[:-1])
     assert pack.main(argv(mars, packed, "--check")) == 2
     assert "it was cut or altered" in capsys.readouterr().err
+
+
+def test_frames_of_the_validation_part_are_packed_and_looked_for_before_a_run(tmp_path, capsys):
+    """LS-VID brings a validation part of its own, which a run with SOLVER.SELECT_BY val reads."""
+    root = tmp_path / "lsvid"
+    write_set(root, "lsvid", train_ids=4, test_ids=3, cameras=2, tracklets=2, frames=(3, 5), size=(32, 16), workers=0)
+    keys = {"DATASETS__NAMES": "LS-VID", "SOLVER__SELECT_BY": "val"}
+    with_val, without = tmp_path / "val.pack", tmp_path / "test.pack"
+    assert pack.main(argv(root, with_val, **keys)) == 0
+    assert pack.main(argv(root, without, DATASETS__NAMES="LS-VID")) == 0
+    selected = {"DATASETS.NAMES": "LS-VID", "SOLVER.SELECT_BY": "val"}
+    splits = configured_splits(config(root, with_val, **selected), validation=True)
+    frames = {frame for t in splits.val_query + splits.val_gallery for frame in t.frames}
+    store = FrameStore(str(with_val))
+    assert frames and all(store.holds(Path(frame).relative_to(root).as_posix()) for frame in frames)
+    check_frames_present(splits)
+    with pytest.raises(InputError, match="does not hold frame .*pack"):
+        check_frames_present(configured_splits(config(root, without, **selected), validation=True))
+
+
+def test_a_device_is_not_replaced(mars, capsys):
+    assert pack.main(argv(mars, Path("/dev/full"), "--overwrite")) == 2
+    assert "not a folder or device" in capsys.readouterr().err and Path("/dev/full").is_char_device()

@@ -149,7 +149,7 @@ def test_products_on_a_device_are_full_float32_and_the_setting_comes_back(monkey
     monkeypatch.setattr(
         ranking,
         "device_match_positions",
-        lambda *x: during.append((torch.get_float32_matmul_precision(), x[0].dtype)) or count(*x),
+        lambda *x: during.append((torch.backends.cuda.matmul.fp32_precision, x[0].dtype)) or count(*x),
     )
     features = torch.eye(3)
     before = torch.get_float32_matmul_precision()
@@ -160,7 +160,7 @@ def test_products_on_a_device_are_full_float32_and_the_setting_comes_back(monkey
         assert torch.get_float32_matmul_precision() == "high"
     finally:
         torch.set_float32_matmul_precision(before)
-    assert during == [("highest", torch.float32)] and found[0].tolist() == [2, 3]
+    assert during == [("ieee", torch.float32)] and found[0].tolist() == [2, 3]
 
 
 @pytest.mark.parametrize("kind", ["clusters", "random"])
@@ -233,3 +233,20 @@ def test_memory_beside_the_inputs_is_a_block(monkeypatch):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2 * ranking._BLOCK_BYTES < 4 * 500 * 20_000 / 4  # bytes; the matrix takes four times the last
+
+
+def test_distances_of_double_precision_are_not_rounded():
+    """1 and 1 + 1e-12 are not equally near."""
+    dist = np.array([1 + 1e-12, 1.0, 2.0, 3.0])
+    assert match_positions(dist, np.array([0]), np.array([], dtype=np.int64)).tolist() == [2]
+
+
+def test_a_setting_of_torch_s_newer_interface_is_kept():
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    try:
+        feats = torch.eye(4)
+        ranking.device_feature_positions(feats[:1], feats, Roles([1], [1, 1, 2, 2], [0], [0, 1, 0, 1]))
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before

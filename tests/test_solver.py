@@ -93,3 +93,10 @@ def test_scheduler_steps_once_per_epoch_and_keeps_the_ratios():
         schedule.step()
         rate = 5e-6 * lr_factor(epoch, 10, 0.1, [30, 50, 70], 0.1)
         assert [group["lr"] / rate for group in optimizer.param_groups] == pytest.approx(ratios)
+
+
+def test_adam_is_fused():
+    """One kernel for many tensors, and no wait for the scaler's inf check; results are Adam's."""
+    model = nn.ModuleDict({name: nn.Linear(2, 2) for name in ("classifier_t", "ssp", "tmd")})
+    optimizer = build_optimizer(load_cfg(), model)
+    assert all(group["fused"] is True for group in optimizer.param_groups)

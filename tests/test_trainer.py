@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from processor.trainer import FiniteCheck, NonFiniteLossError, RunState
+from configs import load_cfg
+from datasets.clip_dataset import ClipBatch
+from loss import build_criterion
+from model import build_model
+from processor.trainer import FiniteCheck, NonFiniteLossError, RunState, train_one_epoch
+from solver import build_lr_schedule, build_optimizer
+from tests.conftest import TINY_OPTIONS
 
 
 def run_state(scaler_enabled: bool) -> RunState:
@@ -63,3 +69,54 @@ def test_a_checkpoint_of_the_plain_optimizer_goes_on_with_the_fused_one():
         run.model(torch.ones(1, 2)).square().sum().backward()
         run.optimizer.step()
     torch.testing.assert_close(fused.model.weight, plain.model.weight)
+
+
+def tiny_run() -> tuple[RunState, nn.Module, ClipBatch]:
+    cfg = load_cfg(opts=[part for pair in TINY_OPTIONS.items() for part in pair])
+    torch.manual_seed(0)
+    model = build_model(cfg, 5, 3)
+    optimizer = build_optimizer(cfg, model)
+    run = RunState(model, optimizer, build_lr_schedule(cfg, optimizer), torch.amp.GradScaler("cpu", enabled=False))
+    run.memory = torch.randn(5, 64)
+    clips = torch.randint(0, 256, (4, 2, 3, 32, 16), dtype=torch.uint8)
+    return run, build_criterion(cfg), ClipBatch(clips, torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 2, 0]))
+
+
+def train(run: RunState, criterion: nn.Module, batches: list[ClipBatch], **options) -> dict[str, float]:
+    return train_one_epoch(
+        run, criterion, batches, lambda clips: clips.float() / 127.5 - 1, torch.device("cpu"), None, 1e-3, 50, **options
+    )
+
+
+@pytest.mark.parametrize(("num_parts", "calls"), [(1, [4]), (2, [2, 2, 2, 2]), (4, [1] * 8)])
+def test_an_epoch_computes_in_parts_with_the_features_it_is_given(num_parts, calls):
+    run, criterion, batch = tiny_run()
+    seen = []
+
+    def clip_features(clips, camids, memory):
+        seen.append(len(clips))
+        return run.model.clip_features(clips, camids, memory)
+
+    run.clip_features = clip_features
+    means = train(run, criterion, [batch], num_parts=num_parts)
+    assert seen == calls and means["total"] > 0
+
+
+def test_a_loss_that_is_not_finite_in_the_last_step_ends_the_epoch():
+    run, criterion, batch = tiny_run()
+    terms = [1.0, float("nan")]
+
+    def broken(output, pids):
+        losses = criterion(output, pids)
+        return losses | {"total": losses["total"] * terms.pop(0)}
+
+    with pytest.raises(NonFiniteLossError, match="epoch 1, step 2"):
+        train(run, broken, [batch, batch])
+
+
+def test_an_optimizer_of_other_groups_is_refused():
+    first, second = run_state(False), run_state(False)
+    state = copy.deepcopy(first.state_dict())
+    state["optimizer"]["param_groups"].append(copy.deepcopy(state["optimizer"]["param_groups"][0]))
+    with pytest.raises(ValueError, match="parameter groups"):
+        second.load_state_dict(state)

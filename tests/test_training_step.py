@@ -199,12 +199,48 @@ def test_a_step_on_the_gpu_never_waits_for_it(num_parts):
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_replayed_numbers_are_the_same_and_the_stream_is_left_alone():
+@pytest.mark.parametrize("drawn", [4, 64, 1000])
+def test_replayed_numbers_are_the_same_and_the_stream_is_left_alone(drawn):
     torch.manual_seed(1)
     state = training_step._rng_state(CPU)
     first = torch.rand(4)
     with training_step._replayed(state, CPU):
         assert torch.equal(torch.rand(4), first)
+        torch.rand(drawn)  # more than the first time
     following = torch.rand(4)
     torch.manual_seed(1)
-    assert torch.equal(torch.rand(8)[4:], following)
+    torch.rand(4)
+    assert torch.equal(torch.rand(4), following)
+
+
+@pytest.mark.parametrize("num_parts", [1, 2])
+def test_encoder_and_heads_compute_in_the_autocast_type(num_parts):
+    model, criterion, memory, clips = parts_of_a_step()
+    types = {}
+    for name in ("encoder.vit.blocks.0.attn.qkv", "ssp.layers.0.cross_attn.q_proj", "classifier_g", "classifier_t"):
+        model.get_submodule(name).register_forward_hook(lambda _m, _i, out, name=name: types.update({name: out.dtype}))
+    step = TrainingStep(model, model.clip_features, criterion, memory, normalize, CPU, torch.bfloat16, num_parts)
+    losses = step(clips, PIDS, CAMIDS, lambda loss: loss)
+    assert set(types.values()) == {torch.bfloat16} and len(types) == 4
+    assert losses["total"].dtype is torch.float32
+    assert all(p.grad.dtype is torch.float32 for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("frozen", ["encoder", "tmd", "ssp"])
+def test_parts_leave_what_is_frozen_alone(frozen):
+    model, criterion, memory, clips = parts_of_a_step()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    model.get_submodule(frozen).requires_grad_(False)
+    in_parts = copy.deepcopy(model)
+    step_of(model, criterion, memory)(clips, PIDS, CAMIDS, lambda loss: loss)
+    step_of(in_parts, criterion, memory, 3)(clips, PIDS, CAMIDS, lambda loss: loss)
+    assert_close(gradients(in_parts), gradients(model), 1e-4)
+    assert all(p.grad is None for p in in_parts.get_submodule(frozen).parameters())
+
+
+def test_more_parts_than_clips_are_refused():
+    model, criterion, memory, clips = parts_of_a_step()
+    with pytest.raises(ValueError, match="6 clips cannot be computed in 7 parts"):
+        step_of(model, criterion, memory, 7)(clips, PIDS, CAMIDS, lambda loss: loss)

@@ -170,3 +170,9 @@ def test_normalize_makes_the_usual_order_in_memory_of_channels_last_frames_bit_f
     out = Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])(channels_last)
     assert out.is_contiguous() and torch.equal(out, (frames.float() / 255 - mean) / std)
     assert torch.equal(channels_last, frames)
+
+
+def test_normalising_leaves_its_input_alone():
+    frames = torch.full((1, 3, 2, 2), 255.0)
+    Normalize((0.5,) * 3, (0.5,) * 3)(frames)
+    assert frames.eq(255).all()

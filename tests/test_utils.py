@@ -200,3 +200,12 @@ def test_number_type_on_the_cpu_where_fp16_is_refused(choice, dtype):
     assert product.dtype == (dtype or torch.float32)
     with pytest.raises(InputError, match="SOLVER.AMP fp16 needs a GPU"):
         amp_dtype("fp16", CPU)
+
+
+def test_meters_go_by_name_and_refuse_other_names():
+    meters = Meters()
+    meters.update({"a": torch.tensor(1.0), "b": torch.tensor(3.0)})
+    meters.update({"b": torch.tensor(5.0), "a": torch.tensor(2.0)})
+    assert meters.means() == {"a": 1.5, "b": 4.0}
+    with pytest.raises(ValueError, match="are not"):
+        meters.update({"a": torch.tensor(1.0), "c": torch.tensor(1.0)})

@@ -13,10 +13,13 @@ class Meters:
         self.count = 0
 
     def update(self, scalars: dict[str, Tensor]) -> None:
-        """Add one step's scalars, the same names in every step."""
-        values = torch.stack([value.detach() for value in scalars.values()]).double()
-        self.names, self.count = list(scalars), self.count + 1
+        """Add one step's scalars; raises ValueError when their names are not those of the first step."""
+        self.names = self.names or list(scalars)
+        if set(scalars) != set(self.names):
+            raise ValueError(f"{sorted(scalars)} are not {sorted(self.names)}")
+        values = torch.stack([scalars[name].detach() for name in self.names]).double()
         self.sums = values if self.sums is None else self.sums + values
+        self.count += 1
 
     def means(self) -> dict[str, float]:
         """Means over the steps so far; one transfer from the device. Empty before the first step."""

@@ -179,8 +179,9 @@ def squared_lengths(features: NDArray[np.float32]) -> NDArray[np.float32]:
 def device_feature_positions(q_feats: Tensor, g_feats: Tensor, roles: Roles) -> list[NDArray[np.int64]]:
     """`feature_positions` of float32 features (Q, F), (G, F) where they lie, for instance on a GPU.
 
-    Products are taken in full float32. The device is waited for once at the start and once at the end. Raises
-    ValueError for features that are not finite.
+    Products are taken in full float32. Results are read back once, at the end; before that the device is waited for by
+    the check of the features and by the uploads of row numbers, a few per block. Raises ValueError for features that
+    are not finite.
     """
     q_squares, g_squares = _squared_lengths_on_device(q_feats), _squared_lengths_on_device(g_feats)
     if not len(q_squares) or not len(g_squares):
@@ -188,8 +189,8 @@ def device_feature_positions(q_feats: Tensor, g_feats: Tensor, roles: Roles) -> 
     if not (2 * (q_squares.max() + g_squares.max())).isfinite():
         raise ValueError(_NOT_FINITE)
     positions, counts = [], []
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")  # no TF32
+    precision = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "ieee"  # no TF32
     try:
         with autocast(q_feats.device, None):
             for rows in query_blocks(len(q_feats), len(g_feats)):
@@ -199,7 +200,7 @@ def device_feature_positions(q_feats: Tensor, g_feats: Tensor, roles: Roles) -> 
                 positions.append(device_match_positions(dist_BG, matches, left_out))
                 counts += map(len, matches)
     finally:
-        torch.set_float32_matmul_precision(precision)
+        torch.backends.cuda.matmul.fp32_precision = precision
     return np.split(torch.cat(positions).cpu().numpy(), np.cumsum(counts)[:-1])
 
 
