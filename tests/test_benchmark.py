@@ -69,7 +69,7 @@ def test_every_part_is_measured_and_the_lines_agree(temporary, tmp_path, capsys)
 
     assert limit["loader", "in this process"] == value["limits", "raw decode, one thread"]
     assert value["loader", "in this process, per core"] == value["loader", "in this process"]
-    assert limit["loader", "in this process, per core"] == 1220
+    assert limit["loader", "in this process, per core"] is None  # the release's rate is of larger frames
     step = "4x2 at 32x16"  # clips x frames of TINY_OPTIONS
     seconds = value["step", f"{step}, median"] / 1000
     assert value["step", f"{step}, least"] / 1000 <= seconds
@@ -110,7 +110,7 @@ def test_only_the_parts_asked_for_run_and_draw_nothing_that_they_do_not_read(tem
     assert ("limits", "raw decode, one thread") not in table and ("limits", "matmul, float32") in table
 
 
-@pytest.mark.parametrize("given", ["loader,encoder", "", "loader,"])
+@pytest.mark.parametrize("given", ["loader,encoder", "", ","])
 def test_an_unknown_part_is_one_line_with_the_accepted_ones(given, temporary, capsys):
     assert benchmark.main(argv("--parts", given)) == 2
     errors = capsys.readouterr().err

@@ -243,3 +243,11 @@ def test_a_process_of_its_own_gives_result_fault_or_death():
         in_own_process(operator.truediv, 1, 0)
     with pytest.raises(InputError, match="ended with code 7; the memory may have run out"):
         in_own_process(os._exit, 7)
+
+
+@pytest.mark.parametrize(("workers", "per_core"), [(0, 3660.0), (3, 1220.0)])
+def test_a_loader_is_held_against_decoding_and_on_such_frames_against_the_release(workers, per_core):
+    rate, core = benchmark_rows.loader_rows(workers, 3660.0, True, {"decode": 7320.0})
+    assert (rate.value, rate.limit_value) == (3660.0, 7320.0 * max(1, workers))
+    assert (core.value, core.limit_value, core.fraction) == (per_core, 1220, per_core / 1220)
+    assert benchmark_rows.loader_rows(workers, 3660.0, False, {"decode": 7320.0})[1].limit_value is None

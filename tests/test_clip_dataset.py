@@ -132,11 +132,15 @@ class CountingFiles(FrameFiles):
         return super().content(path)
 
 
-def test_a_frame_is_read_once_per_batch(tracklets):
+def test_a_frame_is_read_once_per_clip_in_training_and_once_per_batch_in_a_test(tracklets):
     source = CountingFiles()
     dataset = TrainClips(tracklets, 4, SIZE, ClipAugment(1, 1), 4, source)
     batch = dataset.__getitems__([(1, 3), (1, 4), (0, 5), (1, 6)])
-    assert source.reads[tracklets[1].frames[0]] == 1 and max(source.reads.values()) == 1
+    assert source.reads[tracklets[1].frames[0]] == 3  # one frame, repeated in each of three clips
+    assert all(source.reads[frame] == 1 for frame in tracklets[0].frames)
+    source = CountingFiles()
+    TestClips([tracklets[1]] * 3, 4, SIZE, "dense", 100, source)[0]
+    assert source.reads == {tracklets[1].frames[0]: 1}
     alone = [dataset.__getitems__([draw]).clips[0] for draw in ((1, 3), (1, 4), (0, 5), (1, 6))]
     assert torch.equal(batch.clips, torch.stack(alone))  # a copy is of the frame before its first augmentation
 
