@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from model.tfclip import TFCLIP
 
-_CLIPS = 2  # a BNNeck in training needs more than one
+_CLIPS = 1  # what SSP computes once for all clips of a batch counts in full, as in the release
 _FLOPS_PER_MULTIPLY_ADD = 2  # torch counts both
 
 
@@ -33,14 +33,13 @@ def count_cost(model: TFCLIP, image_size: Sequence[int], num_frames: int, memory
     camids = None if model.encoder.camera_embed is None else torch.zeros(_CLIPS, dtype=torch.long, device="meta")
     vectors_CE = torch.empty(model.num_classes, model.encoder.embed_width, device="meta") if memory else None
     frames = _CLIPS * num_frames
-    model.train()
+    model.eval()  # a BNNeck in training needs two clips, and computes as much
     training, patches = _multiply_adds(lambda: model(clips, camids, vectors_CE), "TFCLIP.encoder.vit.patch_embed")
     flops, params = (training - patches) / frames, _count(model)
     if text is not None:
         one = torch.zeros(1, dtype=torch.long, device="meta")
         flops += _multiply_adds(lambda: text(one))[0]
         params += _count(text, without="token_embedding")
-    model.eval()
     with torch.no_grad():
         deployed, _ = _multiply_adds(lambda: model.embed(clips, camids))
     return Cost(params / 1e6, flops / 1e9, deployed / frames / 1e9)

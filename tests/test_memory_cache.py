@@ -81,7 +81,7 @@ def test_another_image_under_the_same_name_is_computed_anew(run, changed):
 
 def splits_of(*tracklets: tuple[tuple[str, ...], int]) -> ReIDSplits:
     train = tuple(Tracklet(tuple(f"/data/{name}" for name in names), pid, 0) for names, pid in tracklets)
-    return ReIDSplits(train, (), (), 2, 1, root="/data")
+    return ReIDSplits(train, (), (), 2, 1, gallery_includes_query=True, root="/data")
 
 
 def test_the_same_frames_in_other_tracklets_are_other_frames():
