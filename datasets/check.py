@@ -11,11 +11,11 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn, TextIO
+from typing import NamedTuple
 
 from yacs.config import CfgNode
 
-from configs import ConfigError, load_cfg
+from configs import load_cfg
 from datasets import ilidsvid, lsvid, market1501, mars, msmt17
 from datasets.build import check_split_key, dataset_options, load_raw, official_name, options_of
 from datasets.check_base import Disk, Problem, counted, frames_to_check, named_frames, split_tracklets
@@ -43,14 +43,11 @@ from datasets.check_report import (
     table,
     unused_note,
 )
+from datasets.command import DataCommandParser, run_data_command, say
 from datasets.exclusion import Exclusions, read_exclusions
 from datasets.frame_check import OpenedFrame, open_frames
-from datasets.own_ids import printable
 from datasets.tracklet import Fault, RawSplits
-from utils.errors import InputError
 
-DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "vit_base.yml"
-_INTERRUPTED = 130
 _FRAMES_PER_PROCESS = 20_000  # a process that has fewer to open costs more time to start than it saves
 
 
@@ -74,30 +71,19 @@ _KNOWN = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"command line: {message} (see --help)")
-
-
 def main(argv: Sequence[str]) -> int:
     """Check the data set of the config; returns the exit code."""
-    try:
+
+    def work() -> int:
         arguments = _parse(argv)
         return _check(load_cfg(arguments.config_file, arguments.opts), arguments)
-    except (ConfigError, InputError) as error:
-        _say([f"error: {error.line if isinstance(error, InputError) else error}"], sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        _say(["stopped by Ctrl-C"], sys.stderr)
-        return _INTERRUPTED
+
+    return run_data_command(work)
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     about = "Open every list and every frame of a data set."
-    parser = _Parser(prog="python -m datasets.check", description=about, allow_abbrev=False)
-    parser.add_argument(
-        "--config_file", "--config-file", type=Path, default=DEFAULT_CONFIG, help="YAML file (configs/vit_base.yml)"
-    )
+    parser = DataCommandParser("python -m datasets.check", about)
     parser.add_argument(
         "--fix-list", "--fix_list", type=Path, metavar="FILE", help="write frames to leave out, for DATASETS.EXCLUDE"
     )
@@ -117,9 +103,9 @@ def _check(cfg: CfgNode, arguments: argparse.Namespace) -> int:
     kept = {number: exclusions.apply(whole) for number, whole in wholes.items()}
     first, (whole, *_) = next(iter(kept.values())), wholes.values()
     shown = f", split {next(iter(wholes))} of the {len(wholes)} that are checked" if len(wholes) > 1 else ""
-    _say([f"{name} in {whole.root}{shown}", *table(first, facts.official)])
+    say([f"{name} in {whole.root}{shown}", *table(first, facts.official)])
     if cfg.DATASETS.PACK:
-        _say(["DATASETS.PACK is not opened here, files are; python -m datasets.pack --check compares it with them"])
+        say(["DATASETS.PACK is not opened here, files are; python -m datasets.pack --check compares it with them"])
 
     opened = _open(kept.values(), cfg.DATALOADER.NUM_WORKERS)
     named = named_frames(wholes.values(), faults)
@@ -145,12 +131,12 @@ def _check(cfg: CfgNode, arguments: argparse.Namespace) -> int:
         *unused_note(whole.root, unused_images(whole.root, named, facts.spare) if facts.spare is not None else ()),
         *exclusion_notes(list(wholes.values()), faults, exclusions, several),
     ]
-    _say([*(f"note: {note}" for note in notes), *problem_lines(problems, arguments.all)])
+    say([*(f"note: {note}" for note in notes), *problem_lines(problems, arguments.all)])
     if arguments.fix_list is not None:
         rows, incurable = leave_out(reasons_before(cfg.DATASETS.EXCLUDE), problems, find)
         write_list(arguments.fix_list, rows)
-        _say(fix_lines(arguments.fix_list, rows, incurable))
-    _say([f"{counted(len(problems), 'problem')} found (see above)" if problems else "no problem found"])
+        say(fix_lines(arguments.fix_list, rows, incurable))
+    say([f"{counted(len(problems), 'problem')} found (see above)" if problems else "no problem found"])
     return int(bool(problems))
 
 
@@ -174,7 +160,7 @@ def _open(splits: Iterable[RawSplits], most: int) -> dict[str, OpenedFrame]:
     opened = open_frames(paths, processes)
     seconds = max(time.perf_counter() - started, 1e-9)
     where = f"{counted(processes, 'process')}, start included" if processes else "in this process"
-    _say([f"{counted(len(paths), 'frame')} opened in {seconds:.1f} s: {len(paths) / seconds:,.0f} frames/s, {where}"])
+    say([f"{counted(len(paths), 'frame')} opened in {seconds:.1f} s: {len(paths) / seconds:,.0f} frames/s, {where}"])
     return opened
 
 
@@ -207,18 +193,6 @@ def _config_notes(cfg: CfgNode, ranking: Ranking) -> list[str]:
             f"{split} and {other} number their persons separately, so ids cannot tell whether a person is in both"
         )
     return notes
-
-
-def _say(lines: Sequence[str], stream: TextIO | None = None) -> None:
-    """Print, whatever a file name holds; a reader that closed the pipe, such as `head`, stops no check."""
-    stream = sys.stdout if stream is None else stream
-    coding = stream.encoding or "utf-8"
-    try:
-        for line in lines:
-            print(printable(line).encode(coding, "backslashreplace").decode(coding), file=stream)
-        stream.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 if __name__ == "__main__":

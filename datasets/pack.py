@@ -9,53 +9,39 @@ The splits of the configured data set name the frames; DATASETS.PACK FILE makes 
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn, TextIO
 
 from yacs.config import CfgNode
 
-from configs import ConfigError, load_cfg
+from configs import load_cfg
 from datasets.build import configured_splits, official_name
+from datasets.command import DataCommandParser, run_data_command, say
 from datasets.exclusion import below
 from datasets.frame_reader import FILES
 from datasets.frame_store import FrameStore, write_store
-from datasets.own_ids import printable
 from datasets.tracklet import ReIDSplits
 from utils.checkpoint import write_atomically
 from utils.errors import InputError
 from utils.progress import progress
 
-DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "vit_base.yml"
-_INTERRUPTED = 130
 _SHOWN = 10  # differences that are named
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"command line: {message} (see --help)")
 
 
 def main(argv: Sequence[str]) -> int:
     """Pack the data set of the config, or check its pack; returns the exit code."""
-    try:
+
+    def work() -> int:
         arguments = _parse(argv)
         cfg = load_cfg(arguments.config_file, arguments.opts)
         return _check(cfg, arguments.out) if arguments.check else _pack(cfg, arguments.out, arguments.overwrite)
-    except (ConfigError, InputError) as error:
-        _say([f"error: {error.line if isinstance(error, InputError) else error}"], sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        _say(["stopped by Ctrl-C"], sys.stderr)
-        return _INTERRUPTED
+
+    return run_data_command(work)
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     about = "Write all frames of a data set into one file."
-    parser = _Parser(prog="python -m datasets.pack", description=about, allow_abbrev=False)
-    parser.add_argument(
-        "--config_file", "--config-file", type=Path, default=DEFAULT_CONFIG, help="YAML file (configs/vit_base.yml)"
-    )
+    parser = DataCommandParser("python -m datasets.pack", about)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file, for DATASETS.PACK")
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--overwrite", action="store_true", help="replace FILE where it exists")
@@ -79,7 +65,7 @@ def _pack(cfg: CfgNode, out: Path, overwrite: bool) -> int:
     write_atomically(out, write)
     store = FrameStore(str(out))
     size = out.stat().st_size / 2**20
-    _say([f"{out}: {len(store):,} frames of {_set_name(cfg)} in {root}, {size:,.1f} MiB, digest {store.digest}"])
+    say([f"{out}: {len(store):,} frames of {_set_name(cfg)} in {root}, {size:,.1f} MiB, digest {store.digest}"])
     return 0
 
 
@@ -117,12 +103,12 @@ def _check(cfg: CfgNode, out: Path) -> int:
             differences.append(f"{name}: the file in the folder holds other bytes")
     rest = len(store) - compared
     told = f", {rest:,} with their checksums alone because their files are gone" if rest else ""
-    _say([f"{out}: {compared:,} of {len(store):,} frames compared with {root}{told}", *differences[:_SHOWN]])
+    say([f"{out}: {compared:,} of {len(store):,} frames compared with {root}{told}", *differences[:_SHOWN]])
     if differences:
         more = f" ({_SHOWN} named)" if len(differences) > _SHOWN else ""
-        _say([f"{len(differences):,} of the frames differ{more}; write the pack again, or restore the files"])
+        say([f"{len(differences):,} of the frames differ{more}; write the pack again, or restore the files"])
         return 1
-    _say(["no difference found"])
+    say(["no difference found"])
     return 0
 
 
@@ -148,15 +134,6 @@ def _one_split(cfg: CfgNode, number: str) -> ReIDSplits:
 
 def _set_name(cfg: CfgNode) -> str:
     return official_name(cfg.DATASETS.NAMES)
-
-
-def _say(lines: Iterable[str], stream: TextIO | None = None) -> None:
-    """Print, whatever a file name holds."""
-    stream = sys.stdout if stream is None else stream
-    coding = stream.encoding or "utf-8"
-    for line in lines:
-        print(printable(line).encode(coding, "backslashreplace").decode(coding), file=stream)
-    stream.flush()
 
 
 if __name__ == "__main__":
