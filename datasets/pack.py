@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from yacs.config import CfgNode
@@ -59,8 +60,8 @@ def _pack(cfg: CfgNode, out: Path, overwrite: bool) -> int:
     root, names = _frames(cfg)
 
     def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            write_store(file, _contents(root, names))
+        with temporary.open("wb") as file, closing(_contents(root, names)) as contents:
+            write_store(file, contents)
 
     write_atomically(out, write)
     store = FrameStore(str(out))
@@ -71,16 +72,17 @@ def _pack(cfg: CfgNode, out: Path, overwrite: bool) -> int:
 
 def _contents(root: str, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
     """(name, bytes) of each frame."""
-    for name in progress(names, "packing", "frame"):
-        path = os.path.join(root, name)
-        try:
-            content = FILES.content(path)
-        except (OSError, ValueError) as error:
-            # Not a MissingFileError: as an OSError it would be taken for a fault of the file that is written.
-            raise InputError(f"frame {path} cannot be read ({getattr(error, 'strerror', None) or error})") from None
-        if not content:
-            raise InputError(f"frame {path} holds no byte; python -m datasets.check names all such frames")
-        yield name, content
+    with progress(names, "packing", "frame") as bar:  # gone also when a frame cannot be read
+        for name in bar:
+            path = os.path.join(root, name)
+            try:
+                content = FILES.content(path)
+            except (OSError, ValueError) as error:
+                # Not a MissingFileError: as an OSError it would be taken for a fault of the file that is written.
+                raise InputError(f"frame {path} cannot be read ({getattr(error, 'strerror', None) or error})") from None
+            if not content:
+                raise InputError(f"frame {path} holds no byte; python -m datasets.check names all such frames")
+            yield name, content
 
 
 def _check(cfg: CfgNode, out: Path) -> int:
@@ -89,18 +91,19 @@ def _check(cfg: CfgNode, out: Path) -> int:
     root, names = _frames(cfg)
     differences = [f"{name} is named by the lists, the pack lacks it" for name in names if not store.holds(name)]
     compared = 0
-    for name, content, sound in progress(store.frames(), "checking", "frame", total=len(store)):
-        try:
-            same = FILES.content(os.path.join(root, name)) == content
-            compared += 1
-        except FileNotFoundError:
-            same = True
-        except (OSError, ValueError) as error:
-            raise InputError(f"frame {os.path.join(root, name)} cannot be read ({error})") from None
-        if not sound:
-            differences.append(f"{name}: its bytes in the pack were altered")
-        elif not same:
-            differences.append(f"{name}: the file in the folder holds other bytes")
+    with progress(store.frames(), "checking", "frame", total=len(store)) as bar:
+        for name, content, sound in bar:
+            try:
+                same = FILES.content(os.path.join(root, name)) == content
+                compared += 1
+            except FileNotFoundError:
+                same = True
+            except (OSError, ValueError) as error:
+                raise InputError(f"frame {os.path.join(root, name)} cannot be read ({error})") from None
+            if not sound:
+                differences.append(f"{name}: its bytes in the pack were altered")
+            elif not same:
+                differences.append(f"{name}: the file in the folder holds other bytes")
     rest = len(store) - compared
     told = f", {rest:,} with their checksums alone because their files are gone" if rest else ""
     say([f"{out}: {compared:,} of {len(store):,} frames compared with {root}{told}", *differences[:_SHOWN]])

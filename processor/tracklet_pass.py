@@ -24,14 +24,14 @@ def tracklet_means(
 ) -> Tensor:
     """Run `encode(clips (B, T, 3, H, W), camids (B,)) -> (B, F)` over a test loader -> float32 means (tracklets, F)."""
     means = GroupMeans(num_tracklets)
-    bar = progress(loader, title, "batch")
     frames = 0
-    for batch in bar:
-        check_interrupt()
-        clips = normalize(batch.clips.to(device, non_blocking=True))
-        with autocast(device, dtype):
-            features = encode(clips, batch.camids.to(device, non_blocking=True))
-        means.add(features, batch.rows.to(device, non_blocking=True))
-        frames += clips.shape[0] * clips.shape[1]
-        bar.set_postfix_str(f"{frames / max(bar.format_dict['elapsed'], 1e-6):,.0f} frames/s", refresh=False)
+    with progress(loader, title, "batch") as bar:
+        for batch in bar:
+            check_interrupt()
+            clips = normalize(batch.clips.to(device, non_blocking=True))
+            with autocast(device, dtype):
+                features = encode(clips, batch.camids.to(device, non_blocking=True))
+            means.add(features, batch.rows.to(device, non_blocking=True))
+            frames += clips.shape[0] * clips.shape[1]
+            bar.set_postfix_str(f"{frames / max(bar.format_dict['elapsed'], 1e-6):,.0f} frames/s", refresh=False)
     return means.means()

@@ -96,23 +96,23 @@ def train_one_epoch(
     clip_features = run.clip_features or run.model.clip_features
     compute = TrainingStep(run.model, clip_features, criterion, run.memory, normalize, device, dtype, num_parts)
     meters, finite, frames, start = Meters(), FiniteCheck(run.epoch + 1), 0, time.perf_counter()
-    bar = progress(loader, f"epoch {run.epoch + 1}", "step")
-    for step, batch in enumerate(bar, start=1):
-        check_interrupt()
-        clips, pids, camids = (tensor.to(device, non_blocking=True) for tensor in batch)  # clips (B, T, 3, H, W)
-        run.optimizer.zero_grad(set_to_none=True)
-        losses = compute(clips, pids, camids, run.scaler.scale)
-        finite.add(losses, step)
-        run.scaler.step(run.optimizer)
-        run.scaler.update()
-        meters.update(losses)
-        frames += clips.shape[0] * clips.shape[1]
-        if step == 1 or step % log_period == 0:
-            speed = frames / (time.perf_counter() - start)
-            text = ", ".join(f"{name} {value:.3f}" for name, value in meters.means().items())
-            bar.set_postfix_str(f"{text}, lr {lr:.2e}, {speed:,.0f} frames/s")
-            if step > 1:
-                logger.info("epoch %d step %d/%d: %s, lr %.2e", run.epoch + 1, step, len(loader), text, lr)
+    with progress(loader, f"epoch {run.epoch + 1}", "step") as bar:
+        for step, batch in enumerate(bar, start=1):
+            check_interrupt()
+            clips, pids, camids = (tensor.to(device, non_blocking=True) for tensor in batch)  # clips (B, T, 3, H, W)
+            run.optimizer.zero_grad(set_to_none=True)
+            losses = compute(clips, pids, camids, run.scaler.scale)
+            finite.add(losses, step)
+            run.scaler.step(run.optimizer)
+            run.scaler.update()
+            meters.update(losses)
+            frames += clips.shape[0] * clips.shape[1]
+            if step == 1 or step % log_period == 0:
+                speed = frames / (time.perf_counter() - start)
+                text = ", ".join(f"{name} {value:.3f}" for name, value in meters.means().items())
+                bar.set_postfix_str(f"{text}, lr {lr:.2e}, {speed:,.0f} frames/s")
+                if step > 1:
+                    logger.info("epoch %d step %d/%d: %s, lr %.2e", run.epoch + 1, step, len(loader), text, lr)
     finite.finish()
     seconds = time.perf_counter() - start
     return meters.means() | {"seconds": seconds, "frames_per_second": frames / seconds}
