@@ -10,8 +10,8 @@ from configs import load_cfg
 from configs.defaults import get_cfg
 from configs.load import flatten
 from datasets import load_splits
-from datasets.check import DEFAULT_CONFIG
 from datasets.check import main as check_main
+from datasets.command import DEFAULT_CONFIG
 from datasets.synthetic import write_set
 from processor.run import eval_main, train_main
 from tests.conftest import TINY_OPTIONS
