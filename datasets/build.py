@@ -13,21 +13,21 @@ import torch
 from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
-from datasets.clip_buffers import ClipLoader
-from datasets.clip_dataset import TestClips, TrainClips, as_it_is
+from datasets.clips.buffers import ClipLoader
+from datasets.clips.dataset import TestClips, TrainClips, as_it_is
+from datasets.clips.identity_sampler import IdentitySampler
+from datasets.clips.transforms import ClipAugment
 from datasets.exclusion import read_exclusions, refuse_unless_excluded
-from datasets.folder import parse_folder
-from datasets.frame_reader import FILES, FrameSource
-from datasets.frame_store import frame_source
-from datasets.identity_sampler import IdentitySampler
-from datasets.ilidsvid import parse_ilidsvid
-from datasets.lsvid import parse_lsvid
-from datasets.manifest import parse_manifest, parse_video
-from datasets.market1501 import parse_market1501
-from datasets.mars import parse_mars
-from datasets.msmt17 import parse_msmt17
+from datasets.frames.reader import FILES, FrameSource
+from datasets.frames.store import frame_source
+from datasets.own.folder import parse_folder
+from datasets.own.manifest import parse_manifest, parse_video
+from datasets.sets.ilidsvid import parse_ilidsvid
+from datasets.sets.lsvid import parse_lsvid
+from datasets.sets.market1501 import parse_market1501
+from datasets.sets.mars import parse_mars
+from datasets.sets.msmt17 import parse_msmt17
 from datasets.tracklet import OnFault, RawSplits, ReIDSplits, Tracklet, cut_into_chunks, refuse, relabel
-from datasets.transforms import ClipAugment
 from datasets.validation import hold_out
 from utils.errors import InputError, MissingFileError
 

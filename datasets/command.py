@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn, TextIO
 
 from configs import ConfigError
-from datasets.own_ids import printable
+from datasets.own.names import printable
 from utils.errors import InputError
 
 DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "vit_base.yml"

@@ -1,4 +1,4 @@
-"""Writes all frames of a data set into one file, for disks that are slow at many small ones; see datasets.frame_store.
+"""Writes all frames of a data set into one file, for disks that are slow at many small ones; see datasets.frames.store.
 
 python -m datasets.pack [--config_file F] --out FILE [--overwrite | --check] [KEY VALUE ...]
 
@@ -19,8 +19,8 @@ from configs import load_cfg
 from datasets.build import configured_splits, official_name
 from datasets.command import DataCommandParser, run_data_command, say
 from datasets.exclusion import below
-from datasets.frame_reader import FILES
-from datasets.frame_store import FrameStore, write_store
+from datasets.frames.reader import FILES
+from datasets.frames.store import FrameStore, write_store
 from datasets.tracklet import ReIDSplits
 from utils.checkpoint import write_atomically
 from utils.errors import InputError

@@ -81,7 +81,7 @@ class ReIDSplits:
     cameras: tuple[str, ...] = ()  # name of camera 0, 1, ...
     validation_source: str = ""  # where the validation part comes from
     left_out: str = ""  # what DATASETS.EXCLUDE took away, in words
-    pack: str = ""  # the one file that holds all frames (datasets.frame_store); empty: each has a file of its own
+    pack: str = ""  # the one file that holds all frames (datasets.frames.store); empty: each has a file of its own
 
     def summary(self) -> str:
         """A table of identities, tracklets, frames and cameras per split, one line each."""

@@ -20,24 +20,30 @@ from datasets import (
     configured_splits,
     official_name,
 )
+from datasets.clips.transforms import Normalize
 from datasets.exclusion import below
-from datasets.frame_store import frame_source
+from datasets.frames.store import frame_source
 from datasets.tracklet import ReIDSplits, Tracklet
-from datasets.transforms import Normalize
 from model import check_text, pretrained_path
-from model.camera_table import Cameras, TrainedCameras
 from model.compiled import check_compiler, compile_clip_features
 from model.encoder import openai_file
 from model.text_prompt import TextBranch
 from model.tfclip import TFCLIP
-from processor import output_dir as files
-from processor import split_series as series
-from processor.evaluator import Evaluation, Protocol, check_scorable, evaluate
-from processor.memory_cache import cached_features, describe_code, describe_frames, describe_machine, describe_weights
-from processor.memory_pass import memory_features
-from processor.reports import Wanted, log_results, write_reports
-from processor.text_stage import learn_text_features
-from processor.trainer import RunState
+from model.weights.cameras import Cameras, TrainedCameras
+from processor import run_folder as files
+from processor import splits_table as series
+from processor.evaluation.evaluator import Evaluation, Protocol, check_scorable, evaluate
+from processor.evaluation.reports import Wanted, log_results, write_reports
+from processor.training.epoch import RunState
+from processor.training.memory_cache import (
+    cached_features,
+    describe_code,
+    describe_frames,
+    describe_machine,
+    describe_weights,
+)
+from processor.training.memory_pass import memory_features
+from processor.training.text_stage import learn_text_features
 from solver import build_lr_schedule, build_optimizer
 from utils.errors import InputError, MissingFileError
 from utils.logger import describe_environment, log_to_file

@@ -13,7 +13,7 @@ from typing import NoReturn
 from yacs.config import CfgNode
 
 from configs import ConfigError, load_cfg
-from processor.trainer import NonFiniteLossError
+from processor.training.epoch import NonFiniteLossError
 from utils.errors import InputError
 from utils.logger import close_logging, setup_logging
 

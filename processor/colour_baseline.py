@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from yacs.config import CfgNode
 
 from datasets import check_frames_present, configured_splits, official_name
-from datasets.frame_reader import FILES, FrameSource, read_frame
-from datasets.frame_store import frame_source
+from datasets.frames.reader import FILES, FrameSource, read_frame
+from datasets.frames.store import frame_source
 from datasets.tracklet import Tracklet
 from processor.build import build_protocol
 from processor.cli import run_command
-from processor.evaluator import Evaluation, Protocol, rank_features
-from processor.reports import results_table
+from processor.evaluation.evaluator import Evaluation, Protocol, rank_features
+from processor.evaluation.reports import results_table
 from utils.progress import progress
 
 logger = logging.getLogger(__name__)

@@ -15,10 +15,10 @@ from loss import build_criterion
 from model import build_model, build_text_branch, check_model
 from model.clip_memory import build_clip_memory
 from model.text_prompt import TextBranch
-from model.weight_file import WeightFile
 from model.weights import fill_model, load_weights
-from processor import output_dir as files
-from processor import split_series as series
+from model.weights.file import WeightFile
+from processor import run_folder as files
+from processor import splits_table as series
 from processor.build import (
     Setting,
     build_run,
@@ -33,10 +33,10 @@ from processor.build import (
     tracklet_features,
 )
 from processor.cli import run_command
-from processor.reports import save_labels, scores_line
-from processor.resume import check_continuation, check_recipe, check_same_data, how_to_go_on
-from processor.run_test import test
-from processor.trainer import RunState, train_one_epoch
+from processor.evaluation.reports import save_labels, scores_line
+from processor.evaluation.session import test
+from processor.training.epoch import RunState, train_one_epoch
+from processor.training.resume import check_continuation, check_recipe, check_same_data, how_to_go_on
 from utils.checkpoint import load_checkpoint, save_checkpoint, write_atomically
 from utils.errors import InputError
 from utils.interrupt import check_interrupt, deferred_interrupts

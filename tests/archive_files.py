@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from datasets.archive import unpack_tar
-from datasets.cache_folder import RECORD
+from datasets.sets.archive import unpack_tar
+from datasets.sets.cache_folder import RECORD
 from utils.errors import InputError
 
 GOOD = (("set/a.png", b"first"), ("set/deep/b.png", b"second"), ("set/notes.txt", b"no image"))

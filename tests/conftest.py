@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from datasets.synthetic import write_mars
+from datasets.synthetic.command import write_mars
 
 torch.set_num_threads(1)  # tiny tensors: threads cost more than they give
 

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from datasets.frame_sampling import random_per_chunk
+from datasets.clips.sampling import random_per_chunk
 from datasets.tracklet import Tracklet
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from datasets.lsvid import parse_lsvid
+from datasets.sets.lsvid import parse_lsvid
 from datasets.tracklet import Fault, RawSplits, Tracklet
 
 LISTS = ("list_sequence/list_seq_train.txt", "list_sequence/list_seq_test.txt", "test/data/info_test.mat")

@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 
-from datasets.mars import parse_mars
+from datasets.sets.mars import parse_mars
 
 WIDTH, HEIGHT = 768, 576  # of the video
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from configs import load_cfg
-from processor.ablation import main
-from processor.paper_tables import PAPER_ROWS
+from processor.ablation.command import main
+from processor.ablation.paper import PAPER_ROWS
 from tests.conftest import TINY_OPTIONS
 
 ROOT = Path(__file__).parent.parent

@@ -4,9 +4,9 @@ import csv
 
 import pytest
 
-from processor.ablation_tables import RowResult, write_tables
-from processor.cost import Cost
-from processor.evaluator import Protocol
+from processor.ablation.cost import Cost
+from processor.ablation.tables import RowResult, write_tables
+from processor.evaluation.evaluator import Protocol
 
 
 def run(mean_ap: float, num_query: int = 1980, num_gallery: int = 11310, dataset: str = "MARS", **protocol) -> dict:

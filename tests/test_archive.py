@@ -7,8 +7,8 @@ import tarfile
 
 import pytest
 
-from datasets.archive import unpack_tar
-from datasets.cache_folder import RECORD
+from datasets.sets.archive import unpack_tar
+from datasets.sets.cache_folder import RECORD
 from tests.archive_files import is_image, listing, member, refused, write_tar
 from utils.errors import InputError, MissingFileError
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from datasets import archive as module
-from datasets.archive import unpack_tar
-from datasets.cache_folder import RECORD, default_cache_dir
+from datasets.sets import archive as module
+from datasets.sets.archive import unpack_tar
+from datasets.sets.cache_folder import RECORD, default_cache_dir
 from tests.archive_files import is_image, listing, refused, write_tar
 from utils.errors import InputError
 

@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from processor import benchmark, benchmark_data, benchmark_parts
-from processor.benchmark_sizes import FULL, REDUCED
-from processor.benchmark_table import number_text
+from processor.benchmark import command as benchmark
+from processor.benchmark import data as benchmark_data
+from processor.benchmark import parts as benchmark_parts
+from processor.benchmark.sizes import FULL, REDUCED
+from processor.benchmark.table import number_text
 from tests.conftest import TINY_OPTIONS
 from utils.errors import InputError
 
@@ -169,7 +171,7 @@ def test_ctrl_c_in_a_terminal_ends_the_measuring_process_too(tmp_path):
         f"benchmark.REDUCED = replace(benchmark.REDUCED, **{sizes})\n"
         "sys.exit(benchmark.main(sys.argv[1:]))"
     )
-    home, errors = Path(benchmark.__file__).parent.parent, tmp_path / "errors"
+    home, errors = Path(benchmark.__file__).parents[2], tmp_path / "errors"
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     with errors.open("wb") as file:

@@ -12,14 +12,17 @@ import torch
 from PIL import Image
 
 from configs import load_cfg
-from datasets.clip_dataset import ClipBatch
+from datasets.clips.dataset import ClipBatch
 from datasets.tracklet import Tracklet
 from loss import build_criterion
 from model import build_model
-from processor import benchmark_data, benchmark_limits, benchmark_parts, benchmark_rows
-from processor.benchmark_limits import PeakMemory, StepClock, steady_rate
-from processor.benchmark_process import in_own_process
-from processor.benchmark_table import measurement, number_text
+from processor.benchmark import data as benchmark_data
+from processor.benchmark import limits as benchmark_limits
+from processor.benchmark import parts as benchmark_parts
+from processor.benchmark import rows as benchmark_rows
+from processor.benchmark.limits import PeakMemory, StepClock, steady_rate
+from processor.benchmark.process import in_own_process
+from processor.benchmark.table import measurement, number_text
 from utils.errors import InputError
 from utils.metrics import rank_features
 

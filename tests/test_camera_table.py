@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from model.camera_table import CameraFit, Cameras, TrainedCameras
 from model.weights import load_weights
+from model.weights.cameras import CameraFit, Cameras, TrainedCameras
 from tests.test_encoder import small_encoder
 from tests.test_weights import tiny_model
 from utils.errors import InputError

@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 
 from configs import load_cfg
-from datasets import check, load_splits
-from datasets.check_base import Disk, Problem, split_frames
-from datasets.check_files import scan_folders
-from datasets.check_fix import leave_out
-from datasets.check_problems import LEAK, Ranking, Training, find_problems, folder_problems, row_notes, row_problems
-from datasets.check_report import exclusion_notes, odd_shapes, short_identities
+from datasets import load_splits
+from datasets.check import command as check
+from datasets.check.base import Disk, Problem, split_frames
+from datasets.check.fix_list import leave_out
+from datasets.check.folders import scan_folders
+from datasets.check.problems import LEAK, Ranking, Training, find_problems, folder_problems, row_notes, row_problems
+from datasets.check.report import exclusion_notes, odd_shapes, short_identities
 from datasets.exclusion import Exclusions
-from datasets.frame_check import OpenedFrame
+from datasets.frames.probe import OpenedFrame
 from datasets.tracklet import Fault, RawSplits, Tracklet
 
 FRAME = "bbox_train/0001/0001C1T0001F001.jpg"

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from scipy.io import loadmat, savemat
 
-from datasets import check, load_splits
+from datasets import load_splits
+from datasets.check import command as check
 from tests.conftest import SHARED
 
 PLAZA = SHARED / "data" / "plaza"

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets import check, load_splits
-from datasets.check_base import Disk
-from datasets.check_files import scan_folders, unused_images
-from datasets.check_problems import Ranking, Training, find_problems
-from datasets.check_report import table
-from datasets.frame_check import OpenedFrame
+from datasets import load_splits
+from datasets.check import command as check
+from datasets.check.base import Disk
+from datasets.check.folders import scan_folders, unused_images
+from datasets.check.problems import Ranking, Training, find_problems
+from datasets.check.report import table
+from datasets.frames.probe import OpenedFrame
 from datasets.tracklet import RawSplits, Tracklet
 from tests import ilidsvid_files, lsvid_files
 from utils.errors import InputError

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from configs import load_cfg
 from datasets import build_test_loader, build_train_loader, configured_splits
-from datasets.clip_buffers import Batch, BatchBuffers, ClipLoader
+from datasets.clips.buffers import Batch, BatchBuffers, ClipLoader
 from tests.conftest import TINY_OPTIONS
 
 SHAPE = (2, 3, 4, 5, 3)  # clips, frames, height, width, colours

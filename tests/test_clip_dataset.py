@@ -10,12 +10,12 @@ from torch.utils.data import DataLoader
 
 from configs import load_cfg
 from datasets import build_memory_loader, build_test_loader, build_train_loader, load_splits
-from datasets.clip_buffers import ClipLoader
-from datasets.clip_dataset import TestClips, TrainClips
-from datasets.frame_reader import FrameFiles, read_frame
-from datasets.frame_sampling import random_per_chunk
+from datasets.clips.buffers import ClipLoader
+from datasets.clips.dataset import TestClips, TrainClips
+from datasets.clips.sampling import random_per_chunk
+from datasets.clips.transforms import ClipAugment, Normalize
+from datasets.frames.reader import FrameFiles, read_frame
 from datasets.tracklet import Tracklet
-from datasets.transforms import ClipAugment, Normalize
 from tests.conftest import TINY_OPTIONS
 from tests.first_loader import first_train_clip
 from utils.errors import InputError, MissingFileError

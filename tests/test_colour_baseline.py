@@ -6,7 +6,7 @@ from PIL import Image
 
 from datasets.tracklet import Tracklet
 from processor.colour_baseline import main, score_colours, stripe_colours
-from processor.evaluator import Protocol
+from processor.evaluation.evaluator import Protocol
 
 
 def save(path, top, bottom):

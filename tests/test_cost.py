@@ -5,7 +5,7 @@ import torch
 
 from configs import load_cfg
 from model import build_model, build_text_branch
-from processor.cost import count_cost
+from processor.ablation.cost import count_cost
 
 N, D, E, C, T = 129, 768, 512, 625, 8  # tokens of a 256x128 frame, widths, identities, frames
 BLOCK = 12 * D * D * N + 2 * N * N * D  # linear layers and attention of one encoder block

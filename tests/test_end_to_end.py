@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from processor import build, trainer
-from processor.evaluator import evaluate
+from processor import build
+from processor.evaluation.evaluator import evaluate
 from processor.run import eval_main, train_main
+from processor.training import epoch as trainer
 
 ROOT = Path(__file__).parent.parent
 SCORES = ("mAP", "rank1", "rank5", "rank10", "rank20")

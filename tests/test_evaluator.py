@@ -9,16 +9,22 @@ from PIL import Image
 
 from configs import load_cfg
 from datasets import build_memory_loader, build_test_loader, load_splits
-from datasets.frame_reader import read_frame
-from datasets.frame_sampling import dense_clips
+from datasets.clips.sampling import dense_clips
+from datasets.clips.transforms import Normalize
+from datasets.frames.reader import read_frame
 from datasets.tracklet import ReIDSplits, Tracklet
-from datasets.transforms import Normalize
 from model import build_model
 from model.clip_memory import build_clip_memory
-from processor.contact_sheet import save_contact_sheet
-from processor.evaluator import Protocol, evaluate, rank_features
-from processor.memory_pass import memory_features
-from processor.reports import queries_without_match, results_table, save_camera_pairs, save_features, save_ranks
+from processor.evaluation.contact_sheet import save_contact_sheet
+from processor.evaluation.evaluator import Protocol, evaluate, rank_features
+from processor.evaluation.reports import (
+    queries_without_match,
+    results_table,
+    save_camera_pairs,
+    save_features,
+    save_ranks,
+)
+from processor.training.memory_pass import memory_features
 from tests.conftest import TINY_OPTIONS
 from utils.errors import InputError
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from datasets.folder import parse_folder
-from datasets.own_ids import natural_key
+from datasets.own.folder import parse_folder
+from datasets.own.names import natural_key
 from datasets.tracklet import RawSplits
 from utils.errors import InputError, MissingFileError
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets import check, frame_check
-from datasets.frame_check import open_frame, open_frames
+from datasets.check import command as check
+from datasets.frames import probe as frame_check
+from datasets.frames.probe import open_frame, open_frames
 from utils.errors import InputError
 
 
@@ -142,7 +143,7 @@ def test_ctrl_c_in_a_terminal_ends_all_processes(tiny_mars, tmp_path):
     script = "import sys; from datasets import check; check._FRAMES_PER_PROCESS = 1; sys.exit(check.main(sys.argv[1:]))"
     command = [sys.executable, "-c", script, "--fix-list", str(tmp_path / "fix.csv")]
     command += ["DATASETS.ROOT_DIR", str(tiny_mars), "DATALOADER.NUM_WORKERS", "2"]
-    home = Path(check.__file__).parent.parent
+    home = Path(check.__file__).parents[2]
     with (tmp_path / "errors").open("wb") as errors:
         process = subprocess.Popen(command, cwd=home, stdout=subprocess.PIPE, stderr=errors, start_new_session=True)
     # A terminal sends Ctrl-C to the whole group: here while the workers start.

@@ -11,8 +11,8 @@ import simplejpeg
 import torch
 from PIL import Image
 
-from datasets import frame_reader
-from datasets.frame_reader import FILES, read_frame, read_frames_into
+from datasets.frames import reader as frame_reader
+from datasets.frames.reader import FILES, read_frame, read_frames_into
 from tests.conftest import SHARED
 from tests.first_loader import first_read_frame
 from utils.errors import InputError, MissingFileError

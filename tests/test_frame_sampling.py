@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from datasets.frame_sampling import dense_clips, first_per_chunk, random_per_chunk
+from datasets.clips.sampling import dense_clips, first_per_chunk, random_per_chunk
 
 
 @pytest.mark.parametrize(

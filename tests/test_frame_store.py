@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets import frame_store
-from datasets.frame_reader import read_frame
-from datasets.frame_store import FrameStore, frame_source, write_store
+from datasets.frames import store as frame_store
+from datasets.frames.reader import read_frame
+from datasets.frames.store import FrameStore, frame_source, write_store
 from utils.errors import InputError, MissingFileError
 
 FRAMES = {f"train/{number:04d}/f{number % 3}.jpg": bytes([number % 256]) * (number % 50 + 1) for number in range(300)}

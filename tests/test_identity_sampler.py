@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from datasets.identity_sampler import IdentitySampler
+from datasets.clips.identity_sampler import IdentitySampler
 from utils.errors import InputError
 
 # Identity -> number of tracklets; K = 4 gives 1 (with replacement), 1, 2, 3 and 2 groups, 9 in all.

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from datasets.ilidsvid import OFFICIAL, parse_ilidsvid
+from datasets.sets.ilidsvid import OFFICIAL, parse_ilidsvid
 from datasets.tracklet import Fault, RawSplits, cut_into_chunks
 from tests.ilidsvid_files import PERSONS, SPLIT_FILE, SPLITS, pids, write_set, write_splits
 from utils.errors import InputError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from datasets.ilidsvid import parse_ilidsvid
+from datasets.sets.ilidsvid import parse_ilidsvid
 from tests.ilidsvid_files import MAT, SPLIT_FILE, below, pids, write_persons, write_set, write_splits
 from utils.errors import InputError, MissingFileError
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets.frame_check import open_frame
-from datasets.frame_reader import read_frame
-from datasets.image_modes import to_rgb
+from datasets.frames.modes import to_rgb
+from datasets.frames.probe import open_frame
+from datasets.frames.reader import read_frame
 from utils.errors import InputError
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from datasets import load_splits
-from datasets.synthetic import write_set
+from datasets.synthetic.command import write_set
 from processor.run import eval_main, train_main
 from tests.conftest import TINY_OPTIONS
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.lsvid import OFFICIAL, parse_lsvid
+from datasets.sets.lsvid import OFFICIAL, parse_lsvid
 from datasets.tracklet import cut_into_chunks
 from tests.lsvid_files import (
     LISTS,

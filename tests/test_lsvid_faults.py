@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from datasets.lsvid import parse_lsvid
+from datasets.sets.lsvid import parse_lsvid
 from tests.lsvid_files import LISTS, LISTS_IN_INFO, brief, faults_of, write_list, write_query, write_set
 from utils.errors import InputError, MissingFileError
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.manifest import parse_manifest
+from datasets.own.manifest import parse_manifest
 from tests.manifest_files import (
     BOXED,
     GOOD,

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets import crops
 from datasets.exclusion import Exclusions, refuse_unless_excluded
-from datasets.manifest import parse_manifest
+from datasets.own import crops
+from datasets.own.manifest import parse_manifest
 from tests.manifest_files import (
     BOXED,
     GOOD,
@@ -248,11 +248,11 @@ def test_a_process_that_is_slower_takes_the_folder_of_the_faster_one(folder, cac
     results = []
 
     def while_another_finishes(*arguments):
-        monkeypatch.setattr("datasets.manifest.cut_pictures", crops.cut_pictures)
+        monkeypatch.setattr("datasets.own.manifest.cut_pictures", crops.cut_pictures)
         results.append(parse_manifest(path, cache_dir=cache))
         return crops.cut_pictures(*arguments)
 
-    monkeypatch.setattr("datasets.manifest.cut_pictures", while_another_finishes)
+    monkeypatch.setattr("datasets.own.manifest.cut_pictures", while_another_finishes)
     results.append(parse_manifest(path, cache_dir=cache))
     assert results[0] == results[1]
     assert os.listdir(cache) == [Path(results[0].root).name]

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from datasets import check, check_frames_present, load_splits, official_name
-from datasets.market1501 import OFFICIAL, parse_market1501
+from datasets import check_frames_present, load_splits, official_name
+from datasets.check import command as check
+from datasets.sets.market1501 import OFFICIAL, parse_market1501
 from datasets.tracklet import Fault
 from utils.errors import InputError, MissingFileError
 

@@ -9,7 +9,7 @@ import pytest
 from scipy.io import loadmat, savemat
 
 from datasets import check_frames_present, load_splits
-from datasets.mars import parse_mars
+from datasets.sets.mars import parse_mars
 from tests.conftest import SHARED
 from utils.errors import InputError, MissingFileError
 

@@ -12,9 +12,9 @@ from configs import load_cfg
 from datasets.tracklet import ReIDSplits, Tracklet
 from model import build_model
 from processor import build as processor_build
-from processor import memory_cache
-from processor.memory_cache import cached_features, describe_frames, describe_weights
 from processor.run import train_main
+from processor.training import memory_cache
+from processor.training.memory_cache import cached_features, describe_frames, describe_weights
 from tests.conftest import TINY_OPTIONS
 
 TAKEN = "taken from"
@@ -103,13 +103,13 @@ def test_features_of_another_number_of_tracklets_are_not_used(tmp_path, caplog):
 
 
 def test_changed_code_of_the_pass_is_another_key(tmp_path):
-    root = Path(memory_cache.__file__).parent.parent
+    root = Path(memory_cache.__file__).parents[2]
     for room in ("model", "datasets", "processor", "utils"):
         shutil.copytree(root / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
     before = memory_cache.describe_code(tmp_path)
     assert before == memory_cache.describe_code()
-    for name in ("model/tfclip.py", "model/encoder.py", "datasets/transforms.py", "datasets/frame_sampling.py",
-                 "processor/tracklet_pass.py", "utils/group_means.py"):  # fmt: skip
+    for name in ("model/tfclip.py", "model/encoder.py", "datasets/clips/transforms.py", "datasets/clips/sampling.py",
+                 "processor/evaluation/tracklet_pass.py", "utils/group_means.py"):  # fmt: skip
         (tmp_path / name).write_text((tmp_path / name).read_text() + "\n")
         after = memory_cache.describe_code(tmp_path)
         assert after != before, name

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from datasets import check, check_frames_present, load_splits, official_name
-from datasets.msmt17 import OFFICIAL, parse_msmt17
+from datasets import check_frames_present, load_splits, official_name
+from datasets.check import command as check
+from datasets.sets.msmt17 import OFFICIAL, parse_msmt17
 from datasets.tracklet import Fault
 from utils.errors import InputError, MissingFileError
 

@@ -18,8 +18,8 @@ from datasets import (
     configured_splits,
     pack,
 )
-from datasets.frame_store import FrameStore, frame_source
-from datasets.synthetic import write_set
+from datasets.frames.store import FrameStore, frame_source
+from datasets.synthetic.command import write_set
 from processor.colour_baseline import main as colour_main
 from processor.run import train_main
 from tests.conftest import TINY_OPTIONS

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets.manifest import parse_video
-from datasets.mars import parse_mars
+from datasets.own.manifest import parse_video
+from datasets.sets.mars import parse_mars
 from datasets.tracklet import RawSplits
 from tests.conftest import SHARED
 from tests.plaza_video import HEIGHT, WIDTH, write_plaza_csv

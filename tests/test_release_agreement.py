@@ -10,8 +10,8 @@ from torch import nn
 from configs import load_cfg
 from loss import build_criterion
 from model import build_model
-from model.weight_file import WeightFile
 from model.weights import fill_model
+from model.weights.file import WeightFile
 from solver import build_optimizer
 from tests.reference import DATA, inputs, published_state
 

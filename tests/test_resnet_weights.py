@@ -13,9 +13,9 @@ from model.encoder import CLIPImageEncoder, create_vit, resize_positions
 from model.resnet_encoder import CLIPResNetEncoder, create_resnet
 from model.temporal_heads import TemporalConvolution
 from model.tfclip import TFCLIP
-from model.torchscript_archive import read_torchscript_tensors
-from model.weight_file import WeightFile, read_weight_file
 from model.weights import ArchitectureError, fill_model, load_pretrained, load_weights
+from model.weights.file import WeightFile, read_weight_file
+from model.weights.torchscript import read_torchscript_tensors
 from processor.build import check_weights
 from utils.errors import InputError, MissingFileError
 

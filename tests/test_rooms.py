@@ -14,8 +14,9 @@ ROOT = Path(__file__).parent.parent
 LEVEL = {"configs": 0, "utils": 0, "datasets": 1, "model": 1, "solver": 1, "loss": 2, "processor": 3}
 SCRIPTS = ("train-main.py", "eval-main.py")
 # Command modules: they parse an argv of their own, so they may see the config.
-COMMANDS = {f"processor/{name}.py" for name in ("run", "run_test", "cli", "ablation", "benchmark", "colour_baseline")}
-COMMANDS |= {"datasets/check.py", "datasets/command.py", "datasets/pack.py"}
+COMMANDS = {f"processor/{name}.py" for name in ("run", "evaluation/session", "cli", "colour_baseline")}
+COMMANDS |= {f"processor/{name}/command.py" for name in ("ablation", "benchmark")}
+COMMANDS |= {"datasets/check/command.py", "datasets/command.py", "datasets/pack.py"}
 TOP_LEVEL = {
     *LEVEL, *SCRIPTS, "tests", "docs", ".ci", "requirements.txt", "README.md", "LICENSE", "Makefile", "pyproject.toml",
 }  # fmt: skip

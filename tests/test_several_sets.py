@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from datasets.synthetic import write_mars
+from datasets.synthetic.command import write_mars
 from processor.run import eval_main, train_main
 
 SCORES = ("mAP", "rank1", "rank5", "rank10", "rank20")

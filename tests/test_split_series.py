@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from datasets.synthetic import write_set
-from processor import run, trainer
+from datasets.synthetic.command import write_set
+from processor import run
 from processor.run import eval_main, train_main
-from processor.split_series import mean_and_spread
+from processor.splits_table import mean_and_spread
+from processor.training import epoch as trainer
 from tests.conftest import TINY_OPTIONS
 from tests.test_end_to_end import assert_same_state
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from scipy.io import loadmat
 
-from datasets.synthetic import main, write_mars
-from datasets.synthetic_walks import Plan, identities, plan_tracklets, render
+from datasets.synthetic.command import main, write_mars
+from datasets.synthetic.walks import Plan, identities, plan_tracklets, render
 from utils.errors import InputError
 
 TINY = {"train_ids": 3, "test_ids": 3, "cameras": 2, "tracklets": 1, "frames": (2, 4), "size": (48, 24), "seed": 5}
@@ -229,7 +229,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, capsys, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("datasets.synthetic_layouts.savemat", interrupt)
+    monkeypatch.setattr("datasets.synthetic.layouts.savemat", interrupt)
     assert main(["--root", str(tmp_path / "set"), *TINY_WORDS, "--workers", "0"]) == 130
     assert "Traceback" not in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

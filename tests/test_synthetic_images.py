@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.synthetic import main, write_set
-from datasets.synthetic_walks import plan_tracklets, render
+from datasets.synthetic.command import main, write_set
+from datasets.synthetic.walks import plan_tracklets, render
 from tests.test_synthetic_layouts import PLAN, TINY, TINY_WORDS, TWO_CAMERAS, apart, contents, drawn_frames
 
 LAYOUTS = ("market1501", "msmt17")

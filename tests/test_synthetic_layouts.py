@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from scipy.io import loadmat
 
-from datasets.synthetic import LAYOUTS, main, write_set
-from datasets.synthetic_walks import Plan, plan_tracklets, plan_validation, render
+from datasets.synthetic.command import LAYOUTS, main, write_set
+from datasets.synthetic.walks import Plan, plan_tracklets, plan_validation, render
 from utils.errors import InputError
 
 TINY = {"train_ids": 3, "test_ids": 3, "frames": (2, 4), "size": (48, 24), "seed": 5}
@@ -105,7 +105,7 @@ def test_overwrite_replaces_another_layout(tmp_path):
 
 @pytest.mark.parametrize("name", SETS)
 def test_an_interrupted_run_leaves_nothing(tmp_path, capsys, monkeypatch, name):
-    monkeypatch.setattr("datasets.synthetic_walks.photograph", _interrupting(after=5))
+    monkeypatch.setattr("datasets.synthetic.walks.photograph", _interrupting(after=5))
     assert main(["--root", str(tmp_path / "set"), *SETS[name][1].split(), *TINY_WORDS]) == 130
     assert "Traceback" not in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -8,8 +8,8 @@ import av
 import numpy as np
 from PIL import Image
 
-from datasets.synthetic import main, write_set
-from datasets.synthetic_walks import plan_tracklets, render
+from datasets.synthetic.command import main, write_set
+from datasets.synthetic.walks import plan_tracklets, render
 from tests.test_synthetic_layouts import PLAN, TINY, TINY_WORDS, TWO_CAMERAS, apart, contents, drawn_frames
 
 CAMERAS = {"north gate": 1, "south gate": 2}
@@ -108,7 +108,7 @@ def test_a_failing_encoder_is_one_line(tmp_path, capsys, monkeypatch):
     def fail(*_, **__):
         raise av.FFmpegError(28, "no space left")
 
-    monkeypatch.setattr("datasets.synthetic_own_data.av.open", fail)
+    monkeypatch.setattr("datasets.synthetic.own_layouts.av.open", fail)
     root = tmp_path / "set"
     assert main(["--root", str(root), "--layout", "video", *TINY_WORDS]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == f"datasets.synthetic: cannot write {root}: no space left"

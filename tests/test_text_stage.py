@@ -8,9 +8,9 @@ import torch
 
 from model.text_encoder import TextSizes, create_text_tower
 from model.text_prompt import TextBranch, TextPrompts
-from processor import text_stage
-from processor.text_stage import all_text_features, cosine_schedule, learn_text_features
-from processor.trainer import NonFiniteLossError
+from processor.training import text_stage
+from processor.training.epoch import NonFiniteLossError
+from processor.training.text_stage import all_text_features, cosine_schedule, learn_text_features
 
 pytest.importorskip("open_clip")
 CPU = torch.device("cpu")

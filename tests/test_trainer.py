@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from configs import load_cfg
-from datasets.clip_dataset import ClipBatch
+from datasets.clips.dataset import ClipBatch
 from loss import build_criterion
 from model import build_model
-from processor.trainer import FiniteCheck, NonFiniteLossError, RunState, train_one_epoch
+from processor.training.epoch import FiniteCheck, NonFiniteLossError, RunState, train_one_epoch
 from solver import build_lr_schedule, build_optimizer
 from tests.conftest import TINY_OPTIONS
 

@@ -13,8 +13,8 @@ from loss import build_criterion
 from model import build_model
 from model.compiled import check_compiler, compile_clip_features
 from model.tfclip import ClipFeatures
-from processor import training_step
-from processor.training_step import TrainingStep
+from processor.training import step as training_step
+from processor.training.step import TrainingStep
 from tests.conftest import TINY_OPTIONS
 from utils.errors import InputError
 

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from datasets.transforms import ClipAugment, Normalize, draw_erase_box, resize_frame
+from datasets.clips.transforms import ClipAugment, Normalize, draw_erase_box, resize_frame
 
 SEEDS = range(200)
 

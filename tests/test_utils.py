@@ -172,13 +172,13 @@ def test_a_group_without_rows_is_refused():
 def test_messages_before_the_file_reach_it_in_order_and_once(tmp_path, logging_restored):
     setup_logging()
     for number in range(3):
-        logging.getLogger("datasets.mars").info("early %d", number)
+        logging.getLogger("datasets.sets.mars").info("early %d", number)
     log_to_file(tmp_path / "train_log.txt")
     logging.getLogger("processor.run").warning("late – ü")
     close_logging()
     logging.getLogger("processor.run").warning("after the end")
     lines = (tmp_path / "train_log.txt").read_text(encoding="utf-8").splitlines()
-    kinds = ["INFO datasets.mars: early 0", "INFO datasets.mars: early 1", "INFO datasets.mars: early 2"]
+    kinds = ["INFO datasets.sets.mars: early 0", "INFO datasets.sets.mars: early 1", "INFO datasets.sets.mars: early 2"]
     assert [line.split(" ", 2)[2] for line in lines] == [*kinds, "WARNING processor.run: late – ü"]
 
 

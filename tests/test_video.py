@@ -8,8 +8,8 @@ import av
 import numpy as np
 import pytest
 
-from datasets import video as video_module
-from datasets.manifest import parse_video
+from datasets.own import video as video_module
+from datasets.own.manifest import parse_video
 from datasets.tracklet import RawSplits
 from tests.video_files import FRAMES, SIDE, picture, pixels_of, read_number, write_table, write_video
 from utils.errors import InputError

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from model.weight_file import WeightFile
 from model.weights import ArchitectureError, fill_model, load_weights
+from model.weights.file import WeightFile
 from tests.test_weights import checkpoint_of, tiny_model
 from utils.errors import InputError
 

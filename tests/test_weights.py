@@ -12,9 +12,9 @@ from torch import nn
 from configs import load_cfg
 from model import build_model
 from model.encoder import resize_positions
-from model.torchscript_archive import read_torchscript_tensors
-from model.weight_file import WeightFile
 from model.weights import ArchitectureError, fill_model, load_weights
+from model.weights.file import WeightFile
+from model.weights.torchscript import read_torchscript_tensors
 from tests.conftest import TINY_OPTIONS
 from tests.reference import DATA, published_state
 from utils.errors import InputError, MissingFileError

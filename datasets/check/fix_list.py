@@ -1,0 +1,73 @@
+"""The list of frames that a run has to leave out so that nothing is left to leave out."""
+
+import csv
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from datasets.check.base import Problem
+from datasets.exclusion import Exclusions, read_exclusions, write_exclusions
+from utils.errors import InputError, MissingFileError
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Raise InputError when no list can be written to `path`, or when another kind of file is there."""
+    if not os.path.isdir(path.parent):
+        raise MissingFileError(f"--fix-list {path} cannot be written: there is no folder {path.parent}")
+    if os.path.lexists(path) and not _may_be_replaced(path):
+        raise InputError(f"--fix-list {path} is there and is no list of frames to leave out; choose another name")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise InputError(f"--fix-list {path} cannot be written ({error.strerror})") from None
+
+
+def _may_be_replaced(path: Path) -> bool:
+    try:
+        if os.path.isfile(path) and os.path.getsize(path):
+            read_exclusions(str(path))
+        return os.path.isfile(path)
+    except (OSError, InputError):
+        return False
+
+
+def reasons_before(path: str) -> dict[tuple[str, str], str]:
+    """(split, frame) of each row of a list that read_exclusions accepts -> why it is left out; an empty path: none."""
+    if not path:
+        return {}
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.reader(file))[1:]
+    return {(row[0], row[1]): row[2] if len(row) > 2 and row[2] else "left out before" for row in rows}
+
+
+def leave_out(
+    before: Mapping[tuple[str, str], str], problems: Sequence[Problem], find: Callable[[Exclusions], list[Problem]]
+) -> tuple[list[tuple[str, str, str]], list[Problem]]:
+    """Rows for a list of exclusions, those of `before` and their reasons first, and the problems that it cannot cure.
+
+    Leaving a frame out can bring up a new problem, such as a query without a match, so `find` looks again until no
+    frame is added.
+    """
+    reasons = dict(before)
+    incurable = [problem for problem in problems if not problem.leave_out]
+    while True:
+        count = len(reasons)
+        for problem in problems:
+            for entry in problem.leave_out:
+                reasons.setdefault(entry, f"{problem.kind}: {problem.text}")
+        if len(reasons) == count:
+            break
+        problems = find(Exclusions(reasons))
+        incurable += [problem for problem in problems if not problem.leave_out and problem not in incurable]
+    return [(split, frame, reason) for (split, frame), reason in reasons.items()], incurable
+
+
+def write_list(path: Path, rows: Sequence[tuple[str, str, str]]) -> None:
+    """Write the list; raises InputError naming the file, or the row that no text file can hold."""
+    try:
+        write_exclusions(path, rows)
+    except UnicodeEncodeError as error:
+        row = error.object.strip()
+        raise InputError(f"--fix-list {path} cannot hold {row!r}: rename that file in UTF-8") from None

@@ -1,0 +1,132 @@
+"""Tracklets -> uint8 clips, for training and for whole-tracklet passes.
+
+A batch is decoded into one piece of memory (B, T, H, W, 3) and seen as (B, T, 3, H, W).
+
+B = clips, T = frames per clip, H, W = pixels.
+"""
+
+import random
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from datasets.clips.buffers import Batch, BatchBuffers
+from datasets.clips.sampling import dense_clips, first_per_chunk, random_per_chunk
+from datasets.clips.transforms import ClipAugment
+from datasets.frames.reader import FILES, FrameSource, read_frames_into
+from datasets.tracklet import Tracklet
+
+
+class ClipBatch(NamedTuple):
+    """A batch of training clips."""
+
+    clips: Tensor  # (B, T, 3, H, W) uint8
+    pids: Tensor  # (B,) int64 labels
+    camids: Tensor  # (B,) int64
+
+
+class TestBatch(NamedTuple):
+    """Clips of one or several tracklets for one forward pass."""
+
+    clips: Tensor  # (B, T, 3, H, W) uint8
+    camids: Tensor  # (B,) int64, the camera of each clip's tracklet
+    rows: Tensor  # (B,) int64, the tracklet each clip belongs to
+
+
+class TrainClips(Dataset):
+    """Training clips, a whole batch per list of draws (tracklet index, seed).
+
+    The frames and the augmentation of a clip depend on its seed alone.
+    """
+
+    def __init__(
+        self,
+        tracklets: Sequence[Tracklet],
+        clip_length: int,
+        size: Sequence[int],
+        augment: ClipAugment,
+        batch_size: int,
+        source: FrameSource = FILES,
+    ) -> None:
+        """`size` is [height, width] in pixels, `batch_size` the most draws of a batch."""
+        self.tracklets = tracklets
+        self.clip_length = clip_length
+        self.size = size
+        self.augment = augment
+        self.source = source
+        self.batch_bytes = batch_size * clip_length * size[0] * size[1] * 3
+        self.buffers: BatchBuffers | None = None
+
+    def __len__(self) -> int:
+        return len(self.tracklets)
+
+    def __getitems__(self, draws: Sequence[tuple[int, int]]) -> ClipBatch:
+        """Everything random is drawn before the first frame is read."""
+        height, width = self.size
+        plans = []  # of each clip: paths of its frames, augmentation
+        for index, seed in draws:
+            rng = random.Random(seed)
+            frames = self.tracklets[index].frames
+            paths = [frames[place] for place in random_per_chunk(len(frames), self.clip_length, rng)]
+            plans.append((paths, self.augment.draw(self.clip_length, height, width, rng)))
+        batch = Batch(len(draws), self.clip_length, height, width, self.buffers)
+        clips = batch.frames_NHW3.reshape(len(draws), self.clip_length, height, width, 3)
+        for clip_THW3, (paths, augmentation) in zip(clips, plans):  # augmented while it is still in the cache
+            read_frames_into(clip_THW3, paths, self.source)
+            augmentation.apply(clip_THW3)
+        tracklets = [self.tracklets[index] for index, _ in draws]
+        pids, camids = torch.tensor([t.pid for t in tracklets]), torch.tensor([t.camid for t in tracklets])
+        return ClipBatch(batch.finish(), pids, camids)
+
+
+class TestClips(Dataset):
+    """One whole batch per item: the clips of a run of tracklets that fit `frames_per_batch` together.
+
+    A tracklet with more frames than the bound is spread over several batches. `sampling` is 'dense' or 'first'.
+    """
+
+    __test__ = False  # not a test case
+
+    def __init__(
+        self,
+        tracklets: Sequence[Tracklet],
+        clip_length: int,
+        size: Sequence[int],
+        sampling: str,
+        frames_per_batch: int,
+        source: FrameSource = FILES,
+    ) -> None:
+        self.tracklets = tracklets
+        self.clip_length = clip_length
+        self.size = size
+        self.source = source
+        clips = [(row, clip) for row, t in enumerate(tracklets) for clip in _clips(t, clip_length, sampling)]
+        per_batch = max(1, frames_per_batch // clip_length)
+        self.batches = [clips[start : start + per_batch] for start in range(0, len(clips), per_batch)]
+        self.batch_bytes = min(per_batch, len(clips)) * clip_length * size[0] * size[1] * 3
+        self.buffers: BatchBuffers | None = None
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> TestBatch:
+        clips = self.batches[index]
+        batch = Batch(len(clips), self.clip_length, *self.size, self.buffers)
+        paths = [self.tracklets[row].frames[place] for row, indices in clips for place in indices]
+        read_frames_into(batch.frames_NHW3, paths, self.source)
+        rows = torch.tensor([row for row, _ in clips])
+        camids = torch.tensor([self.tracklets[row].camid for row, _ in clips])
+        return TestBatch(batch.finish(), camids, rows)
+
+
+def _clips(tracklet: Tracklet, clip_length: int, sampling: str) -> list[list[int]]:
+    num_frames = len(tracklet.frames)
+    return dense_clips(num_frames, clip_length) if sampling == "dense" else [first_per_chunk(num_frames, clip_length)]
+
+
+def as_it_is(batch: ClipBatch) -> ClipBatch:
+    """The `collate_fn` of TrainClips, whose batches are whole."""
+    return batch

@@ -1,0 +1,1 @@
+"""Single frames: where their bytes come from, and how they are decoded."""

@@ -1,0 +1,274 @@
+"""Crops of pictures and videos, cut once into a cache folder as lossless PNG.
+
+Below the cache folder a crop is called <picture or video as listed>/<frame>_<x>_<y>_<w>_<h>.png, or <frame>_whole.png
+where no box is given; a picture has the frame number 0.
+"""
+
+import hashlib
+import logging
+import os
+import re
+import stat
+from collections import defaultdict, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path, PurePath
+from typing import NamedTuple, TypeVar
+
+from PIL import Image
+
+from datasets.frames.modes import to_rgb
+from datasets.own.names import printable
+from datasets.sets.cache_folder import built_aside, default_cache_dir, read_record, write_record
+from datasets.tracklet import Fault, OnFault
+from utils.errors import InputError
+from utils.progress import progress
+
+logger = logging.getLogger(__name__)
+
+_VERSION = 2  # goes up when the same lists are to give other crops
+_WAITING = 32  # crops held in memory until they are written
+
+Box = tuple[int, int, int, int]  # x, y, w, h in pixels; x, y is the top-left corner
+Report = Callable[[Sequence[str], str], None]  # names of the crops at fault, what is wrong as predicate of the source
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+class Cut(NamedTuple):
+    """One row that wants a crop."""
+
+    row: int  # line in the list
+    split: str
+    source: str  # path of the picture or video
+    name: str  # of the crop, below the cache folder
+    frame: int  # 0-based, 0 for a picture
+    box: Box | None  # None: the whole picture
+
+
+# Cuts by source, folder to fill, report -> rows whose box ends at the edge of its picture.
+Cutter = Callable[[Mapping[str, Sequence[Cut]], Path, Report], list[int]]
+
+
+class _Record(NamedTuple):
+    """What a finished folder remembers of its cutting."""
+
+    faults: list[tuple[list[str], str]]
+    beyond: list[int]  # rows whose box ends at the edge of its picture
+
+
+def crop_name(source: str, frame: int, box: Box | None) -> str:
+    """The name of a crop from `source` as the list has it, with forward slashes: the same on every machine."""
+    parts = ["%2E%2E" if part == ".." else re.sub(r'[%<>:"|?*\\/]', _escape, part) for part in PurePath(source).parts]
+    return "/".join([*parts, f"{frame}_{'_'.join(map(str, box)) if box else 'whole'}.png"])
+
+
+def _escape(match: re.Match) -> str:
+    return f"%{ord(match[0]):02X}"
+
+
+def cut_crops(
+    table: Path, content: bytes, cuts: Sequence[Cut], cutter: Cutter, cache_dir: str, on_fault: OnFault
+) -> tuple[str, set[str]]:
+    """Cut the crops of the list `table` (its bytes: `content`) unless that was done; `cache_dir` '': the default one.
+
+    Returns their folder and the names of the crops left out because of a fault. A finished folder is used again, and
+    its faults are reported again, as long as the list and its pictures or videos stay as they are; one that is damaged
+    is cut again. Raises InputError when the cache cannot be written; nothing of an unfinished folder is left then.
+    """
+    cache = Path(cache_dir or default_cache_dir())
+    stem = re.sub(r"[^\w.-]", "_", table.stem)[:40]
+    folder = cache / f"{stem}-{_key(table, content, cuts)}"
+    faults = _Faults(table, str(folder), cuts, on_fault)
+    if os.path.isdir(folder):
+        record = _read_record(folder, faults.cuts.keys())
+        if record is not None:
+            for names, problem in record.faults:
+                faults.report(names, problem)
+            _warn_of_cut_boxes(record.beyond)
+            return str(folder), faults.names
+        logger.warning("the cache folder %s is damaged; its crops are cut again", folder)
+    try:
+        _warn_of_cut_boxes(_cut(folder, cuts, cutter, faults))
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"crops cannot be written into the cache folder {cache} ({error.strerror or error})") from None
+    return str(folder), faults.names
+
+
+class _Faults:
+    """Turns problems of crops into faults of the rows that want them, and remembers them."""
+
+    def __init__(self, table: Path, root: str, cuts: Sequence[Cut], on_fault: OnFault) -> None:
+        self.table = table
+        self.root = root
+        self.on_fault = on_fault
+        self.cuts: dict[str, list[Cut]] = defaultdict(list)
+        for cut in cuts:
+            self.cuts[cut.name].append(cut)
+        self.found: list[tuple[Sequence[str], str]] = []
+        self.names: set[str] = set()
+
+    def report(self, names: Sequence[str], problem: str) -> None:
+        """One fault for all rows of the crops `names`, which are of one source."""
+        self.found.append((names, problem))
+        self.names.update(names)
+        cuts = sorted((cut for name in names for cut in self.cuts[name]), key=lambda cut: cut.row)
+        others = f" (and {len(cuts) - 1} more)" if len(cuts) > 1 else ""
+        message = printable(f"{self.table} row {cuts[0].row}{others}: {cuts[0].source} {problem}")
+        frames = tuple(crop_path(self.root, name) for name in names)
+        splits = {cut.split for cut in cuts}
+        self.on_fault(Fault(message, frames, self.root, split=splits.pop() if len(splits) == 1 else ""))
+
+
+def _cut(folder: Path, cuts: Sequence[Cut], cutter: Cutter, faults: _Faults) -> list[int]:
+    """Fill `folder`; returns the rows whose box ends at the edge of its picture."""
+    by_source: dict[str, list[Cut]] = defaultdict(list)
+    for cut in {cut.name: cut for cut in cuts}.values():
+        by_source[cut.source].append(cut)
+    with built_aside(folder, lambda path: _read_record(path, faults.cuts.keys()) is not None) as temporary:
+        beyond = cutter(by_source, temporary, faults.report)
+        write_record(temporary, faults.cuts.keys() - faults.names, faults=faults.found, beyond=beyond)
+    return beyond
+
+
+def _read_record(folder: Path, names: Collection[str]) -> _Record | None:
+    """None when the folder does not hold exactly the crops `names` without those at fault."""
+    record = read_record(folder) or {}
+    faults, beyond = record.get("faults"), record.get("beyond")
+    if not isinstance(faults, list) or not isinstance(beyond, list):
+        return None
+    left_out: set[str] = set()
+    for fault in faults:
+        match fault:
+            case [[_, *_] as at_fault, str()] if all(isinstance(name, str) for name in at_fault):
+                left_out.update(at_fault)
+            case _:
+                return None
+    matches = left_out.issubset(names) and record["files"].keys() == set(names) - left_out
+    return _Record(faults, beyond) if matches and all(isinstance(row, int) for row in beyond) else None
+
+
+def crop_path(folder: str, name: str) -> str:
+    """The path of the crop `name`."""
+    return f"{folder}{os.sep}{name.replace('/', os.sep)}"
+
+
+def _key(table: Path, content: bytes, cuts: Sequence[Cut]) -> str:
+    """Differs as soon as the list, or size, time or access of one of its pictures or videos does."""
+    key = hashlib.sha256(os.fsencode(f"{_VERSION}\0{os.path.realpath(table)}\0"))
+    key.update(content)
+    key.update("\0".join(cut.name for cut in cuts).encode())
+    for source in dict.fromkeys(cut.source for cut in cuts):
+        try:
+            found = os.stat(source)
+            state = f"{found.st_size} {found.st_mtime_ns} {os.access(source, os.R_OK)}"
+        except (OSError, ValueError):
+            state = "missing"
+        key.update(f"\0{state}".encode())
+    return key.hexdigest()[:16]
+
+
+def unusable(source: str) -> str:
+    """Why `source` cannot be opened as a file, or ''."""
+    try:
+        mode = os.stat(source).st_mode
+    except FileNotFoundError:
+        return "does not exist"
+    except (OSError, ValueError) as error:
+        return f"cannot be opened ({getattr(error, 'strerror', None) or error})"
+    return "" if stat.S_ISREG(mode) else "is not a file"
+
+
+def outside(box: Box | None, width: int, height: int) -> str:
+    """What is wrong with a box that holds nothing of a picture of this size, or ''."""
+    if box is None or (box[0] < width and box[1] < height):
+        return ""
+    x, y, w, h = box
+    return f"is {width}x{height} pixels; the box {x},{y},{w},{h} (x,y,w,h) lies outside of that"
+
+
+def cropped(picture: Image.Image, box: Box | None) -> Image.Image:
+    """The part of the picture within the box, or the picture itself; a box that reaches beyond the edge ends there."""
+    if box is None:
+        return picture
+    x, y, w, h = box
+    return picture.crop((x, y, min(x + w, picture.width), min(y + h, picture.height)))
+
+
+def reaches_beyond(box: Box | None, width: int, height: int) -> bool:
+    """Whether a picture of this size has only a part of the box."""
+    return box is not None and (box[0] + box[2] > width or box[1] + box[3] > height)
+
+
+def _warn_of_cut_boxes(beyond: Sequence[int]) -> None:
+    if beyond:
+        rows = ", ".join(map(str, beyond[:5]))
+        logger.warning("%d boxes reach beyond their picture and end at its edge (rows %s)", len(beyond), rows)
+
+
+def save_crop(crop: tuple[Image.Image, Path]) -> None:
+    """Write a picture as PNG."""
+    image, path = crop
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, compress_level=1)
+
+
+@contextmanager
+def workers() -> Iterator[ThreadPoolExecutor]:
+    """Threads that write crops; what they have not begun is dropped at the end."""
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def in_order(
+    pool: ThreadPoolExecutor, function: Callable[[_Item], _Result], items: Iterable[_Item]
+) -> Iterator[_Result]:
+    """`pool.map` that takes only a few items in advance."""
+    running: deque[Future[_Result]] = deque()
+    for item in items:
+        running.append(pool.submit(function, item))
+        if len(running) >= _WAITING:
+            yield running.popleft().result()
+    while running:
+        yield running.popleft().result()
+
+
+def cut_pictures(cuts: Mapping[str, Sequence[Cut]], folder: Path, report: Report) -> list[int]:
+    """Cut all crops of pictures into `folder`, each picture being decoded once; returns the rows of boxes cut off."""
+    beyond: list[int] = []
+    with workers() as pool:
+        done = in_order(pool, partial(_cut_picture, folder, beyond), cuts.items())
+        for problems in progress(done, "cutting crops", "picture", total=len(cuts)):
+            for names, problem in problems:
+                report(names, problem)
+    return sorted(beyond)
+
+
+def _cut_picture(folder: Path, beyond: list[int], item: tuple[str, Sequence[Cut]]) -> list[tuple[list[str], str]]:
+    """Problems of one picture; rows whose box reaches beyond it are added to `beyond`."""
+    source, cuts = item
+    problem = unusable(source)
+    if problem:
+        return [([cut.name for cut in cuts], problem)]
+    try:
+        with Image.open(source) as image:
+            picture = to_rgb(image)
+    except Exception as error:  # Pillow raises many kinds for a broken file
+        return [([cut.name for cut in cuts], f"cannot be decoded as a picture ({error})")]
+    problems = []
+    for cut in cuts:
+        problem = outside(cut.box, *picture.size)
+        if problem:
+            problems.append(([cut.name], problem))
+            continue
+        if reaches_beyond(cut.box, *picture.size):
+            beyond.append(cut.row)
+        save_crop((cropped(picture, cut.box), folder / cut.name))
+    return problems

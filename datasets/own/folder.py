@@ -1,0 +1,112 @@
+"""The user's own crops in folders: split/person/camera_tracklet/frames -> tracklets."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from datasets.own.names import SPLITS, NamedTracklet, natural_key, number_tracklets, printable
+from datasets.sets.find_root import find_root
+from datasets.tracklet import Fault, OnFault, RawSplits, refuse
+from utils.errors import InputError
+
+_IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+_TRACKLET = "<person>/<camera>_<tracklet>"
+_LAYOUT = f"Expected are train/{_TRACKLET}/, query/{_TRACKLET}/ and gallery/{_TRACKLET}/ with the frames as images"
+
+
+class _UnusableError(Exception):
+    """A folder that is left out; the message goes on from its path."""
+
+
+class _Seen(NamedTuple):
+    """A tracklet folder with its frames."""
+
+    path: str
+    split: str
+    person: str
+    frames: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return os.path.basename(self.path)
+
+
+def parse_folder(root: str | Path, on_fault: OnFault = refuse) -> RawSplits:
+    """Read root/train|query|gallery/<person>/<camera>_<tracklet>/ with frames in natural order (2.jpg before 10.jpg).
+
+    `root` is the folder that holds the three, or its parent. The camera is what stands before the last underscore of
+    a tracklet folder's name; where no such name has an underscore, the data name no cameras. Hidden entries and files
+    other than jpg, jpeg, png, bmp and webp are passed over. Nothing is written. Empty folders and names without camera
+    among names with one go to `on_fault`, by default an InputError naming the folder, and are left out. Raises
+    MissingFileError naming a split folder that is missing, InputError for a split that cannot be read.
+    """
+    folder, _ = find_root(Path(root), "your own data", [SPLITS], _LAYOUT)
+    base = str(folder)
+    seen = [tracklet for split in SPLITS for tracklet in _tracklets(base, split, on_fault)]
+    with_cameras = any("_" in tracklet.name for tracklet in seen)
+    kept = []
+    for tracklet in seen:
+        camera, _, _ = tracklet.name.rpartition("_")
+        if with_cameras and not camera:
+            message = f"{tracklet.path} names no camera although others do: rename it to <camera>_<tracklet>"
+            on_fault(Fault(printable(message), tracklet.frames, base, tracklet.split))
+            continue
+        kept.append(NamedTracklet(tracklet.split, tracklet.person, camera, tracklet.frames))
+    return number_tracklets(base, kept)
+
+
+def _tracklets(root: str, split: str, on_fault: OnFault) -> Iterator[_Seen]:
+    """The tracklet folders of one split by person and name; faulty ones are reported and left out."""
+
+    def attempt(function: Callable, entry: os.DirEntry) -> Sequence:
+        try:
+            return function(entry)
+        except _UnusableError as error:
+            problem = str(error)
+        except OSError as error:
+            problem = f"cannot be read ({error.strerror})"
+        on_fault(Fault(printable(f"{entry.path} {problem}"), root=root, split=split))
+        return ()
+
+    folder = os.path.join(root, split)
+    try:
+        persons = _folders(folder)
+    except OSError as error:
+        raise InputError(f"{printable(folder)} cannot be read ({error.strerror}). {_LAYOUT}") from None
+    for person in persons:
+        for tracklet in attempt(_tracklet_folders, person):
+            frames = attempt(_frames, tracklet)
+            if frames:
+                yield _Seen(tracklet.path, split, person.name, frames)
+
+
+def _tracklet_folders(person: os.DirEntry) -> list[os.DirEntry]:
+    folders = _folders(person.path)
+    if not folders:
+        raise _UnusableError("holds no tracklet folder: put its frames into folders <camera>_<tracklet>, or delete it")
+    return folders
+
+
+def _frames(tracklet: os.DirEntry) -> tuple[str, ...]:
+    """Paths of the images in natural order."""
+    entries = [e for e in _entries(tracklet.path) if e.name.lower().endswith(_IMAGES) and not e.is_dir()]
+    if not entries:
+        raise _UnusableError(f"holds no image ({', '.join(_IMAGES)}): add its frames, or delete it")
+    frames = tuple(entry.path for entry in entries)
+    try:
+        "".join(frames).encode()
+    except UnicodeEncodeError:
+        raise _UnusableError("or a frame in it has a name that is not UTF-8: rename it") from None
+    return frames
+
+
+def _folders(folder: str) -> list[os.DirEntry]:
+    # A link that leads nowhere counts as a folder, so that it is reported and not silently left out.
+    return [e for e in _entries(folder) if os.path.isdir(e.path) or not os.path.exists(e.path)]
+
+
+def _entries(folder: str) -> list[os.DirEntry]:
+    """What lies in `folder` in natural order, without hidden entries."""
+    with os.scandir(folder) as entries:
+        return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: natural_key(e.name))

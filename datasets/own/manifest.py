@@ -1,0 +1,299 @@
+"""The user's own pictures or videos, listed in one CSV file with or without boxes -> tracklets."""
+
+import csv
+import io
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path, PurePath
+from typing import NamedTuple
+
+from datasets.own.crops import Box, Cut, Cutter, crop_name, crop_path, cut_crops, cut_pictures
+from datasets.own.names import SPLITS, NamedTracklet, number_tracklets, printable
+from datasets.own.video import cut_videos
+from datasets.tracklet import Fault, OnFault, RawSplits, refuse
+from utils.errors import InputError, MissingFileError
+
+_PICTURES = ("split", "person", "camera", "tracklet", "frame")
+_VIDEOS = ("split", "person", "camera", "tracklet", "video", "frame")
+_BOX = ("x", "y", "w", "h")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_LARGEST = 1e9  # no picture is as large, no video as long
+
+
+class _RowError(Exception):
+    """What is wrong with a row."""
+
+
+class _Row(NamedTuple):
+    """A row that is right by itself."""
+
+    number: int  # line in the file, as an editor shows it
+    split: str
+    person: str
+    camera: str
+    tracklet: str
+    source: str  # picture or video as listed
+    frame: int  # of the video, 0-based; 0 for a picture
+    box: Box | None
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """The same for all rows of a tracklet."""
+        return self.split, self.person, self.camera, self.tracklet
+
+
+class _Table(NamedTuple):
+    """A list whose header was read."""
+
+    path: Path
+    content: bytes
+    header: list[str]
+    rows: Iterator[tuple[int, list[str]]]  # line, stripped cells
+    source: str  # the column of the pictures or videos
+
+    def locate(self, source: str) -> str:
+        """The path of a picture or video that the list names."""
+        return os.path.join(str(self.path.parent), source)
+
+    def fault(self, number: int, split: str, problem: object, source: str = "") -> Fault:
+        """The fault of one row; where the pictures are the frames, `source` is left out with it."""
+        frames = (self.locate(source),) if source and self.source == "frame" and "x" not in self.header else ()
+        message = printable(f"{self.path} row {number}: {problem}")
+        return Fault(message, frames, str(self.path.parent), split if split in SPLITS else "")
+
+
+def parse_manifest(root: str | Path, on_fault: OnFault = refuse, cache_dir: str = "") -> RawSplits:
+    """Read a CSV file with the columns split, person, camera, tracklet, frame and optional x, y, w, h (pixels).
+
+    `root` is the file, or a folder with one CSV file or a manifest.csv. A frame is a picture, named by its path from
+    the file's folder; the rows of a tracklet are in temporal order. With boxes the crops are cut into `cache_dir` ('':
+    the default one) and read from there. Rows that are wrong go to `on_fault`, by default an InputError naming file
+    and row, and are left out. Raises MissingFileError when there is no such file, InputError when it is no CSV file in
+    UTF-8, lacks columns or has no rows.
+    """
+    table = _read_table(Path(root), _PICTURES)
+    rows = list(_sift(table, _rows(table, on_fault), _repeats(), on_fault))
+    rows = list(_sift(table, rows, _missing_cameras(rows), on_fault))
+    if any(row.box for row in rows):
+        return _cropped(table, rows, cut_pictures, cache_dir, on_fault)
+    return _grouped(str(table.path.parent), ((row, table.locate(row.source)) for row in rows))
+
+
+def parse_video(root: str | Path, on_fault: OnFault = refuse, cache_dir: str = "") -> RawSplits:
+    """Read a CSV file with the columns split, person, camera, tracklet, video, frame and optional x, y, w, h (pixels).
+
+    As `parse_manifest`, but `video` is the path of a video and `frame` the number of a frame in it, 0 being the first
+    that is shown; the frames of a tracklet are sorted by it and are of one video. Crops are always cut.
+    """
+    table = _read_table(Path(root), _VIDEOS)
+    rows = list(_sift(table, _rows(table, on_fault), _clashes(), on_fault))
+    rows = list(_sift(table, rows, _missing_cameras(rows), on_fault))
+    return _cropped(table, rows, cut_videos, cache_dir, on_fault)
+
+
+def _read_table(root: Path, columns: tuple[str, ...]) -> _Table:
+    path = _find_table(root, columns)
+    try:
+        content = path.read_bytes()
+        text = content.decode("utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise InputError(f"{path} row {line} is not UTF-8 text ({error.reason}); save it as CSV in UTF-8") from None
+    if "\0" in text:
+        raise InputError(f"{path} is not UTF-8 text (it holds zero bytes); save it as CSV in UTF-8")
+    rows = _csv_rows(path, text)
+    header = [name.lower() for name in next(rows, (0, []))[1]]
+    _check_header(path, header, columns)
+    return _Table(path, content, header, rows, "video" if "video" in columns else "frame")
+
+
+def _find_table(root: Path, columns: tuple[str, ...]) -> Path:
+    if os.path.isfile(root):
+        return root
+    expected = f"expected is a CSV file with the columns {_described(columns)}, or a folder with one"
+    if not os.path.isdir(root):
+        raise MissingFileError(f"DATASETS.ROOT_DIR {root} does not exist; {expected}")
+    try:
+        names = sorted(name for name in os.listdir(root) if name.lower().endswith(".csv") and not name.startswith("."))
+    except OSError as error:
+        raise InputError(f"DATASETS.ROOT_DIR {root} cannot be read ({error.strerror})") from None
+    if not names:
+        raise MissingFileError(f"DATASETS.ROOT_DIR {root} holds no CSV file; {expected}")
+    if len(names) > 1 and "manifest.csv" not in names:
+        raise InputError(f"DATASETS.ROOT_DIR {root} holds several CSV files ({printable(', '.join(names))}); name one")
+    return root / (names[0] if len(names) == 1 else "manifest.csv")
+
+
+def _described(columns: Iterable[str]) -> str:
+    return f"{','.join(columns)} and, for boxes, {','.join(_BOX)} (camera may be missing)"
+
+
+def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+    """(line where it begins, stripped cells) of each row that is not blank."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
+    while True:
+        number = reader.line_num + 1
+        try:
+            cells = [cell.strip() for cell in next(reader)]
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise InputError(f"{path} row {number}: cannot be read as CSV ({error}); check its quotes") from None
+        if any(cells):
+            yield number, cells
+
+
+def _check_header(path: Path, header: list[str], columns: tuple[str, ...]) -> None:
+    if not header:
+        raise InputError(f"{path} is empty; expected are the columns {_described(columns)}")
+    if "video" in header and "video" not in columns:
+        raise InputError(f"{path} has a column video: use DATASETS.NAMES video")
+    missing = [name for name in columns if name not in header and name != "camera"]
+    for mark, name in ((";", "semicolons"), ("\t", "tabs")):
+        if missing and mark in "".join(header):
+            raise InputError(f"{path} seems to be separated by {name}; save it with commas")
+    if missing:
+        found = printable(f"{','.join(header):.200}")
+        raise InputError(f"{path} lacks {', '.join(missing)} (found: {found}); it needs {_described(columns)}")
+    lacking = [name for name in _BOX if name not in header]
+    if 0 < len(lacking) < len(_BOX):
+        raise InputError(f"{path} lacks {', '.join(lacking)}: boxes need all four columns {','.join(_BOX)}")
+    twice = [name for name in (*columns, *_BOX) if header.count(name) > 1]
+    if twice:
+        raise InputError(f"{path} has the column {twice[0]} twice; rename one")
+
+
+def _rows(table: _Table, on_fault: OnFault) -> Iterator[_Row]:
+    """The rows that are right by themselves."""
+    width = len(table.header)
+    empty = True
+    for number, cells in table.rows:
+        empty = False
+        named = dict(zip(table.header, cells))
+        try:
+            if any(cells[width:]) or len(cells) < width:
+                raise _RowError(f"has {len(cells)} cells, the header {width}; put texts with a comma in quotes")
+            yield _row(number, named, table.source)
+        except _RowError as problem:
+            on_fault(table.fault(number, named.get("split", "").lower(), problem, named.get(table.source, "")))
+    if empty:
+        raise InputError(f"{table.path} has no rows below its header")
+
+
+def _row(number: int, cells: dict[str, str], source: str) -> _Row:
+    split = cells["split"].lower()
+    for name in ("person", "tracklet", source, "frame"):
+        if not cells[name]:
+            raise _RowError(f"column {name} is empty")
+    if split not in SPLITS:
+        raise _RowError(f"split is {cells['split']!r:.60}; it must be one of {', '.join(SPLITS)}")
+    if any(ord(character) < 32 for character in cells[source]):
+        raise _RowError(f"column {source} holds a line break or control character; check the quotes")
+    return _Row(
+        number,
+        sys.intern(split),
+        sys.intern(cells["person"]),
+        sys.intern(cells.get("camera", "")),
+        sys.intern(cells["tracklet"]),
+        str(PurePath(cells[source])),  # ./a.jpg and a.jpg are one picture
+        _frame_number(cells["frame"]) if source == "video" else 0,
+        _box([cells.get(name, "") for name in _BOX]),
+    )
+
+
+def _frame_number(text: str) -> int:
+    value = _number("frame", text)
+    if value < 0 or value != math.floor(value):
+        raise _RowError(f"frame is {text}; it must be a whole number, 0 being the first frame of the video")
+    return int(value)
+
+
+def _number(name: str, text: str) -> float:
+    value = float(text) if _NUMBER.fullmatch(text) else math.nan
+    if not abs(value) < _LARGEST:
+        raise _RowError(f"{name} is {text!r:.60}; it must be a number such as 12 or 12.5, below {_LARGEST:,.0f}")
+    return value
+
+
+def _box(texts: list[str]) -> Box | None:
+    if not any(texts):
+        return None
+    if not all(texts):
+        raise _RowError(f"has some of {','.join(_BOX)} but not all: give all four, or none for the whole picture")
+    x, y, w, h = (_number(name, text) for name, text in zip(_BOX, texts))
+    given = f"box {','.join(texts)} (x,y,w,h)"
+    if x < 0 or y < 0:
+        raise _RowError(f"{given} begins outside of the picture: x and y must be 0 or more")
+    if w <= 0 or h <= 0:
+        raise _RowError(f"{given} is empty: w and h must be more than 0")
+    # Edges are rounded, not sizes, so that a box within the picture stays within it.
+    left, top, right, bottom = (math.floor(edge + 0.5) for edge in (x, y, x + w, y + h))
+    if left == right or top == bottom:
+        raise _RowError(f"{given} holds no whole pixel")
+    return left, top, right - left, bottom - top
+
+
+def _sift(table: _Table, rows: Iterable[_Row], problem_of: Callable[[_Row], str], on_fault: OnFault) -> Iterator[_Row]:
+    """The rows without a problem."""
+    for row in rows:
+        problem = problem_of(row)
+        if problem:
+            on_fault(table.fault(row.number, row.split, problem))
+        else:
+            yield row
+
+
+def _missing_cameras(rows: list[_Row]) -> Callable[[_Row], str]:
+    with_cameras = any(row.camera for row in rows)
+    return lambda row: "column camera is empty although other rows name one" if with_cameras and not row.camera else ""
+
+
+def _repeats() -> Callable[[_Row], str]:
+    """Finds rows that are there twice."""
+    seen: dict[tuple, int] = {}
+
+    def problem_of(row: _Row) -> str:
+        first = seen.setdefault((row.key, row.source, row.box), row.number)
+        return f"repeats row {first} (same frame in the same tracklet); delete one" if first != row.number else ""
+
+    return problem_of
+
+
+def _clashes() -> Callable[[_Row], str]:
+    """Finds tracklets across two videos and frames that a tracklet has twice."""
+    videos: dict[tuple, tuple[str, int]] = {}
+    frames: dict[tuple, int] = {}
+
+    def problem_of(row: _Row) -> str:
+        video, first = videos.setdefault(row.key, (row.source, row.number))
+        if video != row.source:
+            return f"is of video {row.source}, but row {first} of the same tracklet of {video}; use two tracklets"
+        first = frames.setdefault((row.key, row.frame), row.number)
+        return f"has frame {row.frame} as row {first} of the same tracklet; delete one" if first != row.number else ""
+
+    return problem_of
+
+
+def _cropped(table: _Table, rows: list[_Row], cutter: Cutter, cache_dir: str, on_fault: OnFault) -> RawSplits:
+    """Tracklets of crops, without those that could not be cut."""
+    named = [(row, crop_name(row.source, row.frame, row.box)) for row in rows]
+    cuts = [Cut(row.number, row.split, table.locate(row.source), name, row.frame, row.box) for row, name in named]
+    folder, left_out = cut_crops(table.path, table.content, cuts, cutter, cache_dir, on_fault)
+    return _grouped(folder, ((row, crop_path(folder, name)) for row, name in named if name not in left_out))
+
+
+def _grouped(root: str, frames: Iterable[tuple[_Row, str]]) -> RawSplits:
+    """Rows with the paths of their frames -> tracklets."""
+    groups: dict[tuple[str, ...], list[tuple[int, str]]] = {}
+    for row, path in frames:
+        groups.setdefault(row.key, []).append((row.frame, path))
+    tracklets = []
+    for (split, person, camera, _), paths in groups.items():
+        in_order = tuple(path for _, path in sorted(paths, key=lambda numbered: numbered[0]))
+        tracklets.append(NamedTracklet(split, person, camera, in_order))
+    return number_tracklets(root, tracklets)

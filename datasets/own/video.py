@@ -1,0 +1,83 @@
+"""Crops of videos: every video is decoded once, one frame after another."""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import av
+from PIL import Image
+
+from datasets.own.crops import Cut, Report, cropped, in_order, outside, reaches_beyond, save_crop, unusable, workers
+from utils.progress import progress
+
+
+def cut_videos(cuts: Mapping[str, Sequence[Cut]], folder: Path, report: Report) -> list[int]:
+    """Cut all crops of videos into `folder`, each video being decoded once up to the last frame that is needed.
+
+    Returns the rows whose box was cut off at the edge of its picture.
+    """
+    total = sum(max(cut.frame for cut in of_video) + 1 for of_video in cuts.values())
+    frames = progress(_decoded(cuts, report), "cutting crops", "frame", total=total)
+    beyond: list[int] = []
+    with workers() as pool:
+        for _ in in_order(pool, save_crop, _video_crops(frames, folder, beyond, report)):
+            pass
+    return sorted(beyond)
+
+
+def _video_crops(
+    frames: Iterable[tuple[Sequence[Cut], Image.Image | None]],
+    folder: Path,
+    beyond: list[int],
+    report: Report,
+) -> Iterator[tuple[Image.Image, Path]]:
+    for cuts, picture in frames:
+        for cut in cuts:
+            problem = outside(cut.box, *picture.size)
+            if problem:
+                report([cut.name], f"frame {cut.frame} {problem}")
+                continue
+            if reaches_beyond(cut.box, *picture.size):
+                beyond.append(cut.row)
+            yield cropped(picture, cut.box), folder / cut.name
+
+
+def _decoded(
+    cuts: Mapping[str, Sequence[Cut]], report: Report
+) -> Iterator[tuple[Sequence[Cut], Image.Image | None]]:
+    """Every frame of every video in display order: who wants it, and its RGB picture if anyone does."""
+    for source, of_video in cuts.items():
+        wanted: dict[int, list[Cut]] = defaultdict(list)
+        for cut in of_video:
+            wanted[cut.frame].append(cut)
+        count = 0
+        problem = unusable(source)
+        try:
+            for frame in () if problem else _frames(source):
+                if frame.is_corrupt:
+                    raise ValueError("the frame is damaged, and so are all that build on it")
+                here = wanted.get(count, [])
+                yield here, Image.fromarray(frame.to_ndarray(format="rgb24")) if here else None
+                wanted.pop(count, None)
+                count += 1
+                if not wanted:
+                    break
+        except Exception as error:  # FFmpeg's are of many kinds
+            reason = getattr(error, "strerror", None) or error
+            problem = f"cannot be decoded as a video from frame {count} (the first is 0) on ({reason})"
+        if problem:
+            report([cut.name for here in wanted.values() for cut in here], problem)
+            continue
+        for number, here in sorted(wanted.items()):
+            report([cut.name for cut in here], f"has {count} frames, but none of number {number} (the first is 0)")
+
+
+def _frames(source: str) -> Iterator[av.VideoFrame]:
+    # With an absolute path FFmpeg does not take a name with a colon for a protocol.
+    with av.open(os.path.abspath(source)) as container:
+        if not container.streams.video:
+            raise ValueError("it holds no video")
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        yield from container.decode(stream)

@@ -1,0 +1,228 @@
+"""iLIDS-VID (Wang et al., ECCV 2014): person folders of two cameras and ten official splits -> tracklets."""
+
+import os
+import posixpath
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from datasets.sets.archive import unpack_tar
+from datasets.sets.find_root import folders_in, images_in, only_one, without_hyphens
+from datasets.sets.matlab import read_matlab5
+from datasets.tracklet import Fault, OnFault, RawSplits, Tracklet, refuse
+from utils.errors import InputError, MissingFileError
+
+OFFICIAL = {"train": (150, 300), "query": (150, 150), "gallery": (150, 150)}  # identities, tracklets
+_CAMERAS = ("cam1", "cam2")
+_SPLITS = tuple("0123456789")
+_HALVES = ("last", "first")
+_SPLIT_FILE = "train_test_splits_ilidsvid.mat"
+_SPLIT_FOLDER = "train-test people splits"
+_FOLDER_NAMES = ("i-LIDS-VID", "iLIDS-VID", "ilids-vid")
+_ARCHIVE_ENDINGS = (".tar", ".tar.gz", ".tgz")
+_HOW_TO_GET = (
+    "iLIDS-VID is distributed by its authors (Wang et al., ECCV 2014) as iLIDS-VID.tar, which is read as it is too"
+)
+
+
+def parse_ilidsvid(
+    root: str | Path,
+    on_fault: OnFault = refuse,
+    split: int | str = 0,
+    train_half: str = "last",
+    cache_dir: str | Path = "",
+) -> RawSplits:
+    """Read one of the ten splits of iLIDS-VID: 300 training, 150 query (cam1) and 150 gallery (cam2) tracklets.
+
+    `root` is the folder that holds i-LIDS-VID/ and the folder of splits, its parent, i-LIDS-VID itself, or the tar
+    archive or its folder; an archive is unpacked into `cache_dir` (empty: the user's cache). Training takes the
+    `train_half` of the split's persons: 'last' as in the literature, 'first' as in the authors' release. Persons that
+    are wrong go to `on_fault`, by default an InputError (a ValueError) naming the folder, and are left out. Raises
+    MissingFileError (a FileNotFoundError) naming the first missing file, InputError for any other fault.
+    """
+    if str(split) not in _SPLITS:
+        raise InputError(f"DATASETS.SPLIT {split!r} is not a split of iLIDS-VID; it must be one of 0 to 9")
+    if train_half not in _HALVES:
+        raise InputError(f"DATASETS.TRAIN_HALF {train_half!r} must be one of {', '.join(_HALVES)}")
+    folder = _find_folder(Path(root), cache_dir)
+    split_file = _find_split_file(folder)
+    persons, single = _persons(folder, on_fault)
+    order = _split_table(split_file, len(persons), folder, single)[int(split)]
+    half = len(persons) // 2
+    train_order = order[half:] if train_half == "last" else order[:half]
+    numbers = set(train_order.tolist())
+    train, test = [], []
+    for number, tracklets in enumerate(persons, start=1):
+        (train if number in numbers else test).extend(tracklets)
+    return RawSplits(
+        root=str(folder),
+        train=train,
+        query=[t for t in test if t.camid == 0],
+        gallery=[t for t in test if t.camid == 1],
+        cameras=("1", "2"),
+        gallery_includes_query=False,
+    )
+
+
+def _find_folder(root: Path, cache_dir: str | Path) -> Path:
+    """The folder that holds sequences/, unpacked from an archive where only that is there."""
+    if os.path.isfile(root):
+        return _unpacked(root, cache_dir)
+    if not os.path.isdir(root):
+        raise MissingFileError(
+            f"DATASETS.ROOT_DIR {root} is neither a folder nor a tar file; set it to the folder of iLIDS-VID. "
+            f"{_HOW_TO_GET}"
+        )
+    folder = _folder_with_sequences(root)
+    if folder is not None:
+        return folder
+    archive = _find_archive(root)
+    if archive is not None:
+        return _unpacked(archive, cache_dir)
+    raise MissingFileError(
+        f"{root / 'i-LIDS-VID' / 'sequences'} is missing (looked in {root} for sequences/cam1 and cam2 in i-LIDS-VID, "
+        f"and for {', '.join(f'*{ending}' for ending in _ARCHIVE_ENDINGS)}). {_HOW_TO_GET}"
+    )
+
+
+def _folder_with_sequences(root: Path) -> Path | None:
+    """`root` or the nearest folder in it, up to three deep, that holds sequences/cam1 or sequences/cam2."""
+    children = folders_in(root)
+    nested = [child / name for child in children for name in _FOLDER_NAMES]
+    deeper = [path / name for path in nested for name in _FOLDER_NAMES]
+    for places in ([root], children, nested, deeper):
+        found = [path for path in places if any(os.path.isdir(path / "sequences" / camera) for camera in _CAMERAS)]
+        # Where upper and lower case are the same, several spellings find one folder.
+        found = sorted({_identity(path): path for path in reversed(found)}.values())
+        if found:
+            return only_one(found, "iLIDS-VID", root)
+    return None
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def _find_archive(root: Path) -> Path | None:
+    """The tar archive of iLIDS-VID in `root`, or in raw/ as the authors' release has it, or in a child named so."""
+    homes = [root, *(child for child in folders_in(root) if "ilids" in without_hyphens(child.name))]
+    for home in homes:
+        found = [path for folder in (home, home / "raw") if os.path.isdir(folder) for path in _archives_in(folder)]
+        named = [path for path in found if "ilids" in without_hyphens(path.name)]
+        best = named or found
+        if len(best) > 1:
+            names = ", ".join(str(path.relative_to(root)) for path in best)
+            raise InputError(f"DATASETS.ROOT_DIR {root} holds several archives: {names}; name the one of iLIDS-VID")
+        if best:
+            return best[0]
+    return None
+
+
+def _archives_in(folder: Path) -> list[Path]:
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read ({error.strerror})") from None
+    fitting = [name for name in names if name.lower().endswith(_ARCHIVE_ENDINGS) and name[0] != "."]
+    return [folder / name for name in fitting if os.path.isfile(folder / name)]
+
+
+def _unpacked(archive: Path, cache_dir: str | Path) -> Path:
+    folder = unpack_tar(archive, cache_dir, _belongs)
+    found = _folder_with_sequences(folder)
+    if found is None:
+        raise InputError(f"{archive} (unpacked into {folder}) holds no i-LIDS-VID/sequences/cam1 and cam2")
+    return found
+
+
+def _belongs(name: str) -> bool:
+    """Whether a file of the archive is a frame or the splits; single images and optical flow are not needed."""
+    return "/sequences/cam" in f"/{name}" or posixpath.basename(name) == _SPLIT_FILE
+
+
+def _find_split_file(folder: Path) -> Path:
+    """The file of splits beside the folder of iLIDS-VID or in it."""
+    beside = Path(os.path.abspath(folder)).parent
+    places = [home / _SPLIT_FOLDER / _SPLIT_FILE for home in (folder, beside)]
+    places += [home / _SPLIT_FILE for home in (folder, beside)]
+    for path in places:
+        if os.path.exists(path):
+            return path
+    raise MissingFileError(f"{places[1]} is missing (looked beside {folder} and in it). {_HOW_TO_GET}")
+
+
+def _persons(folder: Path, on_fault: OnFault) -> tuple[list[Sequence[Tracklet]], list[str]]:
+    """Per person folder that both cameras have, sorted by name: its tracklets of cam1 and cam2, none for a fault.
+
+    Beside them, for each folder that one camera lacks, the words that say so.
+    """
+    numbers = [_person_numbers(folder / "sequences" / camera) for camera in _CAMERAS]
+    persons: list[Sequence[Tracklet]] = []
+    single: list[str] = []
+    for name in sorted(numbers[0].keys() | numbers[1].keys()):
+        frames = [
+            _frames(folder, camera, name) if name in seen else () for camera, seen in zip(_CAMERAS, numbers)
+        ]
+        every = tuple(frame for part in frames for frame in part)
+        missing = [camera for camera, seen in zip(_CAMERAS, numbers) if name not in seen]
+        empty = [camera for camera, part in zip(_CAMERAS, frames) if not part]
+        if missing:
+            single.append(f"{name} is missing in {missing[0]}")
+            message = f"{folder / 'sequences' / missing[0] / name} is missing: every person is seen by both cameras"
+            on_fault(Fault(message, every, str(folder)))
+        elif empty:
+            message = f"{folder / 'sequences' / empty[0] / name} holds no image"
+            on_fault(Fault(message, every, str(folder)))
+            # The folder still counts in the numbering of the splits.
+            persons.append(())
+        else:
+            pid = numbers[0][name]
+            persons.append(tuple(Tracklet(part, pid, camid) for camid, part in enumerate(frames)))
+    return persons, single
+
+
+def _person_numbers(folder: Path) -> dict[str, int]:
+    """Name of each person folder -> person."""
+    if not os.path.isdir(folder):
+        raise MissingFileError(f"{folder} is missing. {_HOW_TO_GET}")
+    numbers: dict[str, int] = {}
+    for path in folders_in(folder):
+        match = re.fullmatch(r"person([0-9]{1,9})", path.name)
+        if not match:
+            continue
+        number = int(match[1])
+        if number in numbers.values():
+            raise InputError(f"{path} is a second folder of person {number}; every person has one")
+        numbers[path.name] = number
+    return numbers
+
+
+def _frames(folder: Path, camera: str, name: str) -> tuple[str, ...]:
+    path = str(folder / "sequences" / camera / name)
+    return tuple(f"{path}{os.sep}{image}" for image in images_in(path))
+
+
+def _split_table(path: Path, count: int, folder: Path, single: Sequence[str]) -> np.ndarray:
+    """(10, count) int64: each row a permutation of 1..count, numbering the person folders in the order of names."""
+    table = read_matlab5(path, "ls_set")
+    if table.ndim != 2 or table.shape[0] != len(_SPLITS) or not table.shape[1]:
+        raise InputError(f"{path}: ls_set needs {len(_SPLITS)} rows, one per split, has shape {table.shape}")
+    if table.dtype.kind not in "iuf":
+        raise InputError(f"{path}: ls_set must hold whole numbers, holds {table.dtype}")
+    size = table.shape[1]
+    for number, row in enumerate(table, start=1):
+        # Comparing sorted rows finds NaN and fractions too.
+        if not np.array_equal(np.sort(row), np.arange(1, size + 1)):
+            raise InputError(f"{path}: ls_set row {number} is not a permutation of 1..{size}")
+    if size % 2:
+        raise InputError(f"{path}: ls_set splits {size} persons, which has no halves; an even number is expected")
+    if size != count:
+        rest = f" and {len(single) - 3} more" if len(single) > 3 else ""
+        names = f" ({', '.join(single[:3])}{rest})" if single else ""
+        raise InputError(
+            f"{path}: ls_set splits {size} persons, but {folder / 'sequences'} has {count} seen by both cameras{names}"
+        )
+    return table.astype(np.int64)

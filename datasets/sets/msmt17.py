@@ -1,0 +1,141 @@
+"""MSMT17 (Wei et al., CVPR 2018): four lists of images -> tracklets of one frame each."""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from datasets.sets.find_root import find_root, present
+from datasets.tracklet import Fault, OnFault, RawSplits, Tracklet, refuse
+from utils.errors import InputError, MissingFileError
+
+NUM_CAMERAS = 15
+OFFICIAL = {"train": (1_041, 32_621), "query": (3_060, 11_659), "gallery": (3_060, 82_161)}  # identities, images
+_LISTS = ("list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt")
+# Image folders of training and test: those of MSMT17_V1, and of MSMT17_V2 where faces are masked.
+_IMAGE_FOLDERS = (("train", "test"), ("mask_train_v2", "mask_test_v2"))
+# The lists number their test people from 0 again: these are added to a person, who has four digits at most.
+_FIRST_TEST_PERSON = 10_000
+_HOW_TO_GET = "MSMT17 is handed out by its authors (Wei et al., CVPR 2018) on request, as MSMT17_V1 or MSMT17_V2"
+
+
+class _Line(NamedTuple):
+    """One line of a list that is in order as far as it can be told alone."""
+
+    where: str  # list and line
+    image: str  # path below the folder of images
+    person: int  # as the list has it
+    camera: int  # from 1
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Training or test: lists whose people and images are numbered and kept together."""
+
+    root: Path  # of the data set
+    folder: str  # of the images, below the root
+    first_person: int  # added to the numbers of the lists
+    on_fault: OnFault
+    images: dict[str, _Line] = field(default_factory=dict)  # image -> the line that names it first
+    people: dict[str, _Line] = field(default_factory=dict)  # folder of a person -> its first line
+
+    def path(self, image: str) -> str:
+        """The path of an image of a list."""
+        return os.path.join(self.root, self.folder, *image.split("/"))
+
+    def tracklets(self, name: str, split: str) -> list[Tracklet]:
+        """One tracklet for each line of the list `name` that is in order, also with the lists read before."""
+        tracklets = []
+        for line in self._lines(name, split):
+            first = self.people.setdefault(os.path.dirname(line.image) or line.image, line)
+            if (named := self.images.setdefault(line.image, line)) is not line:
+                # Without frames: leaving the image out would take the first line away too.
+                self.on_fault(Fault(f"{line.where}: image {line.image!r} is named in {named.where} already"))
+            elif first.person != line.person:
+                wrong = f"{line.image!r} is of person {line.person}, its folder of person {first.person}"
+                self.on_fault(
+                    Fault(f"{line.where}: {wrong} ({first.where})", (self.path(line.image),), str(self.root), split)
+                )
+            else:
+                tracklets.append(Tracklet((self.path(line.image),), self.first_person + line.person, line.camera - 1))
+        return tracklets
+
+    def _lines(self, name: str, split: str) -> Iterator[_Line]:
+        path = self.root / name
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} cannot be read as a list of images ({error})") from None
+        for number, line in enumerate(text.rstrip().split("\n") if text.strip() else (), start=1):
+            where = f"{path} line {number}"
+            image, _, person = line.rstrip().rpartition(" ")
+            if not (_is_below(image) and re.fullmatch("[0-9]{1,4}", person)):
+                expected = "an image below its folder, a space and a person (a whole number of at most four digits)"
+                self.on_fault(Fault(f"{where}: expected {expected}, found {line.rstrip()!r:.80}"))
+                continue
+            try:
+                yield _Line(where, image, int(person), _camera(image))
+            except InputError as error:
+                self.on_fault(Fault(f"{where}: {error}", (self.path(image),), str(self.root), split))
+
+
+def parse_msmt17(root: str | Path, on_fault: OnFault = refuse) -> RawSplits:
+    """Read the lists into 32,621 training, 11,659 query and 82,161 gallery tracklets of one frame (official files).
+
+    `root` is the folder that holds the lists list_{train,val,query,gallery}.txt and the images (train/ and test/ in
+    MSMT17_V1, mask_train_v2/ and mask_test_v2/ in MSMT17_V2), or its parent. As usual the validation list is part of
+    the training: its images are of the same 1,041 people. The lists number the people of training and of test from 0
+    each, and equal numbers are different people: test ids are the list's numbers plus 10,000, so that nothing takes
+    two people for one; `persons` gives the numbers of the list back. Queries are not in the gallery. Nothing is
+    written, and whether the images are there is not looked up. Lines that are wrong go to `on_fault`, by default an
+    InputError (a ValueError) naming list and line, and are left out. Raises MissingFileError (a FileNotFoundError)
+    naming the first missing list or folder, InputError for a list that cannot be read at all.
+    """
+    folder, _ = find_root(Path(root), "MSMT17", [_LISTS], _HOW_TO_GET)
+    train_folder, test_folder = _image_folders(folder)
+    train_list, val_list, query_list, gallery_list = _LISTS
+    training = _Part(folder, train_folder, 0, on_fault)
+    test = _Part(folder, test_folder, _FIRST_TEST_PERSON, on_fault)
+    query, gallery = test.tracklets(query_list, "query"), test.tracklets(gallery_list, "gallery")
+    return RawSplits(
+        root=str(folder),
+        train=[*training.tracklets(train_list, "train"), *training.tracklets(val_list, "train")],
+        query=query,
+        gallery=gallery,
+        cameras=tuple(str(camera) for camera in range(1, NUM_CAMERAS + 1)),
+        gallery_includes_query=False,
+        persons={t.pid: str(t.pid - _FIRST_TEST_PERSON) for t in (*query, *gallery)},
+    )
+
+
+def _image_folders(root: Path) -> tuple[str, str]:
+    """Names of the folders of training and of test images; raises MissingFileError, InputError for two pairs."""
+    whole = [pair for pair in _IMAGE_FOLDERS if len(present(root, pair)) == len(pair)]
+    if len(whole) > 1:
+        names = ", ".join(name for pair in whole for name in pair)
+        raise InputError(
+            f"{root} holds the images of MSMT17_V1 and of MSMT17_V2 ({names}); move those of one elsewhere"
+        )
+    folders = max(_IMAGE_FOLDERS, key=lambda pair: len(present(root, pair)))
+    for name in folders:
+        if not os.path.exists(root / name):
+            looked = "; or ".join(", ".join(pair) for pair in _IMAGE_FOLDERS)
+            raise MissingFileError(f"{root / name} is missing (looked in {root} for {looked}). {_HOW_TO_GET}")
+    return folders
+
+
+def _is_below(image: str) -> bool:
+    return bool(image) and not image.startswith("/") and ".." not in image.split("/") and "\0" not in image
+
+
+def _camera(image: str) -> int:
+    """The camera (1-based) that the name of an image gives: 0000/0000_000_01_0303morning_0008_0.jpg is of camera 1."""
+    name = image.rpartition("/")[2]
+    fields = name.split("_", 3)
+    if len(fields) < 4:
+        raise InputError(f"image {name!r} needs four fields parted by '_', the third of them the camera")
+    if not re.fullmatch("[0-9]{1,2}", fields[2]) or not 1 <= int(fields[2]) <= NUM_CAMERAS:
+        raise InputError(f"image {name!r}: camera {fields[2]!r}, its third field, is not one of 1..{NUM_CAMERAS}")
+    return int(fields[2])

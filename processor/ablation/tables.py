@@ -1,0 +1,173 @@
+"""The tables of an ablation: this project's figures beside the paper's, as tables.md, tables.csv and on screen."""
+
+import csv
+import io
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from processor.ablation.cost import Cost
+from processor.ablation.paper import OFFICIAL_TESTS, PAPER_ROWS, PaperRow, Scores
+from processor.splits_table import mean_and_spread
+from utils.checkpoint import write_atomically
+
+logger = logging.getLogger(__name__)
+
+MARKDOWN, CSV = "tables.md", "tables.csv"
+_METRICS = (("mAP", "mAP"), ("Rank-1", "rank1"), ("Rank-5", "rank5"))
+_OWN_ROWS = "Own rows"
+_COLUMNS = (
+    "table", "row", "config", "data set", "seeds", "mAP", "mAP spread", "mAP paper", "mAP difference", "Rank-1",
+    "Rank-1 spread", "Rank-1 paper", "Rank-1 difference", "Rank-5", "Rank-5 spread", "Rank-5 paper",
+    "Rank-5 difference", "params M", "params M paper", "FLOPs G", "FLOPs G paper", "deployed FLOPs G",
+)  # fmt: skip
+_NOTES = (
+    "Percent; the spread is the standard deviation over the seeds (n - 1). Scores are those of the epoch that "
+    "SOLVER.SELECT_BY chose.",
+    "params M: millions, with 625 identities and 6 cameras; the text branch with its text tower (without the token "
+    "embedding) and its prompts. FLOPs G: billions of multiply-adds per frame in the training forward, linear layers "
+    "and attention (and a CNN's convolutions), without the patch embedding; the text branch with one text per frame. "
+    "deployed: the retrieval feature alone, everything counted.",
+)
+_NO_DIFFERENCE = (
+    "No difference is formed where network, test set or protocol of the test are not the paper's; its scores stand "
+    "there for orientation."
+)
+_PROTOCOL = {
+    "sampling": "dense", "neck_feat": "before", "feat_norm": True, "re_ranking": None, "same_camera_filter": True,
+    "ap": "step",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RowResult:
+    """What is known of one row."""
+
+    name: str  # of its file, without .yml
+    cost: Cost | None = None
+    as_paper: bool = True  # whether network, image and clip are those of the paper's row
+    runs: Sequence[dict[str, Any]] = field(default_factory=tuple)  # metrics.json of each finished seed
+
+
+def write_tables(out: Path, results: Sequence[RowResult]) -> list[Path]:
+    """Write tables.md and tables.csv with a row for each result, in the order of the paper's tables."""
+    records = _records(results)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    sections = [f"## {table}\n\n{_markdown(rows)}\n" for table, rows in _by_table(records).items()]
+    notes = [*_NOTES, *_comparability(records)]
+    for name, content in ((MARKDOWN, "\n".join([*sections, *notes, ""])), (CSV, text.getvalue())):
+        write_atomically(out / name, lambda path, content=content: path.write_text(content, encoding="utf-8"))
+    return [out / MARKDOWN, out / CSV]
+
+
+def log_tables(results: Sequence[RowResult]) -> None:
+    """The same tables on screen and in the log."""
+    records = _records(results)
+    for table, rows in _by_table(records).items():
+        header, body = _short_cells(rows)
+        widths = [max(len(line[column]) for line in [header, *body]) for column in range(len(header))]
+        logger.info("%s", table)
+        for line in [header, *body]:
+            cells = [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))]
+            logger.info("  %s", "  ".join(cells))
+    for note in _comparability(records):
+        logger.info("%s", note)
+
+
+def log_costs(results: Sequence[RowResult]) -> None:
+    """Parameters and multiply-adds beside the paper's, a line per row."""
+    line = "  {:<26}{:>10}{:>9}{:>8}{:>10}{:>9}{:>8}{:>12}"
+    for table, rows in _by_table(_records(results)).items():
+        titles = ("params M", "paper", "diff", "FLOPs G", "paper", "diff", "deployed G")
+        logger.info("%s", table)
+        logger.info("%s", line.format("", *titles))
+        for row in rows:
+            cells = []
+            for column in ("params M", "FLOPs G"):
+                ours, paper = row[column], row[f"{column} paper"]
+                change = f"{100 * (float(ours) / float(paper) - 1):+.1f}%" if ours and paper else "-"
+                cells += [ours or "-", paper or "-", change]
+            logger.info("%s", line.format(row["row"], *cells, row["deployed FLOPs G"] or "-"))
+    logger.info("%s", _NOTES[1])
+
+
+def _records(results: Sequence[RowResult]) -> list[dict[str, str]]:
+    """One flat record per row, in the order of the paper's tables, then those that are not the paper's."""
+    by_name = {result.name: result for result in results}
+    pairs: list[tuple[PaperRow, RowResult]] = [
+        (row, by_name.pop(row.config)) for row in PAPER_ROWS if row.config in by_name
+    ]
+    pairs += [(PaperRow(_OWN_ROWS, name, name), result) for name, result in by_name.items()]
+    return [_record(row, result) for row, result in pairs]
+
+
+def _record(paper: PaperRow, result: RowResult) -> dict[str, str]:
+    record = dict.fromkeys(_COLUMNS, "") | {"table": paper.table, "row": paper.label, "config": result.name}
+    if result.cost is not None:
+        record["params M"] = f"{result.cost.params:.2f}"
+        record["FLOPs G"] = f"{result.cost.training_flops:.2f}"
+        record["deployed FLOPs G"] = f"{result.cost.deployed_flops:.2f}"
+    if result.as_paper:
+        record["params M paper"] = "" if paper.params is None else f"{paper.params:.2f}"
+        record["FLOPs G paper"] = "" if paper.flops is None else f"{paper.flops:.2f}"
+    dataset = next((run["protocol"]["dataset"] for run in result.runs), "")
+    record |= {"data set": dataset, "seeds": str(len(result.runs))}
+    if not result.runs:
+        return record
+    mean, spread = mean_and_spread(result.runs)
+    published: Scores = paper.scores.get(dataset, (None, None, None))
+    for (title, name), value in zip(_METRICS, published):
+        record[title] = f"{100 * mean[name]:.2f}"
+        record[f"{title} spread"] = f"{100 * spread[name]:.2f}" if len(result.runs) > 1 else ""
+        if value is not None:
+            record[f"{title} paper"] = f"{value:.1f}"
+            if result.as_paper and all(_is_official(run) for run in result.runs):
+                record[f"{title} difference"] = f"{100 * mean[name] - value:+.2f}"
+    return record
+
+
+def _is_official(run: dict[str, Any]) -> bool:
+    """Whether a test is the one that the paper's figures come from: the whole test set under the default protocol."""
+    protocol = run["protocol"]
+    counts = (run["num_query"], run["num_gallery"])
+    return OFFICIAL_TESTS.get(protocol["dataset"]) == counts and all(protocol[k] == v for k, v in _PROTOCOL.items())
+
+
+def _comparability(records: Sequence[dict[str, str]]) -> list[str]:
+    apart = any(r[f"{title} paper"] and not r[f"{title} difference"] for r in records for title, _ in _METRICS)
+    return [_NO_DIFFERENCE] if apart else []
+
+
+def _by_table(records: Sequence[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
+    tables: dict[str, list[dict[str, str]]] = {}
+    for record in records:
+        tables.setdefault(record["table"], []).append(record)
+    return tables
+
+
+def _short_cells(rows: Sequence[dict[str, str]]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells for people: the spread stands behind its mean."""
+    header = ["row", "seeds"]
+    for title, _ in _METRICS:
+        header += [title, "paper", "diff."]
+    header += ["params M", "paper", "FLOPs G", "paper", "deployed"]
+    body = []
+    for row in rows:
+        cells = [row["row"], row["seeds"]]
+        for title, _ in _METRICS:
+            spread = f" ± {row[f'{title} spread']}" if row[f"{title} spread"] else ""
+            cells += [row[title] + spread, row[f"{title} paper"], row[f"{title} difference"]]
+        cells += [row[name] for name in _COLUMNS[-5:]]
+        body.append([cell or "-" for cell in cells])
+    return header, body
+
+
+def _markdown(rows: Sequence[dict[str, str]]) -> str:
+    header, body = _short_cells(rows)
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *body]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -1,0 +1,72 @@
+"""A picture of ranked lists: each row a query and its nearest gallery tracklets, right ones green, wrong ones red."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from datasets.frames.reader import FrameSource, read_frame
+from datasets.frames.store import frame_source
+from datasets.tracklet import ReIDSplits, Tracklet
+from processor.evaluation.evaluator import Evaluation
+from utils.checkpoint import write_atomically
+
+_TOP = 5
+_CAPTION = 18  # characters
+_FRAME = (192, 96)  # height, width of a picture in pixels
+_BORDER, _GAP, _TEXT = 6, 10, 30
+_GREEN, _RED, _BLUE, _INK, _PAPER = "#1a9641", "#d7191c", "#2b5c8a", "#202020", "#ffffff"
+
+
+def save_contact_sheet(path: Path, evaluation: Evaluation, splits: ReIDSplits, most: int) -> None:
+    """Draw at most `most` queries, evenly spread from the best to the worst AP, with their five nearest."""
+    ranked = [(row, r) for row, r in enumerate(evaluation.rankings) if r.first_match]
+    ranked.sort(key=lambda item: -item[1].average_precision)
+    chosen = sorted({round(place) for place in np.linspace(0, len(ranked) - 1, min(most, len(ranked)))})
+    cell_height, cell_width = _FRAME[0] + 2 * _BORDER + _TEXT + _GAP, _FRAME[1] + 2 * _BORDER + _GAP
+    size = ((_TOP + 1) * cell_width + 3 * _GAP, len(chosen) * cell_height + _TEXT + _GAP)
+    sheet = Image.new("RGB", size, _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(12)
+    source = frame_source(splits.pack, splits.root)
+    draw.text((_GAP, _GAP), "query", _INK, font)
+    legend = "nearest gallery tracklets: green = same person, red = another"
+    draw.text((cell_width + 3 * _GAP, _GAP), legend, _INK, font)
+    for line, place in enumerate(chosen):
+        row, ranking = ranked[place]
+        query = evaluation.query[row]
+        top = _TEXT + line * cell_height
+        caption = f"{_who(query, splits)}\nAP {ranking.average_precision:.2f}"
+        _paste(sheet, draw, font, source, query, (_GAP, top), _BLUE, caption)
+        for column, item in enumerate(ranking.order[:_TOP], start=1):
+            found = evaluation.gallery[item]
+            colour = _GREEN if found.pid == query.pid else _RED
+            caption = f"{_who(found, splits)}\nd {evaluation.dist_QG[row, item]:.3f}"
+            _paste(sheet, draw, font, source, found, (column * cell_width + 3 * _GAP, top), colour, caption)
+    write_atomically(path, lambda temporary: sheet.save(temporary, format="PNG"))
+
+
+def _who(tracklet: Tracklet, splits: ReIDSplits) -> str:
+    """Person and camera, cut to the width of a picture."""
+    text = f"id {splits.person(tracklet.pid)}" + (f"  cam {splits.camera(tracklet.camid)}" if splits.cameras else "")
+    return text if len(text) <= _CAPTION else text[: _CAPTION - 1] + "…"
+
+
+def _paste(
+    sheet: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    font: ImageFont.FreeTypeFont,
+    source: FrameSource,
+    tracklet: Tracklet,
+    corner: tuple[int, int],
+    colour: str,
+    caption: str,
+) -> None:
+    """One framed picture (the tracklet's middle frame) with a caption of two lines below it."""
+    left, top = corner
+    middle = tracklet.frames[len(tracklet.frames) // 2]
+    frame = read_frame(middle, _FRAME, source).permute(1, 2, 0).numpy()  # (H, W, 3)
+    right, bottom = left + _FRAME[1] + 2 * _BORDER, top + _FRAME[0] + 2 * _BORDER
+    draw.rectangle((left, top, right - 1, bottom - 1), fill=colour)
+    sheet.paste(Image.fromarray(np.ascontiguousarray(frame)), (left + _BORDER, top + _BORDER))
+    draw.multiline_text((left, bottom + 2), caption, _INK, font, spacing=1)

@@ -1,0 +1,202 @@
+"""What an evaluation leaves for people and programs: metrics.json, features.npz, ranks.csv and a table."""
+
+import csv
+import io
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datasets.exclusion import below
+from datasets.tracklet import ReIDSplits, Tracklet
+from processor import run_folder as files
+from processor.evaluation.contact_sheet import save_contact_sheet
+from processor.evaluation.evaluator import Evaluation
+from utils.checkpoint import save_json, write_atomically
+
+logger = logging.getLogger(__name__)
+
+_TOP = 10
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The files that are written beside metrics.json."""
+
+    features: bool = False
+    ranks: bool = False
+    camera_pairs: bool = False
+    sheet_queries: int = 0
+
+
+def write_reports(
+    out: Path, evaluation: Evaluation, extra: Mapping[str, Any], wanted: Wanted, splits: ReIDSplits
+) -> list[Path]:
+    """Write metrics.json (the evaluation's summary and `extra`) and the files wanted; return what was written.
+
+    Files of an earlier test that are not wanted are removed: beside the new metrics.json they would mislead. Where
+    persons and cameras are free text, labels.json says what the numbers mean.
+    """
+    save_json(out / files.METRICS, evaluation.summary() | dict(extra))
+    written = [out / files.METRICS]
+    if wanted.camera_pairs and not splits.cameras:
+        logger.warning("TEST.CAMERA_PAIRS: the data name no cameras, so there is no table")
+    if save_labels(out, splits):
+        written.append(out / files.LABELS)
+    for asked, name, save in (
+        (wanted.features, files.FEATURES, save_features),
+        (wanted.ranks, files.RANKS, partial(save_ranks, splits=splits)),
+        (wanted.camera_pairs and splits.cameras, files.PAIRS, partial(save_camera_pairs, cameras=splits.cameras)),
+        (wanted.sheet_queries, files.SHEET, partial(save_contact_sheet, splits=splits, most=wanted.sheet_queries)),
+    ):
+        if asked:
+            save(out / name, evaluation)
+            written.append(out / name)
+        else:
+            (out / name).unlink(missing_ok=True)
+    return written
+
+
+def save_labels(out: Path, splits: ReIDSplits, of_training: bool = False) -> bool:
+    """Write labels.json, what numbers stand for, where persons and cameras are free text; whether it was written.
+
+    The labels of training are written by training alone; a later test in the folder of the run keeps them.
+    """
+    path = out / files.LABELS
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))["train_labels"] if (out / files.LAST).exists() else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        kept = {}
+    if not (splits.persons or kept):
+        path.unlink(missing_ok=True)
+        return False
+    names = splits.names()
+    save_json(path, names if of_training else names | {"train_labels": kept})
+    return True
+
+
+def log_results(evaluation: Evaluation, rows: Mapping[str, Mapping[str, float]]) -> None:
+    """The protocol in one line, the table of `rows` below it, and the queries that could not be scored."""
+    logger.info("%s, percent:", protocol_line(evaluation))
+    for line in results_table(rows).splitlines():
+        logger.info("%s", line)
+    unmatched = queries_without_match(evaluation)
+    if unmatched:
+        logger.warning("%s", unmatched)
+
+
+def protocol_line(evaluation: Evaluation) -> str:
+    """What was compared with what, and the choices that change the numbers."""
+    metrics, protocol = evaluation.metrics, evaluation.protocol
+    return (
+        f"{protocol.dataset}, {protocol.sampling} sampling, {metrics['num_query']} queries against "
+        f"{metrics['num_gallery']} gallery tracklets (TEST.GALLERY_INCLUDES_QUERY {protocol.gallery_includes_query}, "
+        f"TEST.SAME_CAMERA_FILTER {protocol.camera_filter}, TEST.AP {protocol.ap}"
+        + (f", split {protocol.split})" if protocol.split else ")")
+    )
+
+
+def scores_line(scores: Mapping[str, float]) -> str:
+    """Fractions -> mAP and Rank-1, 5, 10 in percent on one line."""
+    named = (("mAP", "mAP"), ("Rank-1", "rank1"), ("Rank-5", "rank5"), ("Rank-10", "rank10"))
+    return ", ".join(f"{title} {100 * scores[name]:.2f} %" for title, name in named)
+
+
+def results_table(rows: Mapping[str, Mapping[str, float]]) -> str:
+    """{row name: fractions} -> a table in percent."""
+    columns = ("mAP", "rank1", "rank5", "rank10", "rank20")
+    width = max(len(name) for name in rows) + 2
+    lines = [" " * width + "".join(f"{name:>9}" for name in ("mAP", "Rank-1", "Rank-5", "Rank-10", "Rank-20"))]
+    for name, scores in rows.items():
+        lines.append(f"{name:<{width}}" + "".join(f"{100 * scores[column]:>9.2f}" for column in columns))
+    return "\n".join(lines)
+
+
+def queries_without_match(evaluation: Evaluation) -> str | None:
+    """One line that says how many queries were left out of the means, or None."""
+    missing = evaluation.metrics["num_query"] - evaluation.metrics["num_valid"]
+    if not missing:
+        return None
+    return (
+        f"{missing} of {evaluation.metrics['num_query']} queries have no true match in the gallery; "
+        f"the scores are means over the other {evaluation.metrics['num_valid']}"
+    )
+
+
+def save_features(path: Path, evaluation: Evaluation) -> None:
+    """Write `features` float32 (n, F) before the L2 norm, `pids`, `camids`, `is_query`; queries first."""
+    arrays: dict[str, Any] = {
+        "features": evaluation.features.astype(np.float32),
+        "pids": np.array([t.pid for t in evaluation.tracklets]),
+        "camids": np.array([t.camid for t in evaluation.tracklets]),
+        "is_query": np.arange(len(evaluation.tracklets)) < evaluation.num_query,
+    }
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.savez(file, **arrays)
+
+    write_atomically(path, write)
+
+
+def save_ranks(path: Path, evaluation: Evaluation, splits: ReIDSplits) -> None:
+    """Write one row per query: AP, position of the first true match, the ten nearest gallery tracklets with distances.
+
+    Tracklets are named by their first frame, a path below the data's folder; AP and first match are empty for a query
+    without a true match.
+    """
+    fields = ["query", "pid", "camera", "AP", "first_match"]
+    for place in range(1, _TOP + 1):
+        fields += [f"top{place}", f"top{place}_pid", f"top{place}_camera", f"top{place}_distance"]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fields, lineterminator="\n")
+    writer.writeheader()
+    gallery = evaluation.gallery
+    for row, (query, ranking) in enumerate(zip(evaluation.query, evaluation.rankings)):
+        record = _identify("query", "", query, splits)
+        if ranking.first_match:
+            record |= {"AP": f"{ranking.average_precision:.6f}", "first_match": ranking.first_match}
+        for place, item in enumerate(ranking.order[:_TOP], start=1):
+            record |= _identify(f"top{place}", f"top{place}_", gallery[item], splits)
+            record[f"top{place}_distance"] = f"{evaluation.dist_QG[row, item]:.6f}"
+        writer.writerow(record)
+    # A file name that is no text in UTF-8 is written with escapes.
+    content = text.getvalue().encode("utf-8", "backslashreplace")
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+
+
+def save_camera_pairs(path: Path, evaluation: Evaluation, cameras: Sequence[str]) -> None:
+    """Write mAP and Rank-1 (fractions) of every pair of a query camera and a gallery camera, and log them in percent.
+
+    Both are empty where no query of the one camera has a true match in the other.
+    """
+    pairs = evaluation.camera_pairs(len(cameras))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["query_camera", "gallery_camera", "num_query", "mAP", "rank1"])
+    for pair in pairs:
+        scores = [f"{pair.mAP:.6f}", f"{pair.rank1:.6f}"] if pair.num_query else ["", ""]
+        writer.writerow([cameras[pair.query_camera], cameras[pair.gallery_camera], pair.num_query, *scores])
+    write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))
+    width = max(8, *(len(name) + 2 for name in cameras)) if cameras else 8
+    for title, name in (("mAP", "mAP"), ("Rank-1", "rank1")):
+        logger.info("%s in percent, a row per query camera, a column per gallery camera:", title)
+        logger.info("%s", " " * width + "".join(f"{camera:>{width}}" for camera in cameras))
+        for row, camera in enumerate(cameras):
+            values = [100 * getattr(pair, name) for pair in pairs if pair.query_camera == row]
+            cells = (f"{value:>{width}.2f}" if value == value else f"{'-':>{width}}" for value in values)
+            logger.info("%s", f"{camera:<{width}}" + "".join(cells))
+
+
+def _identify(column: str, prefix: str, tracklet: Tracklet, splits: ReIDSplits) -> dict[str, str]:
+    """The three cells that say which tracklet this is."""
+    return {
+        column: below(splits.root, tracklet.frames[0]),
+        f"{prefix}pid": splits.person(tracklet.pid),
+        f"{prefix}camera": splits.camera(tracklet.camid),
+    }

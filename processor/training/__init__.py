@@ -1,0 +1,1 @@
+"""Training: one run from CLIP-Memory over epochs to the final test."""

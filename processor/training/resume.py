@@ -1,0 +1,76 @@
+"""Continuing a run: what may differ from it, and what to tell a user who stopped it."""
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import plain_name
+from processor import run_folder as files
+from utils.errors import InputError, MissingFileError
+
+# Keys that may differ between a run and its continuation: they change nothing that has been computed. The training
+# tracklets themselves are compared, so that folder and exclusion list may move.
+_FREE = (
+    "DATALOADER.NUM_WORKERS", "DATASETS.CACHE_DIR", "DATASETS.EXCLUDE", "DATASETS.PACK", "DATASETS.ROOT_DIR",
+    "MODEL.GRAD_CHECKPOINT", "MODEL.PRETRAIN_PATH", "OUTPUT_DIR", "SOLVER.ACCUM_STEPS", "SOLVER.AMP", "SOLVER.COMPILE",
+    "SOLVER.EVAL_PERIOD", "SOLVER.LOG_PERIOD", "SOLVER.MAX_EPOCHS", "TEST.CAMERA_PAIRS", "TEST.CONTACT_SHEET",
+    "TEST.DATASETS", "TEST.FRAMES_PER_BATCH", "TEST.SAMPLING", "TEST.SAVE_", "TEST.UNTRAINED", "TEST.WEIGHT",
+)  # fmt: skip
+# Keys of the tests that choose best.pth; once all epochs are trained and tested, only the final test reads them.
+_FREE_WHEN_TRAINED = ("TEST.", "MODEL.SIE_UNSEEN")
+
+
+def check_recipe(changes: Mapping[str, tuple[Any, Any]], source: Path, trained: bool = False) -> None:
+    """Raise InputError at the first of `changes`, {key: (value of the run, value now)}, that the recipe forbids.
+
+    `trained` says that no epoch is left to train or to test.
+    """
+    for key, (old, new) in changes.items():
+        same_set = key == "DATASETS.NAMES" and plain_name(str(old)) == plain_name(str(new))
+        if not (same_set or key.startswith(_FREE) or (trained and key.startswith(_FREE_WHEN_TRAINED))):
+            raise InputError(
+                f"{source} was trained with {key} {old!r}, now it is {new!r}; a continued run keeps its recipe: "
+                "take the key back, or start another OUTPUT_DIR"
+            )
+
+
+def check_continuation(
+    checkpoint: Mapping[str, Any], changes: Mapping[str, tuple[Any, Any]], max_epochs: int, output_dir: Path
+) -> None:
+    """Raise InputError unless the run in `output_dir` can go on from `checkpoint`, its last.pth, as it began."""
+    last, epoch, history = output_dir / files.LAST, checkpoint["epoch"], checkpoint["history"]
+    if epoch > max_epochs:
+        raise InputError(f"{last} has {epoch} epochs already, SOLVER.MAX_EPOCHS {max_epochs} is less")
+    trained = epoch >= max_epochs and bool(history) and "mAP" in history[-1]
+    check_recipe(changes, last, trained)
+    best = output_dir / files.BEST
+    if checkpoint["best"] and not best.is_file():
+        raise MissingFileError(
+            f"{best} is missing (epoch {checkpoint['best']['epoch']} of the run, the best so far); put it back, or "
+            "start anew with --overwrite"
+        )
+
+
+def check_same_data(checkpoint: Mapping[str, Any], fingerprint: str, last: Path) -> None:
+    """Raise InputError when the training tracklets are not those of the run."""
+    if checkpoint.get("train_list", fingerprint) != fingerprint:
+        raise InputError(
+            f"{last} was trained on other tracklets: the lists, or the frames left out (DATASETS.EXCLUDE), are others "
+            "now; a continued run keeps its data: take them back, or start another OUTPUT_DIR"
+        )
+
+
+def how_to_go_on(last: Path, saved_epoch: int, max_epochs: int, options: Sequence[str]) -> str:
+    """One line for a user who pressed Ctrl-C: what `last`, last.pth, holds and the command that continues."""
+    command = [sys.executable, sys.argv[0], *options]
+    if not last.exists():
+        return f"stopped before the first state was saved; start again with: {shlex.join(command)}"
+    if saved_epoch >= max_epochs:
+        state = "all epochs are finished, the final test will be repeated"
+    elif saved_epoch == 0:
+        state = "what comes before the first epoch is finished, no epoch is"
+    else:
+        state = f"epoch {saved_epoch} is the last finished one, what came after it is done again"
+    return f"stopped; {last} is saved: {state}. Continue with: {shlex.join([*command, '--resume'])}"
