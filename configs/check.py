@@ -25,7 +25,7 @@ _CHOICES = {
     "TEST.SAME_CAMERA_FILTER": ("auto", "True", "False"),
 }
 _AT_LEAST = {
-    "MODEL.ID_LOSS_WEIGHT": 0, "MODEL.TRIPLET_LOSS_WEIGHT": 0, "MODEL.V2M_LOSS_WEIGHT": 0, "MODEL.SSP.LAYERS": 1,
+    "MODEL.SSP.LAYERS": 1,
     "MODEL.ENCODER.WIDTH": 0, "MODEL.ENCODER.DEPTH": 0, "MODEL.ENCODER.HEADS": 0, "MODEL.ENCODER.PATCH": 0,
     "MODEL.ENCODER.EMBED": 0, "MODEL.ENCODER.TEXT_DEPTH": 0, "SOLVER.TEXT.MAX_EPOCHS": 1, "SOLVER.TEXT.BATCH_SIZE": 1,
     "SOLVER.TEXT.BASE_LR": 0, "SOLVER.TEXT.MIN_LR": 0, "SOLVER.TEXT.WARMUP_EPOCHS": 0, "SOLVER.TEXT.WARMUP_LR": 0,
@@ -49,7 +49,8 @@ def check_cfg(cfg: CfgNode) -> None:
     for key, allowed in _CHOICES.items():
         if _value(cfg, key) not in allowed:
             raise ConfigError(f"{key} must be one of {', '.join(allowed)}, found '{_value(cfg, key)}'")
-    for key, least in _AT_LEAST.items():
+    weights = [f"MODEL.{key}" for key in cfg.MODEL if key.endswith("_LOSS_WEIGHT")]
+    for key, least in (_AT_LEAST | dict.fromkeys(weights, 0)).items():
         value = _value(cfg, key)
         if not (value >= least and math.isfinite(value)):
             raise ConfigError(f"{key} must be {least} or more, found {value}")

@@ -1,5 +1,7 @@
 """The error of a config that cannot be run."""
 
+from utils.errors import InputError
 
-class ConfigError(ValueError):
+
+class ConfigError(InputError):
     """A key, value or config file is wrong; the message is one line that names it and the accepted values."""

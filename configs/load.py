@@ -49,6 +49,11 @@ def load_cfg(path: str | Path | Sequence[str | Path] | None = None, opts: Sequen
     return cfg
 
 
+def resolve_auto(value: str, automatic: bool) -> bool:
+    """What a key of the values 'auto', 'True' and 'False' means where 'auto' stands for `automatic`."""
+    return {"auto": automatic, "True": True, "False": False}[value]
+
+
 def file_keys(path: str | Path) -> list[str]:
     """The dotted keys that a config file sets; raises ConfigError for a file that cannot be read."""
     return [key for key, _ in flatten(_read_yaml(Path(path)))]

@@ -1,10 +1,7 @@
 """Data set name -> splits; config and splits -> loaders."""
 
-import inspect
-import logging
-import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,54 +11,16 @@ from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
 from datasets.clips.buffers import ClipLoader
-from datasets.clips.dataset import TestClips, TrainClips, as_it_is
+from datasets.clips.dataset import EvalClips, TrainClips, keep_batch
 from datasets.clips.identity_sampler import IdentitySampler
 from datasets.clips.transforms import ClipAugment
-from datasets.exclusion import read_exclusions, refuse_unless_excluded
+from datasets.exclusion import read_exclusions, unless_excluded
 from datasets.frames.reader import FILES, FrameSource
 from datasets.frames.store import frame_source
-from datasets.own.folder import parse_folder
-from datasets.own.manifest import parse_manifest, parse_video
-from datasets.sets.ilidsvid import parse_ilidsvid
-from datasets.sets.lsvid import parse_lsvid
-from datasets.sets.market1501 import parse_market1501
-from datasets.sets.mars import parse_mars
-from datasets.sets.msmt17 import parse_msmt17
-from datasets.tracklet import OnFault, RawSplits, ReIDSplits, Tracklet, cut_into_chunks, refuse, relabel
+from datasets.registry import DATA_SETS, find_dataset, official_name
+from datasets.tracklet import OnFault, RawSplits, ReIDSplits, Tracklet, cut_into_chunks, raise_or_warn, relabel
 from datasets.validation import hold_out
 from utils.errors import InputError, MissingFileError
-
-logger = logging.getLogger(__name__)
-
-# name as users write it -> parser(root, on_fault=..., further options of this set)
-_PARSERS: dict[str, Callable[..., RawSplits]] = {
-    "MARS": parse_mars,
-    "LS-VID": parse_lsvid,
-    "iLIDS-VID": parse_ilidsvid,
-    "Market1501": parse_market1501,
-    "MSMT17": parse_msmt17,
-    "folder": parse_folder,
-    "manifest": parse_manifest,
-    "video": parse_video,
-}
-
-
-# plain form of a short name -> of the whole one
-_SHORT_NAMES = {"ILIDS": "ILIDSVID", "MARKET": "MARKET1501", "MSMT": "MSMT17"}
-
-
-def plain_name(name: str) -> str:
-    """The name of a data set without hyphens and in capitals: iLIDS-VID, and iLIDS for short -> ILIDSVID."""
-    plain = re.sub(r"[-_ ]", "", name).upper()
-    return _SHORT_NAMES.get(plain, plain)
-
-
-def official_name(name: str) -> str:
-    """The name as the data set's authors write it: lsvid -> LS-VID; raises InputError for one that is not known."""
-    by_plain = {plain_name(known): known for known in _PARSERS}
-    if plain_name(name) not in by_plain:
-        raise InputError(f"DATASETS.NAMES '{name}' is not known; it must be one of {', '.join(_PARSERS)}")
-    return by_plain[plain_name(name)]
 
 
 def load_splits(
@@ -82,25 +41,20 @@ def load_splits(
     option or a broken list, MissingFileError (a FileNotFoundError) for a missing one.
     """
     exclusions = read_exclusions(exclude)
-    raw = load_raw(name, root, refuse_unless_excluded(exclusions), **options)
+    raw = load_raw(name, root, unless_excluded(exclusions), **options)
     kept = exclusions.apply(raw)
     splits = _finish(official_name(name), kept, val_fraction, seed)
     return replace(splits, left_out=exclusions.describe(raw, kept))
 
 
-def load_raw(name: str, root: str, on_fault: OnFault = refuse, **options) -> RawSplits:
+def load_raw(name: str, root: str, on_fault: OnFault = raise_or_warn, **options) -> RawSplits:
     """What the lists of a data set say, before labels and chunks; faults of single rows go to `on_fault`."""
-    name = official_name(name)
-    accepted = options_of(name)
-    unknown = [option for option in options if option not in accepted]
+    dataset = find_dataset(name)
+    unknown = [option for option in options if option not in dataset.options]
     if unknown:
-        raise InputError(f"{name} has no option '{unknown[0]}' (options: {', '.join(accepted) or 'none'})")
-    return _PARSERS[name](root, on_fault=on_fault, **options)
-
-
-def options_of(name: str) -> list[str]:
-    """The options that belong to this data set alone."""
-    return list(inspect.signature(_PARSERS[official_name(name)]).parameters)[2:]
+        accepted = ", ".join(dataset.options) or "none"
+        raise InputError(f"{dataset.name} has no option '{unknown[0]}' (options: {accepted})")
+    return dataset.parse(root, on_fault=on_fault, **options)
 
 
 def _finish(name: str, raw: RawSplits, val_fraction: float, seed: int) -> ReIDSplits:
@@ -156,21 +110,12 @@ def configured_splits(cfg: CfgNode, name: str = "", root: str = "", validation: 
 
 def check_split_key(cfg: CfgNode) -> None:
     """Raise InputError for a DATASETS.SPLIT that the data set of the config does not have."""
-    name = official_name(cfg.DATASETS.NAMES)
-    if cfg.DATASETS.SPLIT != "0" and "split" not in options_of(name):
-        raise InputError(f"DATASETS.SPLIT {cfg.DATASETS.SPLIT}: {name} has one split; the key belongs to iLIDS-VID")
-
-
-def parse_dataset_list(entries: Sequence[str]) -> list[tuple[str, str]]:
-    """'NAME:folder' texts of TEST.DATASETS -> (official name, folder); raises InputError for an unknown name."""
-    pairs = []
-    for entry in entries:
-        name, root = entry.split(":", 1)
-        try:
-            pairs.append((official_name(name.strip()), root.strip()))
-        except InputError as error:
-            raise InputError(f"TEST.DATASETS '{entry}': {error.line.removeprefix('DATASETS.NAMES ')}") from None
-    return pairs
+    dataset = find_dataset(cfg.DATASETS.NAMES)
+    if cfg.DATASETS.SPLIT != "0" and dataset.num_splits == 1:
+        owners = ", ".join(other.name for other in DATA_SETS if other.num_splits > 1)
+        raise InputError(
+            f"DATASETS.SPLIT {cfg.DATASETS.SPLIT}: {dataset.name} has one split; the key belongs to {owners}"
+        )
 
 
 def dataset_options(cfg: CfgNode, name: str) -> dict[str, Any]:
@@ -182,7 +127,7 @@ def dataset_options(cfg: CfgNode, name: str) -> dict[str, Any]:
         "validation": True,
         "cache_dir": cache_dir(cfg),
     }
-    return {option: value for option, value in values.items() if option in options_of(name)}
+    return {option: value for option, value in values.items() if option in find_dataset(name).options}
 
 
 def cache_dir(cfg: CfgNode) -> str:
@@ -221,7 +166,7 @@ def build_train_loader(cfg: CfgNode, splits: ReIDSplits) -> DataLoader:
     sampler = IdentitySampler(
         [t.pid for t in splits.train], cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_INSTANCE, cfg.SOLVER.SEED
     )
-    return ClipLoader(dataset, batch_sampler=sampler, collate_fn=as_it_is, **_loader_options(cfg))
+    return ClipLoader(dataset, batch_sampler=sampler, collate_fn=keep_batch, **_loader_options(cfg))
 
 
 def build_memory_loader(cfg: CfgNode, splits: ReIDSplits) -> DataLoader:
@@ -233,7 +178,7 @@ def build_test_loader(
     cfg: CfgNode, tracklets: Sequence[Tracklet], sampling: str, source: FrameSource = FILES
 ) -> DataLoader:
     """Batches of at most TEST.FRAMES_PER_BATCH frames, read from `source`; clips of several tracklets share a batch."""
-    dataset = TestClips(tracklets, cfg.INPUT.SEQ_LEN, cfg.INPUT.SIZE_TEST, sampling, cfg.TEST.FRAMES_PER_BATCH, source)
+    dataset = EvalClips(tracklets, cfg.INPUT.SEQ_LEN, cfg.INPUT.SIZE_TEST, sampling, cfg.TEST.FRAMES_PER_BATCH, source)
     return ClipLoader(dataset, batch_size=None, **_loader_options(cfg))
 
 

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
 
-from datasets.tracklet import Fault, OnFault, RawSplits, Tracklet, refuse
-from utils.checkpoint import write_atomically
+from datasets.tracklet import Fault, OnFault, RawSplits, Tracklet, raise_or_warn
 from utils.errors import InputError, MissingFileError
+from utils.files import save_csv
 
 SPLITS = ("train", "query", "gallery", "val")
 _COLUMNS = ["split", "frame", "reason"]
@@ -71,12 +71,12 @@ class Exclusions:
         return tuple(kept)
 
 
-def refuse_unless_excluded(exclusions: Exclusions) -> OnFault:
+def unless_excluded(exclusions: Exclusions) -> OnFault:
     """The `on_fault` of a run that leaves frames out: a fault of nothing but left-out frames is passed over."""
 
     def on_fault(fault: Fault) -> None:
         if not exclusions.cover(fault):
-            refuse(fault)
+            raise_or_warn(fault)
 
     return on_fault
 
@@ -111,12 +111,5 @@ def read_exclusions(path: str) -> Exclusions:
 
 
 def write_exclusions(path: Path, rows: Iterable[tuple[str, str, str]]) -> None:
-    """Write a list of (split, frame path below the root, reason)."""
-
-    def write(temporary: Path) -> None:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(_COLUMNS)
-            writer.writerows(rows)
-
-    write_atomically(path, write)
+    """Write a list of (split, frame path below the root, reason); raises UnicodeEncodeError for a name not in UTF-8."""
+    save_csv(path, _COLUMNS, rows)

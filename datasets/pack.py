@@ -16,14 +16,14 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from configs import load_cfg
+from configs.command import CommandParser, run_command, say
 from datasets.build import configured_splits, official_name
-from datasets.command import DataCommandParser, run_data_command, say
 from datasets.exclusion import below
 from datasets.frames.reader import FILES
 from datasets.frames.store import FrameStore, write_store
 from datasets.tracklet import ReIDSplits
-from utils.checkpoint import write_atomically
 from utils.errors import InputError
+from utils.files import write_atomically
 from utils.progress import progress
 
 _SHOWN = 10  # differences that are named
@@ -37,18 +37,17 @@ def main(argv: Sequence[str]) -> int:
         cfg = load_cfg(arguments.config_file, arguments.opts)
         return _check(cfg, arguments.out) if arguments.check else _pack(cfg, arguments.out, arguments.overwrite)
 
-    return run_data_command(work)
+    return run_command(work)
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     about = "Write all frames of a data set into one file."
-    parser = DataCommandParser("python -m datasets.pack", about)
+    parser = CommandParser(about, prog="python -m datasets.pack")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file, for DATASETS.PACK")
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--overwrite", action="store_true", help="replace FILE where it exists")
     choice.add_argument("--check", action="store_true", help="compare FILE with the data set's folder instead")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys, e.g. DATASETS.ROOT_DIR /data/MARS")
-    return parser.parse_intermixed_args(argv)
+    return parser.parse(argv)
 
 
 def _pack(cfg: CfgNode, out: Path, overwrite: bool) -> int:

@@ -1,5 +1,6 @@
-"""The one record of every data set, what a parser reads, and what a run gets."""
+"""The records of every data set: a tracklet, what a parser reads, what a run gets, what is known of the set."""
 
+import inspect
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,8 +37,8 @@ class Fault:
 OnFault = Callable[[Fault], None]
 
 
-def refuse(fault: Fault) -> None:
-    """The strict `on_fault` of a run: raise InputError at the first fault that must not be passed over, log others."""
+def raise_or_warn(fault: Fault) -> None:
+    """The `on_fault` of a run: raise InputError for a fault that blocks it, log any other."""
     if fault.blocks:
         raise InputError(fault.message)
     logger.warning("%s", fault.message)
@@ -110,6 +111,27 @@ class ReIDSplits:
             "test_ids": {pid: self.person(pid) for pid in tested} if self.persons else {},
             "cameras": dict(enumerate(self.cameras)),
         }
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What is known of a data set by its name; `datasets.registry` lists all of them."""
+
+    name: str  # as its authors write it
+    parse: Callable[..., RawSplits]  # parse(root, on_fault=..., further options of this set)
+    short_name: str = ""  # another name that users write
+    official: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # split -> identities, tracklets
+    official_test: tuple[int, int] | None = None  # queries and ranked gallery tracklets of the published protocol
+    num_splits: int = 1  # train/test splits that DATASETS.SPLIT chooses from
+    distractor: int | None = None  # the id that stands for nobody
+    may_number_twice: bool = False  # train and test may both count their persons from the same number on
+    junk: str | tuple[str, ...] | None = None  # how names of frames begin that no list needs; None: cannot be told
+    spare: tuple[str, ...] | None = None  # folders of images that no run reads; None: other images are not counted
+
+    @property
+    def options(self) -> list[str]:
+        """The options of the parser that belong to this data set alone."""
+        return list(inspect.signature(self.parse).parameters)[2:]
 
 
 def count_tracklets(tracklets: Sequence[Tracklet]) -> tuple[int, int, int, int]:

@@ -8,6 +8,7 @@ from loss.triplet import batch_hard_triplet
 from model.output import TFCLIPOutput
 
 LABEL_SMOOTHING = 0.1
+LOSS_TERMS = ("id", "triplet", "v2m", "frame_id", "total")  # what a criterion returns, in the order of history.csv
 
 
 class Criterion(nn.Module):
@@ -29,7 +30,7 @@ class Criterion(nn.Module):
         self.label_smoothing = label_smoothing
 
     def forward(self, output: TFCLIPOutput, pids: Tensor) -> dict[str, Tensor]:
-        """Scalars {id, triplet, v2m, frame_id, total} of a batch with labels (B,).
+        """Scalars of LOSS_TERMS of a batch with labels (B,).
 
         Every term is before weighting; `id` and `triplet` are sums over v_g, v_p and, where the model has it, v_t.
         Without memory `v2m` is 0, without frame features `frame_id`.
@@ -44,7 +45,7 @@ class Criterion(nn.Module):
             frame_id = self._cross_entropy(output.frame_scores, pids.repeat_interleave(num_frames))  # labels (B*T,)
         total = self.id_weight * identity + self.triplet_weight * triplet + self.v2m_weight * v2m
         total = total + frame_id / num_frames
-        return {"id": identity, "triplet": triplet, "v2m": v2m, "frame_id": frame_id, "total": total}
+        return dict(zip(LOSS_TERMS, (identity, triplet, v2m, frame_id, total)))
 
     def _cross_entropy(self, scores: Tensor, pids: Tensor) -> Tensor:
         return F.cross_entropy(scores.float(), pids, label_smoothing=self.label_smoothing)

@@ -10,7 +10,7 @@ def batch_hard_triplet(features_BF: Tensor, pids_B: Tensor, margin: float) -> Te
     """mean_i max(0, margin + max_pos d(i, p) - min_neg d(i, n)) in float32.
 
     d is the Euclidean distance sqrt(max(d2, 1e-12)) of the features as given (B, F). Identities may have unequal
-    counts; raises ValueError when the batch holds one identity only.
+    counts. A batch of one identity has no negative, and the loss is 0.
     """
     dist_BB = euclidean_distances(features_BF.float())
     same_BB = pids_B[:, None] == pids_B[None, :]

@@ -3,7 +3,6 @@
 python -m processor.colour_baseline [--config_file F] [KEY VALUE ...]
 """
 
-import argparse
 import logging
 import sys
 from collections.abc import Sequence
@@ -12,14 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from yacs.config import CfgNode
 
+from configs import load_cfg
+from configs.command import CommandParser, run_command
 from datasets import check_frames_present, configured_splits, official_name
 from datasets.frames.reader import FILES, FrameSource, read_frame
 from datasets.frames.store import frame_source
 from datasets.tracklet import Tracklet
-from processor.build import build_protocol
-from processor.cli import run_command
-from processor.evaluation.evaluator import Evaluation, Protocol, rank_features
+from processor.evaluation.evaluator import Evaluation, rank_tracklets
 from processor.evaluation.reports import results_table
+from processor.protocol import EvalProtocol, build_protocol
 from utils.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -29,10 +29,14 @@ _STRIPES = 8
 
 def main(argv: Sequence[str]) -> int:
     """Score the data set of the config by colour; returns the exit code."""
-    return run_command(argv, "Score a data set by the mean colours of horizontal stripes.", _run)
+    def work() -> None:
+        arguments = CommandParser("Score a data set by the mean colours of horizontal stripes.").parse(argv)
+        _score(load_cfg(arguments.config_file, arguments.opts))
+
+    return run_command(work)
 
 
-def _run(cfg: CfgNode, _arguments: argparse.Namespace) -> None:
+def _score(cfg: CfgNode) -> None:
     splits = configured_splits(cfg)
     check_frames_present(splits)
     protocol = build_protocol(cfg, official_name(cfg.DATASETS.NAMES), splits, "dense", "test", camera_embedding=False)
@@ -46,13 +50,13 @@ def score_colours(
     query: Sequence[Tracklet],
     gallery: Sequence[Tracklet],
     size: Sequence[int],
-    protocol: Protocol,
+    protocol: EvalProtocol,
     source: FrameSource = FILES,
 ) -> Evaluation:
     """Rank tracklets by stripe colours; unit vectors rank alike by Euclidean and by cosine distance."""
     tracklets = (*query, *gallery)
     features = np.stack([stripe_colours(t, size, source) for t in progress(tracklets, "colours", "tracklet")])
-    return rank_features(features, tracklets, len(query), protocol)
+    return rank_tracklets(features, tracklets, len(query), protocol)
 
 
 def stripe_colours(tracklet: Tracklet, size: Sequence[int], source: FrameSource = FILES) -> NDArray[np.float32]:

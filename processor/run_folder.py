@@ -1,24 +1,24 @@
-"""The folder of a run: what lies in it, when it is refused, and how its tables are written."""
+"""The folder of a run: every file in it, when it is refused, and how it is opened."""
 
-import csv
-import io
+import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.checkpoint import write_atomically
+from datasets.tracklet import ReIDSplits
+from loss.criterion import LOSS_TERMS
 from utils.errors import InputError
+from utils.files import save_csv, save_json
+from utils.metrics import SCORES
 
 TRAIN_LOG, TEST_LOG, CONFIG, HISTORY = "train_log.txt", "test_log.txt", "config.yml", "history.csv"
 LAST, BEST, MEMORY, METRICS = "last.pth", "best.pth", "clip_memory.pt", "metrics.json"
 FEATURES, RANKS, SHEET, PAIRS = "features.npz", "ranks.csv", "contact_sheet.png", "camera_pairs.csv"
 LABELS, SPLITS_TABLE, TEXT_FEATURES = "labels.json", "splits.csv", "text_features.pt"
-_BEFORE_TRAINING = (MEMORY, TEXT_FEATURES)
-_RUN_FILES = (LAST, BEST, HISTORY, *_BEFORE_TRAINING)
-_LOSSES = ("id", "triplet", "v2m", "frame_id", "total")
-_SCORES = ("mAP", "rank1", "rank5", "rank10", "rank20")
-_COLUMNS = ("epoch", "lr", *(f"loss_{name}" for name in _LOSSES), "seconds", *_SCORES)
+BEFORE_TRAINING = (MEMORY, TEXT_FEATURES)
+_RUN_FILES = (LAST, BEST, HISTORY, *BEFORE_TRAINING)
+_HISTORY_COLUMNS = ("epoch", "lr", *(f"loss_{name}" for name in LOSS_TERMS), "seconds", *SCORES)
 
 
 def check_output_dir(output_dir: Path, resume: bool, overwrite: bool) -> None:
@@ -46,7 +46,7 @@ def run_files(output_dir: Path) -> list[str]:
     """
     found = [name for name in (*_RUN_FILES, SPLITS_TABLE) if (output_dir / name).exists()]
     found += [f"{path.parent.name}/{path.name}" for path in sorted(output_dir.glob(f"split[0-9]/{LAST}"))]
-    return found if set(found) - set(_BEFORE_TRAINING) else []
+    return found if set(found) - set(BEFORE_TRAINING) else []
 
 
 def check_writable(output_dir: Path) -> None:
@@ -76,21 +76,53 @@ def discard_run(output_dir: Path) -> None:
         (output_dir / name).unlink(missing_ok=True)
 
 
-def history_row(epoch: int, lr: float, means: dict[str, float]) -> dict[str, Any]:
+def history_row(epoch: int, lr: float, means: Mapping[str, float]) -> dict[str, Any]:
     """One row of history.csv; `history_scores` are added to it after a test."""
     row = {"epoch": epoch, "lr": lr, "seconds": round(means["seconds"], 2)}
-    return row | {f"loss_{name}": means[name] for name in _LOSSES}
+    return row | {f"loss_{name}": means[name] for name in LOSS_TERMS}
 
 
-def history_scores(scores: dict[str, float]) -> dict[str, float]:
+def history_scores(scores: Mapping[str, float]) -> dict[str, float]:
     """The score columns of a row of history.csv."""
-    return {name: scores[name] for name in _SCORES}
+    return {name: scores[name] for name in SCORES}
 
 
-def write_history(output_dir: Path, history: Sequence[dict[str, Any]]) -> None:
+def write_history(output_dir: Path, history: Sequence[Mapping[str, Any]]) -> None:
     """Rewrite history.csv, one row per finished epoch."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    write_atomically(output_dir / HISTORY, lambda path: path.write_text(text.getvalue(), encoding="utf-8"))
+    save_csv(output_dir / HISTORY, _HISTORY_COLUMNS, history)
+
+
+def save_labels(out: Path, splits: ReIDSplits, of_training: bool = False) -> bool:
+    """Write labels.json, what numbers stand for, where persons and cameras are free text; whether it was written.
+
+    The labels of training are written by training alone; a later test in the folder of the run keeps them.
+    """
+    path = out / LABELS
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))["train_labels"] if (out / LAST).exists() else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        kept = {}
+    if not (splits.persons or kept):
+        path.unlink(missing_ok=True)
+        return False
+    names = splits.names()
+    save_json(path, names if of_training else names | {"train_labels": kept})
+    return True
+
+
+def read_metrics(folder: Path) -> dict[str, Any] | None:
+    """The content of the folder's metrics.json; None unless it holds the scores of a whole test."""
+    try:
+        content = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+        parts = [content, content["last"]] if "last" in content else [content]
+        sound = all(isinstance(part[name], float) for part in parts for name in SCORES)
+        sound &= all(name in content for name in ("num_query", "num_gallery", "protocol"))
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return content if sound else None
+
+
+def finished_epochs(folder: Path) -> int:
+    """The epochs of the run in `folder` if it went to its end, final test included; else 0."""
+    epochs = ((read_metrics(folder) or {}).get("last") or {}).get("epoch")
+    return epochs if isinstance(epochs, int) else 0

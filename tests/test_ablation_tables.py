@@ -6,12 +6,12 @@ import pytest
 
 from processor.ablation.cost import Cost
 from processor.ablation.tables import RowResult, write_tables
-from processor.evaluation.evaluator import Protocol
+from processor.protocol import EvalProtocol
 
 
 def run(mean_ap: float, num_query: int = 1980, num_gallery: int = 11310, dataset: str = "MARS", **protocol) -> dict:
     scores = {"mAP": mean_ap, "rank1": mean_ap + 0.02, "rank5": 0.99, "rank10": 0.99, "rank20": 1.0}
-    protocol = Protocol(dataset, "dense", gallery_includes_query=True).describe() | protocol
+    protocol = EvalProtocol(dataset, "dense", gallery_includes_query=True).describe() | protocol
     return scores | {"num_query": num_query, "num_gallery": num_gallery, "protocol": protocol}
 
 

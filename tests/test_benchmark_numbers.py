@@ -23,6 +23,7 @@ from processor.benchmark import rows as benchmark_rows
 from processor.benchmark.limits import PeakMemory, StepClock, steady_rate
 from processor.benchmark.process import in_own_process
 from processor.benchmark.table import measurement, number_text
+from processor.runtime import Runtime
 from utils.errors import InputError
 from utils.metrics import rank_features
 
@@ -96,7 +97,8 @@ def test_steps_that_warm_up_are_not_counted(monkeypatch):
     monkeypatch.setattr(benchmark_parts, "train_one_epoch", epoch)
     batch = benchmark_data.random_batch((4, 2, 8, 8), 2, 10)
     assert batch.clips.shape == (4, 2, 3, 8, 8) and batch.pids[0] == batch.pids[1] != batch.pids[2] == batch.pids[3]
-    assert benchmark_parts.step_seconds(None, None, batch, None, CPU, None, 1, warm_up=2, steps=2) == [1.0, 2.0]
+    runtime = Runtime(CPU, None, None)
+    assert benchmark_parts.step_seconds(None, None, batch, runtime, 1, warm_up=2, steps=2) == [1.0, 2.0]
 
 
 def test_a_steady_rate_leaves_the_first_batches_out(monkeypatch):

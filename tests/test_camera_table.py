@@ -108,6 +108,6 @@ def test_mean_serves_a_table_of_another_size_and_training_refuses_it(tmp_path):
 
 
 def test_a_fit_says_whether_it_is_of_any_use():
-    assert CameraFit([None, None], (0,), "off").useless and not CameraFit([None], (0,), "mean").useless
-    assert not CameraFit([0, None], (0,), "off").useless and not CameraFit([0, None], (0,), "off").exact
+    assert CameraFit([None, None], (0,), "off").gives_nothing and not CameraFit([None], (0,), "mean").gives_nothing
+    assert not CameraFit([0, None], (0,), "off").gives_nothing and not CameraFit([0, None], (0,), "off").exact
     assert CameraFit([0, 1], (0, 1), "off").exact

@@ -16,6 +16,8 @@ from datasets.check.problems import LEAK, Ranking, Training, find_problems, fold
 from datasets.check.report import exclusion_notes, odd_shapes, short_identities
 from datasets.exclusion import Exclusions
 from datasets.frames.probe import OpenedFrame
+from datasets.sets.lsvid import LSVID
+from datasets.sets.mars import MARS
 from datasets.tracklet import Fault, RawSplits, Tracklet
 
 FRAME = "bbox_train/0001/0001C1T0001F001.jpg"
@@ -279,9 +281,9 @@ def test_a_set_that_may_number_persons_twice_is_not_accused_of_sharing_most_of_t
     raw = raw_splits(train=[(1, 0, "a"), (2, 0, "b"), (3, 0, "c")], query=[(1, 0, "q"), (2, 0, "r")],
                      gallery=[(1, 1, "g"), (2, 1, "h")])  # fmt: skip
     cfg = load_cfg(opts=["DATALOADER.NUM_WORKERS", "0"])
-    for facts, shared in ((check._KNOWN["MARS"], True), (check._KNOWN["LS-VID"], False)):
+    for facts, shared in ((MARS, True), (LSVID, False)):
         ranking = check._ranking(cfg, raw, facts)
         leaks = [p.text for p in find(raw, on_disk(raw), ranking) if p.kind == LEAK]
         assert bool(ranking.own_numbers) is not shared and len(leaks) == (2 if shared else 0)
     few = raw_splits(train=[(1, 0, "a"), (4, 0, "b"), (3, 0, "c")], query=[(1, 0, "q")], gallery=[(1, 1, "g")])
-    assert check._ranking(cfg, few, check._KNOWN["LS-VID"]).own_numbers == ()
+    assert check._ranking(cfg, few, LSVID).own_numbers == ()

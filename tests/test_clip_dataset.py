@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from configs import load_cfg
 from datasets import build_memory_loader, build_test_loader, build_train_loader, load_splits
 from datasets.clips.buffers import ClipLoader
-from datasets.clips.dataset import TestClips, TrainClips
+from datasets.clips.dataset import EvalClips, TrainClips
 from datasets.clips.sampling import random_per_chunk
 from datasets.clips.transforms import ClipAugment, Normalize
 from datasets.frames.reader import FrameFiles, read_frame
@@ -64,7 +64,7 @@ def test_grey_transparent_palette_and_cmyk_images_become_rgb(tmp_path, mode):
 
 
 def test_dense_clips_fill_batches_across_tracklets_and_split_long_ones(tracklets):
-    dataset = TestClips(tracklets, clip_length=4, size=SIZE, sampling="dense", frames_per_batch=11)
+    dataset = EvalClips(tracklets, clip_length=4, size=SIZE, sampling="dense", frames_per_batch=11)
     batches = [dataset[index] for index in range(len(dataset))]
     # 11 frames hold two clips of 4. Clips: one of tracklet 0, one of 1, three of 2, one of 3.
     assert [batch.rows.tolist() for batch in batches] == [[0, 1], [2, 2], [2, 3]]
@@ -79,13 +79,13 @@ def test_dense_clips_fill_batches_across_tracklets_and_split_long_ones(tracklets
 
 @pytest.mark.parametrize(("bound", "sizes"), [(4, [1] * 6), (7, [1] * 6), (8, [2] * 3), (16, [4, 2]), (999, [6])])
 def test_a_batch_never_exceeds_the_bound_on_frames_and_is_as_full_as_it_allows(tracklets, bound, sizes):
-    dataset = TestClips(tracklets, 4, SIZE, "dense", bound)
+    dataset = EvalClips(tracklets, 4, SIZE, "dense", bound)
     assert [len(dataset[index].clips) for index in range(len(dataset))] == sizes
     assert all(dataset[index].clips[:, :, 0, 0, 0].numel() <= bound for index in range(len(dataset)))
 
 
 def test_first_sampling_gives_one_clip_per_tracklet(tracklets):
-    dataset = TestClips(tracklets, 4, SIZE, "first", 999)
+    dataset = EvalClips(tracklets, 4, SIZE, "first", 999)
     assert len(dataset) == 1 and dataset[0].rows.tolist() == [0, 1, 2, 3]
     assert [source_of(clip)[1] for clip in dataset[0].clips] == [[0, 1, 2, 2], [0] * 4, [0, 3, 6, 8], [0, 1, 2, 3]]
 
@@ -139,7 +139,7 @@ def test_a_frame_is_read_once_per_clip_in_training_and_once_per_batch_in_a_test(
     assert source.reads[tracklets[1].frames[0]] == 3  # one frame, repeated in each of three clips
     assert all(source.reads[frame] == 1 for frame in tracklets[0].frames)
     source = CountingFiles()
-    TestClips([tracklets[1]] * 3, 4, SIZE, "dense", 100, source)[0]
+    EvalClips([tracklets[1]] * 3, 4, SIZE, "dense", 100, source)[0]
     assert source.reads == {tracklets[1].frames[0]: 1}
     alone = [dataset.__getitems__([draw]).clips[0] for draw in ((1, 3), (1, 4), (0, 5), (1, 6))]
     assert torch.equal(batch.clips, torch.stack(alone))  # a copy is of the frame before its first augmentation
@@ -147,7 +147,7 @@ def test_a_frame_is_read_once_per_clip_in_training_and_once_per_batch_in_a_test(
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_clips_are_a_view_of_one_memory_with_channels_last(tracklets, workers):
-    dataset = TestClips(tracklets, 4, SIZE, "dense", 8)
+    dataset = EvalClips(tracklets, 4, SIZE, "dense", 8)
     for batch in ClipLoader(dataset, batch_size=None, num_workers=workers):
         clips, _, frames = len(batch.clips), *batch.clips.shape[:2]
         assert batch.clips.shape == (clips, 4, 3, 8, 4) and frames == 4
@@ -158,7 +158,7 @@ def test_clips_are_a_view_of_one_memory_with_channels_last(tracklets, workers):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("workers", [0, 1])
 def test_clips_stay_the_same_through_pinned_memory_and_on_the_gpu(tracklets, workers):
-    dataset = TestClips(tracklets, 4, SIZE, "dense", 8)
+    dataset = EvalClips(tracklets, 4, SIZE, "dense", 8)
     plain = [dataset[index].clips for index in range(len(dataset))]
     normalize = Normalize([0.5] * 3, [0.25] * 3)
     loader = ClipLoader(dataset, batch_size=None, num_workers=workers, pin_memory=True)
@@ -232,7 +232,7 @@ def test_the_error_of_a_frame_is_one_clean_line_also_from_a_worker(tmp_path, wor
     path = tmp_path / "0001C1T0001F001.jpg"
     if broken:
         path.write_bytes(b"not an image")
-    dataset = TestClips([Tracklet((str(path),), 0, 0)], 2, SIZE, "dense", 2)
+    dataset = EvalClips([Tracklet((str(path),), 0, 0)], 2, SIZE, "dense", 2)
     error = error_of(DataLoader(dataset, batch_size=None, num_workers=workers))
     assert type(error) is (InputError if broken else MissingFileError)
     assert error.line.startswith(f"frame {path} {'cannot be decoded' if broken else 'does not exist'}")

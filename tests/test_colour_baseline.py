@@ -6,7 +6,7 @@ from PIL import Image
 
 from datasets.tracklet import Tracklet
 from processor.colour_baseline import main, score_colours, stripe_colours
-from processor.evaluation.evaluator import Protocol
+from processor.protocol import EvalProtocol
 
 
 def save(path, top, bottom):
@@ -29,7 +29,7 @@ def test_equal_clothes_are_found_at_any_brightness(tmp_path):
         Tracklet((save(tmp_path / "right.png", (100, 0, 0), (0, 100, 0)),), 1, 1),
         Tracklet((save(tmp_path / "wrong.png", (0, 200, 0), (200, 0, 0)),), 2, 1),
     ]
-    evaluation = score_colours(query, gallery, (32, 16), Protocol("toy", "dense", True))
+    evaluation = score_colours(query, gallery, (32, 16), EvalProtocol("toy", "dense", True))
     assert evaluation.metrics["mAP"] == 1.0
     assert evaluation.dist_QG[0, 1] == pytest.approx(0, abs=1e-3)
 

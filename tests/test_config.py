@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from configs import ConfigError, changed_keys, get_cfg, load_cfg
+from configs.command import DEFAULT_CONFIG
 from configs.legacy import RENAMED
 from configs.load import flatten
-from processor.cli import DEFAULT_CONFIG
 
 SAME_IN_FILE_AND_COMMAND_LINE = [
     ("OUTPUT_DIR", "2024", "2024"), ("OUTPUT_DIR", "2024-05-01", "2024-05-01"), ("OUTPUT_DIR", "1.10", "1.10"),

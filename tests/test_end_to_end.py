@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from processor import build
+from processor.evaluation import session
 from processor.evaluation.evaluator import evaluate
 from processor.run import eval_main, train_main
 from processor.training import epoch as trainer
@@ -149,11 +149,11 @@ def test_run_stopped_in_a_test_runs_that_test_when_resumed(trained, tiny_argv, t
             raise KeyboardInterrupt
         return evaluate(*arguments)
 
-    monkeypatch.setattr(build, "evaluate", interrupt)
+    monkeypatch.setattr(session, "evaluate", interrupt)
     assert train_main(tiny_argv(TEST__UNTRAINED=True)) == 130
     state = torch.load(tmp_path / "run" / "last.pth", weights_only=True)
     assert state["epoch"] == 2 and "mAP" not in state["history"][1]
-    monkeypatch.setattr(build, "evaluate", evaluate)
+    monkeypatch.setattr(session, "evaluate", evaluate)
     assert train_main(tiny_argv("--resume", TEST__UNTRAINED=True)) == 0
     assert_same_state(tmp_path / "run" / "last.pth", trained / "last.pth")
     assert metrics(tmp_path / "run") == metrics(trained)

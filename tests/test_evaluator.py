@@ -16,7 +16,7 @@ from datasets.tracklet import ReIDSplits, Tracklet
 from model import build_model
 from model.clip_memory import build_clip_memory
 from processor.evaluation.contact_sheet import save_contact_sheet
-from processor.evaluation.evaluator import Protocol, evaluate, rank_features
+from processor.evaluation.evaluator import evaluate, rank_tracklets
 from processor.evaluation.reports import (
     queries_without_match,
     results_table,
@@ -24,13 +24,16 @@ from processor.evaluation.reports import (
     save_features,
     save_ranks,
 )
-from processor.training.memory_pass import memory_features
+from processor.protocol import EvalProtocol
+from processor.runtime import Runtime
+from processor.training.memory import memory_features
 from tests.conftest import TINY_OPTIONS
 from utils.errors import InputError
 
 NAMED = ReIDSplits((), (), (), 0, 2, False, persons={1: "Ann"}, cameras=("gate", "hall"))
 CPU = torch.device("cpu")
 NORMALIZE = Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+RUNTIME = Runtime(CPU, None, NORMALIZE)
 
 
 @pytest.fixture
@@ -67,15 +70,15 @@ def test_packed_passes_equal_one_clip_at_a_time(tiny, frames_per_batch):
     cfg, splits, model = tiny(TEST__FRAMES_PER_BATCH=frames_per_batch)
     tracklets = splits.query + splits.gallery
     loader = build_test_loader(cfg, tracklets, "dense")
-    protocol = Protocol("MARS", "dense", gallery_includes_query=True)
-    evaluation = evaluate(model, loader, tracklets, len(splits.query), protocol, NORMALIZE, CPU, None)
+    protocol = EvalProtocol("MARS", "dense", gallery_includes_query=True)
+    evaluation = evaluate(model, loader, tracklets, len(splits.query), protocol, RUNTIME)
     np.testing.assert_allclose(evaluation.features, by_hand(cfg, model, tracklets), atol=1e-5)
 
 
 def test_clip_memory_is_the_identity_mean_of_tracklet_means(tiny):
     cfg, splits, model = tiny(TEST__FRAMES_PER_BATCH=5)
     pids = [t.pid for t in splits.train]
-    found = memory_features(model, build_memory_loader(cfg, splits), len(pids), NORMALIZE, CPU, None)
+    found = memory_features(model, build_memory_loader(cfg, splits), len(pids), RUNTIME)
     memory = build_clip_memory(found, torch.tensor(pids), splits.num_classes)
     features = by_hand(cfg, model, splits.train, use_camera=False)
     for label in range(splits.num_classes):
@@ -92,7 +95,7 @@ def test_the_memory_pass_changes_nothing_in_an_encoder_with_batch_norm(tiny):
     cnn.train()
     before = {name: value.clone() for name, value in cnn.state_dict().items()}
     tracklets = splits.train[:2]
-    memory = memory_features(cnn, build_test_loader(cfg, tracklets, "dense"), 2, NORMALIZE, CPU, None)
+    memory = memory_features(cnn, build_test_loader(cfg, tracklets, "dense"), 2, RUNTIME)
     assert all(torch.equal(value, before[name]) for name, value in cnn.state_dict().items())
     torch.testing.assert_close(memory, by_hand(cfg, cnn, tracklets, use_camera=False), atol=1e-4, rtol=1e-4)
 
@@ -107,8 +110,8 @@ def toy(num_query=2):
 
 def test_gallery_with_and_without_queries():
     features, tracklets, num_query = toy()
-    kept = rank_features(features, tracklets, num_query, Protocol("toy", "dense", True))
-    out = rank_features(features, tracklets, num_query, Protocol("toy", "dense", False))
+    kept = rank_tracklets(features, tracklets, num_query, EvalProtocol("toy", "dense", True))
+    out = rank_tracklets(features, tracklets, num_query, EvalProtocol("toy", "dense", False))
     assert (kept.metrics["num_gallery"], out.metrics["num_gallery"]) == (5, 3)
     assert kept.metrics["mAP"] == out.metrics["mAP"] == 1.0
     assert kept.gallery[:2] == kept.query and out.gallery == tuple(tracklets[2:])
@@ -117,8 +120,8 @@ def test_gallery_with_and_without_queries():
 
 def test_normalisation_is_applied_once_and_can_be_switched_off():
     features, tracklets, num_query = toy()
-    on = rank_features(features, tracklets, num_query, Protocol("toy", "dense", False))
-    off = rank_features(features, tracklets, num_query, Protocol("toy", "dense", False, feat_norm=False))
+    on = rank_tracklets(features, tracklets, num_query, EvalProtocol("toy", "dense", False))
+    off = rank_tracklets(features, tracklets, num_query, EvalProtocol("toy", "dense", False, feat_norm=False))
     np.testing.assert_allclose(off.dist_QG, 3 * on.dist_QG, rtol=1e-5)
     np.testing.assert_array_equal(on.features, features)  # saved features are raw
     assert on.dist_QG[0, 0] == pytest.approx(2 * np.sin(np.deg2rad(5)), rel=1e-4)
@@ -126,8 +129,9 @@ def test_normalisation_is_applied_once_and_can_be_switched_off():
 
 def test_re_ranking_replaces_the_distances():
     features, tracklets, num_query = toy()
-    plain = rank_features(features, tracklets, num_query, Protocol("toy", "dense", True))
-    reranked = rank_features(features, tracklets, num_query, Protocol("toy", "dense", True, re_ranking=(2, 1, 0.3)))
+    plain = rank_tracklets(features, tracklets, num_query, EvalProtocol("toy", "dense", True))
+    protocol = EvalProtocol("toy", "dense", True, re_ranking=(2, 1, 0.3))
+    reranked = rank_tracklets(features, tracklets, num_query, protocol)
     assert not np.allclose(plain.dist_QG, reranked.dist_QG)
     assert reranked.summary()["protocol"]["re_ranking"] == {"k1": 2, "k2": 1, "lambda": 0.3}
 
@@ -135,17 +139,17 @@ def test_re_ranking_replaces_the_distances():
 def test_queries_without_match_are_counted_and_said():
     features, tracklets, _ = toy()
     tracklets[1] = Tracklet(("1.jpg",), 9, 0)
-    evaluation = rank_features(features, tracklets, 2, Protocol("toy", "dense", False))
+    evaluation = rank_tracklets(features, tracklets, 2, EvalProtocol("toy", "dense", False))
     assert evaluation.summary()["num_query_without_match"] == 1
     assert queries_without_match(evaluation).startswith("1 of 2 queries have no true match")
     alone = [Tracklet((f"{i}.jpg",), i, 0) for i in range(5)]
     with pytest.raises(InputError, match="toy cannot be scored: none of 2 queries"):
-        rank_features(features, alone, 2, Protocol("toy", "dense", False))
+        rank_tracklets(features, alone, 2, EvalProtocol("toy", "dense", False))
 
 
 def test_saved_features_and_ranks_agree_with_the_evaluation(tmp_path):
     features, tracklets, num_query = toy()
-    evaluation = rank_features(features, tracklets, num_query, Protocol("toy", "dense", False))
+    evaluation = rank_tracklets(features, tracklets, num_query, EvalProtocol("toy", "dense", False))
     save_features(tmp_path / "features.npz", evaluation)
     with np.load(tmp_path / "features.npz") as file:
         np.testing.assert_array_equal(file["features"], features)
@@ -166,7 +170,7 @@ def test_contact_sheet_frames_right_answers_green_and_wrong_ones_red(tmp_path):
     for tracklet in tracklets:
         Image.new("RGB", (16, 32), (10, 20, 30)).save(tmp_path / tracklet.frames[0].replace("jpg", "png"))
     tracklets = [Tracklet((str(tmp_path / t.frames[0].replace("jpg", "png")),), t.pid, t.camid) for t in tracklets]
-    evaluation = rank_features(features, tracklets, num_query, Protocol("toy", "dense", False))
+    evaluation = rank_tracklets(features, tracklets, num_query, EvalProtocol("toy", "dense", False))
     save_contact_sheet(tmp_path / "sheet.png", evaluation, NAMED, 2)
     pixels = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB")).reshape(-1, 3)
     counts = {c: int((pixels == np.array(rgb)).all(axis=1).sum()) for c, rgb in
@@ -184,7 +188,7 @@ def test_results_table_is_in_percent():
 
 def test_camera_pairs_are_written_by_name(tmp_path, caplog):
     features, tracklets, num_query = toy()
-    evaluation = rank_features(features, tracklets, num_query, Protocol("toy", "dense", False))
+    evaluation = rank_tracklets(features, tracklets, num_query, EvalProtocol("toy", "dense", False))
     with caplog.at_level("INFO"):
         save_camera_pairs(tmp_path / "pairs.csv", evaluation, NAMED.cameras)
     rows = [tuple(row.values()) for row in csv.DictReader((tmp_path / "pairs.csv").open())]
@@ -198,7 +202,7 @@ def test_camera_pairs_are_written_by_name(tmp_path, caplog):
 
 def test_the_query_itself_is_no_answer_when_cameras_do_not_count():
     features, tracklets, num_query = toy()
-    protocol = Protocol("toy", "dense", gallery_includes_query=True, camera_filter=False)
-    evaluation = rank_features(features, tracklets, num_query, protocol)
+    protocol = EvalProtocol("toy", "dense", gallery_includes_query=True, camera_filter=False)
+    evaluation = rank_tracklets(features, tracklets, num_query, protocol)
     assert all(row not in ranking.order for row, ranking in enumerate(evaluation.rankings))
     assert len(evaluation.rankings[0].order) == 4

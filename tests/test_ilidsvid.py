@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from datasets.sets.ilidsvid import OFFICIAL, parse_ilidsvid
+from datasets.sets.ilidsvid import ILIDSVID, parse_ilidsvid
 from datasets.tracklet import Fault, RawSplits, cut_into_chunks
 from tests.ilidsvid_files import PERSONS, SPLIT_FILE, SPLITS, pids, write_set, write_splits
 from utils.errors import InputError
@@ -55,7 +55,7 @@ def test_the_official_counts_are_those_of_halves_of_300_persons(tmp_path):
     write_splits(tmp_path / SPLIT_FILE, np.array([rng.permutation(300) + 1 for _ in range(10)]))
     raw = parse_ilidsvid(tmp_path, split=9)
     parts = {"train": raw.train, "query": raw.query, "gallery": raw.gallery}
-    assert {name: (len(set(pids(part))), len(part)) for name, part in parts.items()} == OFFICIAL
+    assert {name: (len(set(pids(part))), len(part)) for name, part in parts.items()} == ILIDSVID.official
 
 
 def test_queries_are_camera_1_the_gallery_camera_2_with_one_true_match_each(root):

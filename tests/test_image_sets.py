@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from configs import load_cfg
+from configs.command import DEFAULT_CONFIG
 from configs.defaults import get_cfg
 from configs.load import flatten
 from datasets import load_splits
 from datasets.check.command import main as check_main
-from datasets.command import DEFAULT_CONFIG
 from datasets.synthetic.command import write_set
 from processor.run import eval_main, train_main
 from tests.conftest import TINY_OPTIONS

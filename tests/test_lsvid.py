@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.sets.lsvid import OFFICIAL, parse_lsvid
+from datasets.sets.lsvid import LSVID, parse_lsvid
 from datasets.tracklet import cut_into_chunks
 from tests.lsvid_files import (
     LISTS,
@@ -39,7 +39,7 @@ def test_hand_built_lists_give_the_expected_tracklets(root):
 
 
 def test_the_official_counts_make_up_the_whole_set():
-    assert OFFICIAL["train"][1] + OFFICIAL["query"][1] + OFFICIAL["gallery"][1] == 2_831 + 11_333
+    assert LSVID.official["train"][1] + LSVID.official["query"][1] + LSVID.official["gallery"][1] == 2_831 + 11_333
 
 
 def test_frames_are_full_paths_in_the_order_of_names_whatever_the_order_of_writing(root):

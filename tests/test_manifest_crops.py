@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.exclusion import Exclusions, refuse_unless_excluded
+from datasets.exclusion import Exclusions, unless_excluded
 from datasets.own import crops
 from datasets.own.manifest import parse_manifest
 from tests.manifest_files import (
@@ -136,8 +136,8 @@ def test_a_run_passes_over_the_faults_of_crops_that_it_leaves_out(folder, cache)
     for _ in range(2):  # the crops are cut, then used again
         for known in ([], names[:1], names[1:]):
             with pytest.raises(InputError, match=f"{path} row {4 if known == names[:1] else 3}: "):
-                parse_manifest(path, on_fault=refuse_unless_excluded(Exclusions(known)), cache_dir=cache)
-        raw = parse_manifest(path, on_fault=refuse_unless_excluded(Exclusions(names)), cache_dir=cache)
+                parse_manifest(path, on_fault=unless_excluded(Exclusions(known)), cache_dir=cache)
+        raw = parse_manifest(path, on_fault=unless_excluded(Exclusions(names)), cache_dir=cache)
         assert brief(raw, "train") == [("p", "c", 1)] and not raw.query
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from datasets import check_frames_present, load_splits, official_name
 from datasets.check import command as check
-from datasets.sets.market1501 import OFFICIAL, parse_market1501
+from datasets.sets.market1501 import MARKET1501, parse_market1501
 from datasets.tracklet import Fault
 from utils.errors import InputError, MissingFileError
 
@@ -60,9 +60,9 @@ def test_the_names_and_the_parent_folder_give_the_same_splits(root, name):
 
 
 def test_official_counts_are_those_of_the_release():
-    assert OFFICIAL == {"train": (751, 12_936), "query": (750, 3_368), "gallery": (751, 15_913)}
+    assert MARKET1501.official == {"train": (751, 12_936), "query": (750, 3_368), "gallery": (751, 15_913)}
     # 19,732 images in bounding_box_test, 3,819 of them junk
-    assert OFFICIAL["gallery"][1] == 19_732 - 3_819
+    assert MARKET1501.official["gallery"][1] == 19_732 - 3_819
 
 
 @pytest.mark.parametrize("from_parent", [False, True])

@@ -11,10 +11,9 @@ import torch
 from configs import load_cfg
 from datasets.tracklet import ReIDSplits, Tracklet
 from model import build_model
-from processor import build as processor_build
 from processor.run import train_main
-from processor.training import memory_cache
-from processor.training.memory_cache import cached_features, describe_frames, describe_weights
+from processor.training import feature_cache, memory
+from processor.training.feature_cache import cached_features, describe_frames, describe_weights
 from tests.conftest import TINY_OPTIONS
 
 TAKEN = "taken from"
@@ -41,7 +40,7 @@ def run(tiny_mars, tiny_argv, tmp_path, caplog):
 def test_a_second_run_takes_the_features_of_the_first_to_the_last_bit(run, monkeypatch):
     first, taken = run()
     assert not taken and len(list(run.cache.iterdir())) == 1
-    monkeypatch.setattr(processor_build, "memory_features", lambda *args: pytest.fail("the pass was made again"))
+    monkeypatch.setattr(memory, "memory_features", lambda *args: pytest.fail("the pass was made again"))
     again, taken = run(SOLVER__BASE_LR=1e-4)  # a key that the pass does not depend on
     assert taken and torch.equal(again, first)
 
@@ -103,15 +102,15 @@ def test_features_of_another_number_of_tracklets_are_not_used(tmp_path, caplog):
 
 
 def test_changed_code_of_the_pass_is_another_key(tmp_path):
-    root = Path(memory_cache.__file__).parents[2]
+    root = Path(feature_cache.__file__).parents[2]
     for room in ("model", "datasets", "processor", "utils"):
         shutil.copytree(root / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
-    before = memory_cache.describe_code(tmp_path)
-    assert before == memory_cache.describe_code()
+    before = feature_cache.describe_code(tmp_path)
+    assert before == feature_cache.describe_code()
     for name in ("model/tfclip.py", "model/encoder.py", "datasets/clips/transforms.py", "datasets/clips/sampling.py",
                  "processor/evaluation/tracklet_pass.py", "utils/group_means.py"):  # fmt: skip
         (tmp_path / name).write_text((tmp_path / name).read_text() + "\n")
-        after = memory_cache.describe_code(tmp_path)
+        after = feature_cache.describe_code(tmp_path)
         assert after != before, name
         before = after
 
@@ -175,6 +174,6 @@ def test_the_camera_embedding_does_not_matter_and_everything_else_does():
 
 
 def test_packages_that_decode_and_compute_are_part_of_the_key():
-    described = memory_cache.describe_machine(torch.device("cpu"))
+    described = feature_cache.describe_machine(torch.device("cpu"))
     assert described["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
     assert {"pillow", "simplejpeg", "timm"} <= set(described) and described["device"].startswith("cpu")

@@ -16,7 +16,7 @@ from model.tfclip import TFCLIP
 from model.weights import ArchitectureError, fill_model, load_pretrained, load_weights
 from model.weights.file import WeightFile, read_weight_file
 from model.weights.torchscript import read_torchscript_tensors
-from processor.build import check_weights
+from processor.training.session import check_start
 from utils.errors import InputError, MissingFileError
 
 SIZE = (64, 32)
@@ -271,4 +271,4 @@ def test_a_folder_of_openai_files_serves_every_encoder(tmp_path):
     one_file = load_cfg(opts=["MODEL.PRETRAIN_PATH", str(tmp_path / "own.pt")])
     assert pretrained_path(one_file) == str(tmp_path / "own.pt") and pretrained_path(load_cfg()) == ""
     with pytest.raises(MissingFileError, match="RN50.pt does not exist; put OpenAI's RN50.pt there"):
-        check_weights(load_cfg(opts=["MODEL.NAME", "RN50", "MODEL.PRETRAIN_PATH", str(tmp_path), *cnn]))
+        check_start(load_cfg(opts=["MODEL.NAME", "RN50", "MODEL.PRETRAIN_PATH", str(tmp_path), *cnn]))

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from processor import build
+from processor.evaluation import session
 from processor.run import eval_main, train_main
 
 
@@ -18,7 +18,7 @@ def metrics(folder):
 def parts(monkeypatch):
     """The (data set, queries) of every test of a run, and scores that fall from epoch to epoch."""
     seen = []
-    evaluate = build.evaluate
+    evaluate = session.evaluate
 
     def spy(*arguments):
         evaluation = evaluate(*arguments)
@@ -26,7 +26,7 @@ def parts(monkeypatch):
         evaluation.metrics.update(mAP=1 / len(seen), rank1=1 / len(seen))
         return evaluation
 
-    monkeypatch.setattr(build, "evaluate", spy)
+    monkeypatch.setattr(session, "evaluate", spy)
     return seen
 
 

@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from datasets.synthetic.command import write_set
-from processor import run
 from processor.run import eval_main, train_main
 from processor.splits_table import mean_and_spread
 from processor.training import epoch as trainer
+from processor.training import session
 from tests.conftest import TINY_OPTIONS
 from tests.test_end_to_end import assert_same_state
 
@@ -153,7 +153,7 @@ def test_broken_off_in_a_new_test_of_finished_splits_the_table_mixes_no_protocol
     series, ilids, tmp_path, monkeypatch, stop_at
 ):
     shutil.copytree(series, tmp_path / "run")
-    report, tested = run.report, []
+    report, tested = session.report, []
 
     def interrupt(*arguments):
         tested.append(arguments)
@@ -161,9 +161,9 @@ def test_broken_off_in_a_new_test_of_finished_splits_the_table_mixes_no_protocol
             raise KeyboardInterrupt
         return report(*arguments)
 
-    monkeypatch.setattr(run, "report", interrupt)
+    monkeypatch.setattr(session, "report", interrupt)
     assert train_main(argv(ilids, tmp_path / "run", TEST__AP="trapezoid")) == 130
-    monkeypatch.setattr(run, "report", report)
+    monkeypatch.setattr(session, "report", report)
     assert train_main(argv(ilids, tmp_path / "run", TEST__AP="trapezoid")) == 0
     assert train_main(argv(ilids, tmp_path / "whole", TEST__AP="trapezoid")) == 0
     assert {metrics(tmp_path / "run" / f"split{n}")["protocol"]["ap"] for n in range(10)} == {"trapezoid"}
@@ -196,13 +196,13 @@ def test_overwriting_takes_the_old_table_away_at_once(series, ilids, tmp_path, m
 
 
 def test_ctrl_c_while_a_split_is_reported_ends_the_series(ilids, tmp_path, monkeypatch):
-    report = run.report
+    report = session.report
 
     def press(*arguments):
         os.kill(os.getpid(), signal.SIGINT)
         report(*arguments)
 
-    monkeypatch.setattr(run, "report", press)
+    monkeypatch.setattr(session, "report", press)
     assert train_main(argv(ilids, tmp_path / "run")) == 130
     assert (tmp_path / "run" / "split0" / "metrics.json").exists() and not (tmp_path / "run" / "split1").exists()
 

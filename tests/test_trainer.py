@@ -10,9 +10,12 @@ from configs import load_cfg
 from datasets.clips.dataset import ClipBatch
 from loss import build_criterion
 from model import build_model
-from processor.training.epoch import FiniteCheck, NonFiniteLossError, RunState, train_one_epoch
+from processor.runtime import Runtime
+from processor.training.epoch import FiniteCheck, train_one_epoch
+from processor.training.state import RunState
 from solver import build_lr_schedule, build_optimizer
 from tests.conftest import TINY_OPTIONS
+from utils.errors import NonFiniteLossError
 
 
 def run_state(scaler_enabled: bool) -> RunState:
@@ -28,10 +31,10 @@ def test_a_run_may_continue_with_and_without_a_loss_scaler(before, now):
     """A checkpoint of a GPU with bf16 (no scaler) goes on where only fp16 is there, and the other way round."""
     first, second = run_state(before), run_state(now)
     first.epoch, first.memory = 3, torch.ones(2, 2)
-    state = first.state_dict()
+    state = first.checkpoint("", "float16", {}, "")
     if before:
-        state["scaler"]["scale"] = 17.0
-    second.load_state_dict(state)
+        state.scaler["scale"] = 17.0
+    second.restore(state)
     assert second.epoch == second.saved_epoch == 3 and torch.equal(second.memory, torch.ones(2, 2))
     assert torch.equal(second.model.weight, first.model.weight)
     if before and now:
@@ -62,7 +65,7 @@ def test_a_checkpoint_of_the_plain_optimizer_goes_on_with_the_fused_one():
     fused.optimizer = torch.optim.Adam(fused.model.parameters(), fused=True)
     plain.model(torch.ones(1, 2)).sum().backward()
     plain.optimizer.step()
-    fused.load_state_dict(copy.deepcopy(plain.state_dict()))
+    fused.restore(copy.deepcopy(plain.checkpoint("", "float32", {}, "")))
     assert fused.optimizer.param_groups[0]["fused"] is True
     for run in (plain, fused):
         run.model.zero_grad()
@@ -83,9 +86,8 @@ def tiny_run() -> tuple[RunState, nn.Module, ClipBatch]:
 
 
 def train(run: RunState, criterion: nn.Module, batches: list[ClipBatch], **options) -> dict[str, float]:
-    return train_one_epoch(
-        run, criterion, batches, lambda clips: clips.float() / 127.5 - 1, torch.device("cpu"), None, 1e-3, 50, **options
-    )
+    runtime = Runtime(torch.device("cpu"), None, lambda clips: clips.float() / 127.5 - 1)
+    return train_one_epoch(run, criterion, batches, runtime, 1e-3, 50, **options)
 
 
 @pytest.mark.parametrize(("num_parts", "calls"), [(1, [4]), (2, [2, 2, 2, 2]), (4, [1] * 8)])
@@ -116,7 +118,7 @@ def test_a_loss_that_is_not_finite_in_the_last_step_ends_the_epoch():
 
 def test_an_optimizer_of_other_groups_is_refused():
     first, second = run_state(False), run_state(False)
-    state = copy.deepcopy(first.state_dict())
-    state["optimizer"]["param_groups"].append(copy.deepcopy(state["optimizer"]["param_groups"][0]))
+    state = copy.deepcopy(first.checkpoint("", "float32", {}, ""))
+    state.optimizer["param_groups"].append(copy.deepcopy(state.optimizer["param_groups"][0]))
     with pytest.raises(ValueError, match="parameter groups"):
-        second.load_state_dict(state)
+        second.restore(state)

@@ -13,6 +13,7 @@ from loss import build_criterion
 from model import build_model
 from model.compiled import check_compiler, compile_clip_features
 from model.tfclip import ClipFeatures
+from processor.runtime import Runtime
 from processor.training import step as training_step
 from processor.training.step import TrainingStep
 from tests.conftest import TINY_OPTIONS
@@ -28,6 +29,9 @@ def normalize(clips):
     return clips.float() / 127.5 - 1
 
 
+RUNTIME = Runtime(CPU, None, normalize)
+
+
 def parts_of_a_step(**overrides):
     """Model, criterion, memory and uint8 clips (6, 2, 3, 32, 16)."""
     options = TINY_OPTIONS | {key.replace("__", "."): str(value) for key, value in overrides.items()}
@@ -39,7 +43,7 @@ def parts_of_a_step(**overrides):
 
 
 def step_of(model, criterion, memory, num_parts=1, clip_features=None):
-    return TrainingStep(model, clip_features or model.clip_features, criterion, memory, normalize, CPU, None, num_parts)
+    return TrainingStep(model, clip_features or model.clip_features, criterion, memory, RUNTIME, num_parts)
 
 
 def gradients(model):
@@ -188,8 +192,8 @@ def test_a_step_on_the_gpu_never_waits_for_it(num_parts):
     device = torch.device("cuda")
     model, criterion, memory, clips = parts_of_a_step()
     model, memory = model.to(device), memory.to(device)
-    step = TrainingStep(model, model.clip_features, criterion, memory, normalize, device,
-                        torch.bfloat16, num_parts)  # fmt: skip
+    runtime = Runtime(device, torch.bfloat16, normalize)
+    step = TrainingStep(model, model.clip_features, criterion, memory, runtime, num_parts)
     batch = [tensor.to(device) for tensor in (clips, PIDS, CAMIDS)]
     step(*batch, lambda loss: loss)
     torch.cuda.set_sync_debug_mode("error")
@@ -219,7 +223,8 @@ def test_encoder_and_heads_compute_in_the_autocast_type(num_parts):
     types = {}
     for name in ("encoder.vit.blocks.0.attn.qkv", "ssp.layers.0.cross_attn.q_proj", "classifier_g", "classifier_t"):
         model.get_submodule(name).register_forward_hook(lambda _m, _i, out, name=name: types.update({name: out.dtype}))
-    step = TrainingStep(model, model.clip_features, criterion, memory, normalize, CPU, torch.bfloat16, num_parts)
+    runtime = Runtime(CPU, torch.bfloat16, normalize)
+    step = TrainingStep(model, model.clip_features, criterion, memory, runtime, num_parts)
     losses = step(clips, PIDS, CAMIDS, lambda loss: loss)
     assert set(types.values()) == {torch.bfloat16} and len(types) == 4
     assert losses["total"].dtype is torch.float32

@@ -5,7 +5,8 @@ import random
 import pytest
 import torch
 
-from datasets.clips.transforms import ClipAugment, Normalize, draw_erase_box, resize_frame
+from datasets.clips.transforms import ClipAugment, Normalize, draw_erase_box
+from datasets.frames.reader import resize_frame
 
 SEEDS = range(200)
 

@@ -2,13 +2,15 @@
 
 import logging
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from utils.checkpoint import load_checkpoint, save_checkpoint, save_json, write_atomically
+from utils.checkpoint import Checkpoint
 from utils.errors import InputError, MissingFileError
+from utils.files import save_csv, save_json, write_atomically
 from utils.group_means import GroupMeans
 from utils.logger import close_logging, log_to_file, setup_logging
 from utils.meters import Meters
@@ -64,39 +66,45 @@ def test_the_old_file_stays_until_the_new_one_is_complete(tmp_path):
 
 def test_content_that_cannot_be_saved_leaves_the_old_checkpoint(tmp_path):
     path = tmp_path / "last.pth"
-    save_checkpoint(path, {"epoch": 1})
+    state = Checkpoint(**dict.fromkeys(NEEDED, 0))
+    state.save(path)
     with pytest.raises(Exception, match="pickle|lambda"):
-        save_checkpoint(path, {"epoch": lambda: 2})
+        replace(state, epoch=lambda: 2).save(path)
     with pytest.raises(TypeError):
         save_json(path, {1, 2})
-    assert torch.load(path, weights_only=True) == {"epoch": 1} and names_in(tmp_path) == ["last.pth"]
+    assert Checkpoint.load(path) == state and names_in(tmp_path) == ["last.pth"]
 
 
 def test_a_checkpoint_comes_back_as_it_was(tmp_path):
     state = {name: {"x": torch.arange(3)} for name in NEEDED} | {"epoch": 7, "rng": get_rng_state()}
-    save_checkpoint(tmp_path / "last.pth", state)
-    loaded = load_checkpoint(tmp_path / "last.pth")
-    assert loaded["epoch"] == 7 and torch.equal(loaded["model"]["x"], torch.arange(3))
-    set_rng_state(loaded["rng"])  # plain enough for weights_only, complete enough to restore
+    Checkpoint(**state).save(tmp_path / "last.pth")
+    loaded = Checkpoint.load(tmp_path / "last.pth")
+    assert loaded.epoch == 7 and torch.equal(loaded.model["x"], torch.arange(3))
+    set_rng_state(loaded.rng)  # plain enough for weights_only, complete enough to restore
 
 
 def test_a_missing_truncated_or_incomplete_checkpoint_is_named_in_one_line(tmp_path):
     path = tmp_path / "last.pth"
     with pytest.raises(MissingFileError, match="last.pth does not exist.*without --resume"):
-        load_checkpoint(path)
-    save_checkpoint(path, dict.fromkeys(NEEDED, 0))
+        Checkpoint.load(path)
+    Checkpoint(**dict.fromkeys(NEEDED, 0)).save(path)
     whole = path.read_bytes()
     for content in (whole[: len(whole) // 2], whole[:10], b"", b"words"):
         path.write_bytes(content)
         with pytest.raises(InputError, match="last.pth cannot be read; it is truncated") as caught:
-            load_checkpoint(path)
+            Checkpoint.load(path)
         assert "\n" not in str(caught.value)
-    save_checkpoint(path, dict.fromkeys(NEEDED[:-2], 0))
+    torch.save(dict.fromkeys(NEEDED[:-2], 0), path)
     with pytest.raises(InputError, match="last.pth cannot be resumed: it lacks history, config$"):
-        load_checkpoint(path)
+        Checkpoint.load(path)
     torch.save([1, 2], path)
     with pytest.raises(InputError, match="last.pth cannot be resumed: it lacks model"):
-        load_checkpoint(path)
+        Checkpoint.load(path)
+
+
+def test_a_table_takes_rows_with_and_without_names(tmp_path):
+    save_csv(tmp_path / "a.csv", ["x", "y"], [{"y": 2}, [3, "a,b"], {"x": "\udcff"}], errors="backslashreplace")
+    assert (tmp_path / "a.csv").read_bytes() == b'x,y\n,2\n3,"a,b"\n\\udcff,\n'
 
 
 def draws() -> list[float]:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from datasets.exclusion import Exclusions, read_exclusions, refuse_unless_excluded, write_exclusions
-from datasets.tracklet import Fault, RawSplits, Tracklet, cut_into_chunks, refuse
+from datasets.exclusion import Exclusions, read_exclusions, unless_excluded, write_exclusions
+from datasets.tracklet import Fault, RawSplits, Tracklet, cut_into_chunks, raise_or_warn
 from datasets.validation import hold_out
 from utils.errors import InputError
 
@@ -102,10 +102,10 @@ def test_broken_lists(tmp_path, content, said):
 def test_a_faulty_row_passes_only_when_all_its_frames_are_left_out():
     fault = Fault("row 3: mixes people", ("/set/a.jpg", "/set/b.jpg"), "/set")
     with pytest.raises(InputError, match="mixes people"):
-        refuse(fault)
+        raise_or_warn(fault)
     with pytest.raises(InputError, match="mixes people"):
-        refuse_unless_excluded(Exclusions([("train", "a.jpg")]))(fault)
-    refuse_unless_excluded(Exclusions([("train", "a.jpg"), ("", "b.jpg")]))(fault)
+        unless_excluded(Exclusions([("train", "a.jpg")]))(fault)
+    unless_excluded(Exclusions([("train", "a.jpg"), ("", "b.jpg")]))(fault)
     with pytest.raises(InputError):
-        refuse_unless_excluded(Exclusions([("", "a.jpg")]))(Fault("no frames at all"))
-    refuse(Fault("counts differ", blocks=False))
+        unless_excluded(Exclusions([("", "a.jpg")]))(Fault("no frames at all"))
+    raise_or_warn(Fault("counts differ", blocks=False))

@@ -1,61 +1,63 @@
-"""Files that are either whole or not there: written under a temporary name, then moved."""
+"""The full state of a run as one file: tensors and plain Python only, so that it is read without running code."""
 
-import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from utils.errors import InputError, MissingFileError
-
-_NEEDED = (
-    "model", "optimizer", "lr_schedule", "scaler", "clip_memory", "epoch", "best", "rng", "untrained", "precision",
-    "history", "config",
-)  # fmt: skip
+from utils.files import write_atomically
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, then move it into place; nothing is left on failure.
+@dataclass(frozen=True)
+class Checkpoint:
+    """Every field of last.pth and best.pth; those with a default are absent in files of earlier versions."""
 
-    Raises InputError naming the file when the system refuses (no permission, disk full).
-    """
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror or error})") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    model: dict[str, Tensor]  # weights of TFCLIP
+    optimizer: dict[str, Any]
+    lr_schedule: dict[str, Any]
+    scaler: dict[str, Any]  # of fp16; empty in other number types
+    clip_memory: Tensor | None  # (C, E) what v_p is compared with; None without memory
+    epoch: int  # finished epochs
+    best: dict[str, Any]  # epoch and score of the best test so far; empty before the first
+    history: list[dict[str, Any]]  # rows of history.csv
+    untrained: dict[str, Any] | None  # scores before the first epoch, where asked for
+    rng: dict[str, Any]  # random states
+    config: str  # of the run, as YAML
+    precision: str  # number type of the forward pass
+    cameras: dict[str, Any] | None = None  # the data set's cameras and which of them training sees
+    train_list: str = ""  # hash of the training tracklets
 
+    @classmethod
+    def holds(cls, content: Mapping[str, Any]) -> bool:
+        """Whether the content of a weight file is a state of this kind, whole or not."""
+        return isinstance(content.get("model"), Mapping) and "epoch" in content
 
-def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Write the full state of a run (tensors and plain Python only)."""
+    def save(self, path: Path) -> None:
+        """Write the file; raises InputError when the system refuses."""
+        content = {field.name: getattr(self, field.name) for field in fields(self)}
 
-    def write(temporary: Path) -> None:
-        # A file object, so that a full disk is the system's own error.
-        with temporary.open("wb") as file:
-            torch.save(dict(state), file)
+        def write(temporary: Path) -> None:
+            # A file object, so that a full disk is the system's own error.
+            with temporary.open("wb") as file:
+                torch.save(content, file)
 
-    write_atomically(path, write)
+        write_atomically(path, write)
 
-
-def save_json(path: Path, content: Any) -> None:
-    """Write readable JSON."""
-    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(content, indent=2) + "\n"))
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """The full state of a run, on the CPU; raises MissingFileError, or InputError when it is broken or incomplete."""
-    if not path.is_file():
-        raise MissingFileError(f"{path} does not exist, so there is no run to resume; start it without --resume")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # torch.load raises many kinds for a broken file, with advice that does not help here
-        raise InputError(f"checkpoint {path} cannot be read; it is truncated or not a checkpoint") from None
-    lacking = [name for name in _NEEDED if not isinstance(state, dict) or name not in state]
-    if lacking:
-        raise InputError(f"checkpoint {path} cannot be resumed: it lacks {', '.join(lacking)}")
-    return state
+    @classmethod
+    def load(cls, path: Path) -> "Checkpoint":
+        """Read the file on the CPU; raises MissingFileError, or InputError when it is broken or incomplete."""
+        if not path.is_file():
+            raise MissingFileError(f"{path} does not exist, so there is no run to resume; start it without --resume")
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception:  # torch.load raises many kinds for a broken file, with advice that does not help here
+            raise InputError(f"checkpoint {path} cannot be read; it is truncated or not a checkpoint") from None
+        content = content if isinstance(content, dict) else {}
+        lacking = [field.name for field in fields(cls) if field.default is MISSING and field.name not in content]
+        if lacking:
+            raise InputError(f"checkpoint {path} cannot be resumed: it lacks {', '.join(lacking)}")
+        return cls(**{field.name: content[field.name] for field in fields(cls) if field.name in content})

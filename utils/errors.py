@@ -1,8 +1,8 @@
-"""Faults of the user's input: reported as one line with exit code 2, never as a traceback."""
+"""Errors that end a command in one line instead of a traceback."""
 
 
 class InputError(ValueError):
-    """A fault in files, lists, images or weights that the user can mend; its message is one line."""
+    """A fault in keys, files, images or weights that the user can mend; its message is one line (exit code 2)."""
 
     @property
     def line(self) -> str:
@@ -14,3 +14,12 @@ class InputError(ValueError):
 
 class MissingFileError(InputError, FileNotFoundError):
     """A file or folder that is not there; the message names it and says how to get it."""
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became inf or nan; the message names epoch, step and terms (exit code 1)."""
+
+
+def printable(text: object) -> str:
+    """The text with line breaks and other control characters escaped, so that a message stays one line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))

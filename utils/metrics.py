@@ -24,6 +24,9 @@ from utils.ranking import (
     squared_lengths,
 )
 
+# Scores of a test, name -> title in tables. Whatever shows or stores scores goes through this list.
+SCORES = {"mAP": "mAP", "rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "rank20": "Rank-20"}
+
 
 class QueryRanking(NamedTuple):
     """One query's ranked list after the camera filter; positions are 1-based."""
@@ -64,11 +67,10 @@ def evaluate_ranking(
     """CMC and mAP of distances (Q, G) under the protocol of video ReID.
 
     With `camera_filter` gallery items of the query's own person and camera are left out (the query itself too).
-    `own_rows` (Q,) names the gallery row that is the query itself: it is left out in any case. `ap`:
-    'step' is the mean precision at the hits (what papers report), 'trapezoid' MARS' official rule. Returns fractions:
-    {"mAP", "cmc" (min(max_rank, G) values), "rank1", "rank5", "rank10", "rank20", "num_valid", "num_query",
-    "num_gallery"}; means run over the `num_valid` queries with a true match. Raises ValueError when there is none, or
-    when shapes disagree.
+    `own_rows` (Q,) names the gallery row that is the query itself: it is left out in any case. `ap`: 'step' is the
+    mean precision at the hits (what papers report), 'trapezoid' MARS' official rule. Returns SCORES as fractions,
+    "cmc" (min(max_rank, G) values), "num_valid", "num_query" and "num_gallery"; means run over the `num_valid` queries
+    with a true match. Raises ValueError when there is none, or when shapes disagree.
     """
     dist_QG = np.asarray(dist_QG)
     roles = Roles(q_pids, g_pids, q_camids, g_camids, camera_filter, own_rows)
@@ -120,15 +122,16 @@ def _float_array(features: ArrayLike | Tensor) -> NDArray[np.float32]:
 def _scores(positions: Iterable[NDArray[np.int64]], roles: Roles, max_rank: int, ap: str) -> dict:
     """The result of `evaluate_ranking` from each query's positions of its true matches (P,)."""
     _check_rule(ap)
-    valid = [(average_precision(found, ap), found[0]) for found in positions if len(found)]
+    valid = [found for found in positions if len(found)]
     if not valid:
         raise ValueError(f"none of {roles.num_query} queries has a true match in the gallery")
-    precisions, first = map(np.array, zip(*valid))  # (valid,) each
+    first = np.array([found[0] for found in valid])  # (valid,)
+    scores = {"mAP": np.mean([average_precision(found, ap) for found in valid])}
+    scores |= {f"rank{k}": (first <= k).mean() for k in (1, 5, 10, 20)}
     num_ranks = min(max_rank, roles.num_gallery)
     cmc = (first[:, None] <= np.arange(1, num_ranks + 1)).mean(axis=0)
-    result = {"mAP": float(precisions.mean()), "cmc": cmc}
-    result |= {f"rank{k}": float((first <= k).mean()) for k in (1, 5, 10, 20)}
-    return result | {"num_valid": len(valid), "num_query": roles.num_query, "num_gallery": roles.num_gallery}
+    counts = {"num_valid": len(valid), "num_query": roles.num_query, "num_gallery": roles.num_gallery}
+    return {name: float(scores[name]) for name in SCORES} | {"cmc": cmc} | counts
 
 
 def _check_rule(ap: str) -> None:

@@ -10,12 +10,12 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from yacs.config import CfgNode
 
-from configs import load_cfg
-from datasets.build import check_split_key, dataset_options, load_raw, official_name, options_of
+from configs import load_cfg, resolve_auto
+from configs.command import CommandParser, run_command, say
+from datasets.build import check_split_key, dataset_options, load_raw
 from datasets.check.base import Disk, Problem, counted, frames_to_check, named_frames, split_tracklets
 from datasets.check.fix_list import leave_out, reasons_before, refuse_unwritable, write_list
 from datasets.check.folders import scan_folders, unused_images
@@ -31,7 +31,6 @@ from datasets.check.problems import (
     shared_ids,
 )
 from datasets.check.report import (
-    Official,
     exclusion_notes,
     fix_lines,
     odd_shapes,
@@ -41,33 +40,12 @@ from datasets.check.report import (
     table,
     unused_note,
 )
-from datasets.command import DataCommandParser, run_data_command, say
 from datasets.exclusion import Exclusions, read_exclusions
 from datasets.frames.probe import OpenedFrame, open_frames
-from datasets.sets import ilidsvid, lsvid, market1501, mars, msmt17
-from datasets.tracklet import Fault, RawSplits
+from datasets.registry import find_dataset
+from datasets.tracklet import DataSet, Fault, RawSplits
 
 _FRAMES_PER_PROCESS = 20_000  # a process that has fewer to open costs more time to start than it saves
-
-
-class _Facts(NamedTuple):
-    """What is known of a data set by its name."""
-
-    official: Official
-    distractor: int | None = None  # the id that stands for nobody
-    may_number_twice: bool = False  # train and test may both count their persons from the same number on
-    junk: str | tuple[str, ...] | None = None  # how names of frames begin that no list needs; None: cannot be told
-    spare: tuple[str, ...] | None = None  # folders of images that no run reads; None: other images are not counted
-
-
-_KNOWN = {
-    "MARS": _Facts(mars.OFFICIAL, distractor=0, junk="00-1"),
-    "LS-VID": _Facts(lsvid.OFFICIAL, distractor=0, may_number_twice=True),
-    "iLIDS-VID": _Facts(ilidsvid.OFFICIAL, spare=("images",)),
-    "Market1501": _Facts(market1501.OFFICIAL, distractor=0, junk=("-1_", ".")),
-    "MSMT17": _Facts(msmt17.OFFICIAL, junk="."),
-    "folder": _Facts({}, spare=()),
-}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -77,24 +55,23 @@ def main(argv: Sequence[str]) -> int:
         arguments = _parse(argv)
         return _check(load_cfg(arguments.config_file, arguments.opts), arguments)
 
-    return run_data_command(work)
+    return run_command(work)
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     about = "Open every list and every frame of a data set."
-    parser = DataCommandParser("python -m datasets.check", about)
+    parser = CommandParser(about, prog="python -m datasets.check")
     parser.add_argument(
         "--fix-list", "--fix_list", type=Path, metavar="FILE", help="write frames to leave out, for DATASETS.EXCLUDE"
     )
     parser.add_argument("--all", action="store_true", help="name every problem, not the first ten of a kind")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys, e.g. DATASETS.ROOT_DIR /data/MARS")
-    return parser.parse_intermixed_args(argv)
+    return parser.parse(argv)
 
 
 def _check(cfg: CfgNode, arguments: argparse.Namespace) -> int:
-    name = official_name(cfg.DATASETS.NAMES)
+    dataset = find_dataset(cfg.DATASETS.NAMES)
+    name, several = dataset.name, dataset.num_splits > 1
     check_split_key(cfg)
-    facts, several = _KNOWN.get(name, _Facts({})), "split" in options_of(name)
     if arguments.fix_list is not None:
         refuse_unwritable(arguments.fix_list)
     exclusions = read_exclusions(cfg.DATASETS.EXCLUDE)
@@ -102,14 +79,14 @@ def _check(cfg: CfgNode, arguments: argparse.Namespace) -> int:
     kept = {number: exclusions.apply(whole) for number, whole in wholes.items()}
     first, (whole, *_) = next(iter(kept.values())), wholes.values()
     shown = f", split {next(iter(wholes))} of the {len(wholes)} that are checked" if len(wholes) > 1 else ""
-    say([f"{name} in {whole.root}{shown}", *table(first, facts.official)])
+    say([f"{name} in {whole.root}{shown}", *table(first, dataset.official)])
     if cfg.DATASETS.PACK:
         say(["DATASETS.PACK is not opened here, files are; python -m datasets.pack --check compares it with them"])
 
     opened = _open(kept.values(), cfg.DATALOADER.NUM_WORKERS)
     named = named_frames(wholes.values(), faults)
     folders = scan_folders(whole.root, named)
-    ranking, training, disk = _ranking(cfg, whole, facts), _training(cfg), Disk(opened, folders.bare)
+    ranking, training, disk = _ranking(cfg, whole, dataset), _training(cfg), Disk(opened, folders.bare)
 
     def find(left_out: Exclusions) -> list[Problem]:
         rest = {number: left_out.apply(whole) for number, whole in wholes.items()}
@@ -118,16 +95,16 @@ def _check(cfg: CfgNode, arguments: argparse.Namespace) -> int:
     remaining = [fault for fault in faults if not exclusions.cover(fault)]
     problems = [
         *row_problems(remaining, several),
-        *folder_problems(whole.root, folders, faults, facts.junk),
+        *folder_problems(whole.root, folders, faults, dataset.junk),
         *find(exclusions),
     ]
     notes = [
         *_config_notes(cfg, ranking),
-        *other_counts(first, facts.official),
+        *other_counts(first, dataset.official),
         *row_notes(remaining),
         *short_identities(first, cfg.DATALOADER.NUM_INSTANCE),
         *odd_shapes(whole.root, frames_to_check(kept.values(), several), opened),
-        *unused_note(whole.root, unused_images(whole.root, named, facts.spare) if facts.spare is not None else ()),
+        *unused_note(whole.root, unused_images(whole.root, named, dataset.spare) if dataset.spare is not None else ()),
         *exclusion_notes(list(wholes.values()), faults, exclusions, several),
     ]
     say([*(f"note: {note}" for note in notes), *problem_lines(problems, arguments.all)])
@@ -144,7 +121,8 @@ def _read_lists(cfg: CfgNode, name: str) -> tuple[dict[str, RawSplits], list[Fau
     options = dataset_options(cfg, name)
     faults: dict[Fault, None] = {}  # the splits of a set share their faults
     wholes = {}
-    for number in "0123456789" if options.get("split") == "all" else [cfg.DATASETS.SPLIT]:
+    every = map(str, range(find_dataset(name).num_splits))
+    for number in every if options.get("split") == "all" else [cfg.DATASETS.SPLIT]:
         if "split" in options:
             options["split"] = number
         wholes[number] = load_raw(name, cfg.DATASETS.ROOT_DIR, lambda fault: faults.setdefault(fault), **options)
@@ -163,18 +141,18 @@ def _open(splits: Iterable[RawSplits], most: int) -> dict[str, OpenedFrame]:
     return opened
 
 
-def _ranking(cfg: CfgNode, raw: RawSplits, facts: _Facts) -> Ranking:
+def _ranking(cfg: CfgNode, raw: RawSplits, dataset: DataSet) -> Ranking:
     """What the test of this config ranks."""
-    includes = {"auto": raw.gallery_includes_query, "True": True, "False": False}[cfg.TEST.GALLERY_INCLUDES_QUERY]
-    camera_filter = {"auto": len(raw.cameras) > 1, "True": True, "False": False}[cfg.TEST.SAME_CAMERA_FILTER]
+    includes = resolve_auto(cfg.TEST.GALLERY_INCLUDES_QUERY, raw.gallery_includes_query)
+    camera_filter = resolve_auto(cfg.TEST.SAME_CAMERA_FILTER, len(raw.cameras) > 1)
     pids = {split: {t.pid for t in tracklets} for split, tracklets in split_tracklets(raw).items()}
     # A few shared ids are a fault of the lists; when most are shared, the two lists count for themselves.
     own_numbers = [
         (split, others)
         for split, others in PARTS_APART
-        if facts.may_number_twice and 2 * len(shared_ids(raw, split, others)) > len(pids[split])
+        if dataset.may_number_twice and 2 * len(shared_ids(raw, split, others)) > len(pids[split])
     ]
-    return Ranking(includes, camera_filter, facts.distractor, tuple(own_numbers))
+    return Ranking(includes, camera_filter, dataset.distractor, tuple(own_numbers))
 
 
 def _training(cfg: CfgNode) -> Training:

@@ -1,7 +1,7 @@
 """What is wrong between the lists of a data set, its folders and the protocol of its training and test."""
 
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,10 +18,10 @@ from datasets.check.folders import ImageFolders
 from datasets.check.frames import NO_FILE, frame_problems
 from datasets.exclusion import below
 from datasets.frames.probe import OpenedFrame
-from datasets.own.names import printable
+from datasets.matching import have_true_match
 from datasets.tracklet import Fault, RawSplits
 from datasets.validation import hold_out
-from utils.errors import InputError
+from utils.errors import InputError, printable
 
 FAULTY_ROWS = "faults of the lists"
 NO_TRACKLET = "splits without tracklets"
@@ -189,15 +189,9 @@ def _leaks(raw: RawSplits, ranking: Ranking) -> list[Problem]:
 
 
 def _unmatched_queries(raw: RawSplits, ranking: Ranking) -> list[Problem]:
-    gallery = [*raw.gallery, *(raw.query if ranking.includes_query else ())]
-    of_person = Counter(t.pid for t in gallery)
-    of_view = Counter((t.pid, t.camid) for t in gallery)
     problems = []
-    for t in raw.query:
-        # The view holds the query itself; without the filter the query alone is left out.
-        ignored = of_view[t.pid, t.camid] if ranking.camera_filter else int(ranking.includes_query)
-        if of_person[t.pid] > ignored:
-            continue
+    matched = have_true_match(raw.query, raw.gallery, ranking.includes_query, ranking.camera_filter)
+    for t in (t for t, found in zip(raw.query, matched) if not found):
         camera = f", camera {raw.cameras[t.camid]}" if raw.cameras else ""
         names = [below(raw.root, frame) for frame in t.frames]
         text = f"person {raw.person(t.pid)}{camera}, {counted(len(names), 'frame')} from {names[0]}"

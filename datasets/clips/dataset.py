@@ -28,7 +28,7 @@ class ClipBatch(NamedTuple):
     camids: Tensor  # (B,) int64
 
 
-class TestBatch(NamedTuple):
+class EvalBatch(NamedTuple):
     """Clips of one or several tracklets for one forward pass."""
 
     clips: Tensor  # (B, T, 3, H, W) uint8
@@ -82,7 +82,7 @@ class TrainClips(Dataset):
         return ClipBatch(batch.finish(), pids, camids)
 
 
-class TestClips(Dataset):
+class EvalClips(Dataset):
     """One whole batch per item: the clips of a run of tracklets that fit `frames_per_batch` together.
 
     A tracklet with more frames than the bound is spread over several batches. `sampling` is 'dense' or 'first'.
@@ -112,14 +112,14 @@ class TestClips(Dataset):
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, index: int) -> TestBatch:
+    def __getitem__(self, index: int) -> EvalBatch:
         clips = self.batches[index]
         batch = Batch(len(clips), self.clip_length, *self.size, self.buffers)
         paths = [self.tracklets[row].frames[place] for row, indices in clips for place in indices]
         read_frames_into(batch.frames_NHW3, paths, self.source)
         rows = torch.tensor([row for row, _ in clips])
         camids = torch.tensor([self.tracklets[row].camid for row, _ in clips])
-        return TestBatch(batch.finish(), camids, rows)
+        return EvalBatch(batch.finish(), camids, rows)
 
 
 def _clips(tracklet: Tracklet, clip_length: int, sampling: str) -> list[list[int]]:
@@ -127,6 +127,6 @@ def _clips(tracklet: Tracklet, clip_length: int, sampling: str) -> list[list[int
     return dense_clips(num_frames, clip_length) if sampling == "dense" else [first_per_chunk(num_frames, clip_length)]
 
 
-def as_it_is(batch: ClipBatch) -> ClipBatch:
+def keep_batch(batch: ClipBatch) -> ClipBatch:
     """The `collate_fn` of TrainClips, whose batches are whole."""
     return batch

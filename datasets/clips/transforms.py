@@ -12,16 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torchvision.transforms.v2 import functional as F
 
 _ERASE_TRIES = 100
-
-
-def resize_frame(frame_3HW: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear, anti-aliased resize of one uint8 frame to `size` [height, width]."""
-    if list(frame_3HW.shape[1:]) == list(size):
-        return frame_3HW
-    return F.resize(frame_3HW, list(size), antialias=True)
 
 
 class Patch(NamedTuple):

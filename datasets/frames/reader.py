@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
+from torchvision.transforms.v2 import functional as F
 
-from datasets.clips.transforms import resize_frame
 from datasets.frames.modes import to_rgb
 from utils.errors import InputError, MissingFileError
 
@@ -93,6 +93,13 @@ def read_into(frame_HW3: NDArray[np.uint8], path: str, source: FrameSource) -> N
     else:
         resized_3HW = resize_frame(torch.from_numpy(pixels).permute(2, 0, 1), frame_HW3.shape[:2])
         torch.from_numpy(frame_HW3).permute(2, 0, 1).copy_(resized_3HW)
+
+
+def resize_frame(frame_3HW: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear, anti-aliased resize of one uint8 frame to `size` [height, width]."""
+    if list(frame_3HW.shape[1:]) == list(size):
+        return frame_3HW
+    return F.resize(frame_3HW, list(size), antialias=True)
 
 
 def _decode_jpeg(frame_HW3: NDArray[np.uint8], path: str, source: FrameSource) -> NDArray[np.uint8] | None:

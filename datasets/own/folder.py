@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets.own.names import SPLITS, NamedTracklet, natural_key, number_tracklets, printable
+from datasets.own.names import SPLITS, NamedTracklet, natural_key, number_tracklets
 from datasets.sets.find_root import find_root
-from datasets.tracklet import Fault, OnFault, RawSplits, refuse
-from utils.errors import InputError
+from datasets.tracklet import DataSet, Fault, OnFault, RawSplits, raise_or_warn
+from utils.errors import InputError, printable
 
 _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _TRACKLET = "<person>/<camera>_<tracklet>"
@@ -32,7 +32,7 @@ class _Seen(NamedTuple):
         return os.path.basename(self.path)
 
 
-def parse_folder(root: str | Path, on_fault: OnFault = refuse) -> RawSplits:
+def parse_folder(root: str | Path, on_fault: OnFault = raise_or_warn) -> RawSplits:
     """Read root/train|query|gallery/<person>/<camera>_<tracklet>/ with frames in natural order (2.jpg before 10.jpg).
 
     `root` is the folder that holds the three, or its parent. The camera is what stands before the last underscore of
@@ -110,3 +110,6 @@ def _entries(folder: str) -> list[os.DirEntry]:
     """What lies in `folder` in natural order, without hidden entries."""
     with os.scandir(folder) as entries:
         return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: natural_key(e.name))
+
+
+FOLDER = DataSet(name="folder", parse=parse_folder, spare=())

@@ -11,10 +11,10 @@ from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from datasets.own.crops import Box, Cut, Cutter, crop_name, crop_path, cut_crops, cut_pictures
-from datasets.own.names import SPLITS, NamedTracklet, number_tracklets, printable
+from datasets.own.names import SPLITS, NamedTracklet, number_tracklets
 from datasets.own.video import cut_videos
-from datasets.tracklet import Fault, OnFault, RawSplits, refuse
-from utils.errors import InputError, MissingFileError
+from datasets.tracklet import DataSet, Fault, OnFault, RawSplits, raise_or_warn
+from utils.errors import InputError, MissingFileError, printable
 
 _PICTURES = ("split", "person", "camera", "tracklet", "frame")
 _VIDEOS = ("split", "person", "camera", "tracklet", "video", "frame")
@@ -65,7 +65,7 @@ class _Table(NamedTuple):
         return Fault(message, frames, str(self.path.parent), split if split in SPLITS else "")
 
 
-def parse_manifest(root: str | Path, on_fault: OnFault = refuse, cache_dir: str = "") -> RawSplits:
+def parse_manifest(root: str | Path, on_fault: OnFault = raise_or_warn, cache_dir: str = "") -> RawSplits:
     """Read a CSV file with the columns split, person, camera, tracklet, frame and optional x, y, w, h (pixels).
 
     `root` is the file, or a folder with one CSV file or a manifest.csv. A frame is a picture, named by its path from
@@ -82,7 +82,7 @@ def parse_manifest(root: str | Path, on_fault: OnFault = refuse, cache_dir: str 
     return _grouped(str(table.path.parent), ((row, table.locate(row.source)) for row in rows))
 
 
-def parse_video(root: str | Path, on_fault: OnFault = refuse, cache_dir: str = "") -> RawSplits:
+def parse_video(root: str | Path, on_fault: OnFault = raise_or_warn, cache_dir: str = "") -> RawSplits:
     """Read a CSV file with the columns split, person, camera, tracklet, video, frame and optional x, y, w, h (pixels).
 
     As `parse_manifest`, but `video` is the path of a video and `frame` the number of a frame in it, 0 being the first
@@ -297,3 +297,7 @@ def _grouped(root: str, frames: Iterable[tuple[_Row, str]]) -> RawSplits:
         in_order = tuple(path for _, path in sorted(paths, key=lambda numbered: numbered[0]))
         tracklets.append(NamedTracklet(split, person, camera, in_order))
     return number_tracklets(root, tracklets)
+
+
+MANIFEST = DataSet(name="manifest", parse=parse_manifest)
+VIDEO = DataSet(name="video", parse=parse_video)

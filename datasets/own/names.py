@@ -46,8 +46,3 @@ def natural_key(text: str) -> tuple:
         digits = parts[index].lstrip("0")
         parts[index] = (len(digits), digits)
     return tuple(parts), text
-
-
-def printable(text: object) -> str:
-    """The text with line breaks and other control characters escaped, so that a message stays one line."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))

@@ -11,10 +11,9 @@ import numpy as np
 from datasets.sets.archive import unpack_tar
 from datasets.sets.find_root import folders_in, images_in, only_one, without_hyphens
 from datasets.sets.matlab import read_matlab5
-from datasets.tracklet import Fault, OnFault, RawSplits, Tracklet, refuse
+from datasets.tracklet import DataSet, Fault, OnFault, RawSplits, Tracklet, raise_or_warn
 from utils.errors import InputError, MissingFileError
 
-OFFICIAL = {"train": (150, 300), "query": (150, 150), "gallery": (150, 150)}  # identities, tracklets
 _CAMERAS = ("cam1", "cam2")
 _SPLITS = tuple("0123456789")
 _HALVES = ("last", "first")
@@ -29,7 +28,7 @@ _HOW_TO_GET = (
 
 def parse_ilidsvid(
     root: str | Path,
-    on_fault: OnFault = refuse,
+    on_fault: OnFault = raise_or_warn,
     split: int | str = 0,
     train_half: str = "last",
     cache_dir: str | Path = "",
@@ -226,3 +225,14 @@ def _split_table(path: Path, count: int, folder: Path, single: Sequence[str]) ->
             f"{path}: ls_set splits {size} persons, but {folder / 'sequences'} has {count} seen by both cameras{names}"
         )
     return table.astype(np.int64)
+
+
+ILIDSVID = DataSet(
+    name="iLIDS-VID",
+    parse=parse_ilidsvid,
+    short_name="iLIDS",
+    official={"train": (150, 300), "query": (150, 150), "gallery": (150, 150)},
+    official_test=(150, 150),
+    num_splits=len(_SPLITS),
+    spare=("images",),
+)

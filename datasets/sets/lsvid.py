@@ -12,11 +12,10 @@ import numpy as np
 
 from datasets.sets.find_root import find_root, images_in
 from datasets.sets.matlab import check_whole_numbers, read_matlab73
-from datasets.tracklet import Fault, OnFault, RawSplits, Tracklet, refuse
+from datasets.tracklet import DataSet, Fault, OnFault, RawSplits, Tracklet, raise_or_warn
 from utils.errors import InputError
 
 NUM_CAMERAS = 15
-OFFICIAL = {"train": (842, 2_831), "query": (2_730, 3_504), "gallery": (2_730, 7_829)}  # identities, tracklets
 _JUNK = -1
 # Two layouts are in circulation; each is the train list, the test list and the query file.
 _LAYOUTS = (
@@ -57,7 +56,7 @@ class _Images:
 
 
 def parse_lsvid(
-    root: str | Path, on_fault: OnFault = refuse, sampling_step: int = 48, validation: bool = True
+    root: str | Path, on_fault: OnFault = raise_or_warn, sampling_step: int = 48, validation: bool = True
 ) -> RawSplits:
     """Read the LS-VID lists into 2,831 training, 3,504 query and 7,829 other gallery tracklets (official files).
 
@@ -214,3 +213,13 @@ def _query_rows(path: Path, lines: Sequence[_Line | None]) -> list[int]:
             raise InputError(f"{path}: query names row {row + 1} twice")
         seen.add(row)
     return rows
+
+
+LSVID = DataSet(
+    name="LS-VID",
+    parse=parse_lsvid,
+    official={"train": (842, 2_831), "query": (2_730, 3_504), "gallery": (2_730, 7_829)},
+    official_test=(3_504, 11_333),
+    distractor=0,
+    may_number_twice=True,
+)

@@ -5,10 +5,9 @@ import re
 from pathlib import Path
 
 from datasets.sets.find_root import find_root, images_in
-from datasets.tracklet import Fault, OnFault, RawSplits, Tracklet, refuse
+from datasets.tracklet import DataSet, Fault, OnFault, RawSplits, Tracklet, raise_or_warn
 
 NUM_CAMERAS = 6
-OFFICIAL = {"train": (751, 12_936), "query": (750, 3_368), "gallery": (751, 15_913)}  # identities, images
 _JUNK, _DISTRACTOR = -1, 0
 _FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 # Person, camera, sequence, frame and number of the box in the frame: 0002_c1s1_000451_03.jpg
@@ -16,7 +15,7 @@ _NAME = re.compile(r"(-1|[0-9]{4})_c([0-9]{1,9})s[0-9]+_[0-9]+_[0-9]+(\.[A-Za-z]
 _HOW_TO_GET = "Market-1501 is distributed by its authors (Zheng et al., ICCV 2015) as Market-1501-v15.09.15.zip"
 
 
-def parse_market1501(root: str | Path, on_fault: OnFault = refuse) -> RawSplits:
+def parse_market1501(root: str | Path, on_fault: OnFault = raise_or_warn) -> RawSplits:
     """Read the folders into 12,936 training, 3,368 query and 15,913 gallery tracklets of one frame (official files).
 
     `root` is the folder that holds bounding_box_train/, query/ and bounding_box_test/, or its parent. Junk (person -1)
@@ -63,3 +62,14 @@ def _wrong(split: str, pid: int, camera: int) -> str:
     if split != "gallery" and pid == _DISTRACTOR:
         return f"person {_DISTRACTOR} is a distractor, no one to {'find' if split == 'query' else 'train with'}"
     return ""
+
+
+MARKET1501 = DataSet(
+    name="Market1501",
+    parse=parse_market1501,
+    short_name="Market",
+    official={"train": (751, 12_936), "query": (750, 3_368), "gallery": (751, 15_913)},
+    official_test=(3_368, 15_913),
+    distractor=0,
+    junk=("-1_", "."),
+)

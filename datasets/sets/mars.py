@@ -7,11 +7,10 @@ import numpy as np
 
 from datasets.sets.find_root import find_root
 from datasets.sets.matlab import check_whole_numbers, read_matlab5
-from datasets.tracklet import Fault, OnFault, RawSplits, Tracklet, refuse
+from datasets.tracklet import DataSet, Fault, OnFault, RawSplits, Tracklet, raise_or_warn
 from utils.errors import InputError
 
 NUM_CAMERAS = 6
-OFFICIAL = {"train": (625, 8_298), "query": (626, 1_980), "gallery": (621, 9_330)}  # identities, tracklets
 _JUNK, _DISTRACTOR = -1, 0
 _LISTS = (
     "info/train_name.txt",
@@ -26,7 +25,7 @@ _HOW_TO_GET = (
 )
 
 
-def parse_mars(root: str | Path, on_fault: OnFault = refuse) -> RawSplits:
+def parse_mars(root: str | Path, on_fault: OnFault = raise_or_warn) -> RawSplits:
     """Read the MARS lists into 8,298 training, 1,980 query and 9,330 other gallery tracklets (official files).
 
     `root` is the folder that holds info/, bbox_train/ and bbox_test/, or its parent. Junk (pid -1) is dropped, pid 0
@@ -132,3 +131,13 @@ def _tracklets(
             continue
         tracklets[row] = Tracklet(frames, pid, camera - 1)
     return tracklets
+
+
+MARS = DataSet(
+    name="MARS",
+    parse=parse_mars,
+    official={"train": (625, 8_298), "query": (626, 1_980), "gallery": (621, 9_330)},
+    official_test=(1_980, 11_310),
+    distractor=_DISTRACTOR,
+    junk="00-1",
+)

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datasets.sets.find_root import find_root, present
-from datasets.tracklet import Fault, OnFault, RawSplits, Tracklet, refuse
+from datasets.tracklet import DataSet, Fault, OnFault, RawSplits, Tracklet, raise_or_warn
 from utils.errors import InputError, MissingFileError
 
 NUM_CAMERAS = 15
-OFFICIAL = {"train": (1_041, 32_621), "query": (3_060, 11_659), "gallery": (3_060, 82_161)}  # identities, images
 _LISTS = ("list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt")
 # Image folders of training and test: those of MSMT17_V1, and of MSMT17_V2 where faces are masked.
 _IMAGE_FOLDERS = (("train", "test"), ("mask_train_v2", "mask_test_v2"))
@@ -81,7 +80,7 @@ class _Part:
                 self.on_fault(Fault(f"{where}: {error}", (self.path(image),), str(self.root), split))
 
 
-def parse_msmt17(root: str | Path, on_fault: OnFault = refuse) -> RawSplits:
+def parse_msmt17(root: str | Path, on_fault: OnFault = raise_or_warn) -> RawSplits:
     """Read the lists into 32,621 training, 11,659 query and 82,161 gallery tracklets of one frame (official files).
 
     `root` is the folder that holds the lists list_{train,val,query,gallery}.txt and the images (train/ and test/ in
@@ -139,3 +138,13 @@ def _camera(image: str) -> int:
     if not re.fullmatch("[0-9]{1,2}", fields[2]) or not 1 <= int(fields[2]) <= NUM_CAMERAS:
         raise InputError(f"image {name!r}: camera {fields[2]!r}, its third field, is not one of 1..{NUM_CAMERAS}")
     return int(fields[2])
+
+
+MSMT17 = DataSet(
+    name="MSMT17",
+    parse=parse_msmt17,
+    short_name="MSMT",
+    official={"train": (1_041, 32_621), "query": (3_060, 11_659), "gallery": (3_060, 82_161)},
+    official_test=(11_659, 82_161),
+    junk=".",
+)

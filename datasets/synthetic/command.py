@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from functools import partial
@@ -16,6 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from configs.command import CommandParser, run_command, say
 from datasets.synthetic.image_layouts import MARKET1501, MSMT17
 from datasets.synthetic.layouts import ILIDS, LSVID, MARS, Layout, one_by_one
 from datasets.synthetic.own_layouts import FOLDER, MANIFEST, VIDEO
@@ -142,13 +142,8 @@ def write_mars(
     return write_set(root, workers=workers, overwrite=overwrite, progress=progress, **arguments)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        self.exit(2, f"{self.prog}: {message}\n")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="datasets.synthetic", description=__doc__)
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = CommandParser(__doc__, config="", keys=False, prog="python -m datasets.synthetic")
     parser.add_argument("--root", type=Path, required=True, help="folder of the data set")
     about = "how the files lie (default mars; ilids has 2 cameras and 1 tracklet in each)"
     parser.add_argument("--layout", choices=LAYOUTS, default="mars", help=about)
@@ -163,20 +158,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tar", action="store_true", help="ilids: the archive as it is handed out, not unpacked")
     parser.add_argument("--workers", type=int, default=2, help="processes; 0 draws in this one (default 2)")
     parser.add_argument("--overwrite", action="store_true", help="replace a synthetic set with other arguments")
-    return parser
+    return parser.parse(argv)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; 0 when the set is there, 2 for bad input (one line on stderr), 130 when interrupted."""
-    parser = _parser()
-    arguments = vars(parser.parse_args(argv))
-    try:
-        counts = write_set(**arguments, progress=True)
-    except (InputError, KeyboardInterrupt) as fault:
-        print(f"{parser.prog}: {str(fault) or 'interrupted, nothing is left behind'}", file=sys.stderr)
-        return 2 if isinstance(fault, InputError) else 130
-    state = "up to date" if counts.pop("up_to_date") else "written"
-    print(f"{arguments['root']}: {state}, " + ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in counts.items()))
-    return 0
+def main(argv: Sequence[str]) -> int:
+    """Write the set, or find it written; returns the exit code."""
 
+    def work() -> None:
+        arguments = vars(_parse(argv))
+        try:
+            counts = write_set(**arguments, progress=True)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("stopped by Ctrl-C, nothing is left behind") from None
+        state = "up to date" if counts.pop("up_to_date") else "written"
+        number = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items())
+        say([f"{arguments['root']}: {state}, {number}"])
 
+    return run_command(work)

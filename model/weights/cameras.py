@@ -61,12 +61,12 @@ class CameraFit:
     used: frozenset[int] | None = None  # cameras that occur; None: all
 
     @property
-    def strangers(self) -> int:
+    def num_unseen(self) -> int:
         """How many of the cameras that occur were never trained on."""
         return sum(row is None for camid, row in enumerate(self.rows) if self.used is None or camid in self.used)
 
     @property
-    def useless(self) -> bool:
+    def gives_nothing(self) -> bool:
         """Whether no camera of the data gets an embedding."""
         return self.unseen == "off" and all(row is None for row in self.rows)
 
@@ -79,7 +79,7 @@ class CameraFit:
         """One line for the log."""
         count = len(self.rows) if self.used is None else len(self.used)
         instead = "no embedding" if self.unseen == "off" else f"the mean of the {len(self.trained)} trained ones"
-        return f"{self.strangers} of {count} cameras were not trained on and get {instead} (MODEL.SIE_UNSEEN)"
+        return f"{self.num_unseen} of {count} cameras were not trained on and get {instead} (MODEL.SIE_UNSEEN)"
 
     def apply(self, encoder: CLIPImageEncoder, table: Tensor) -> None:
         """Give the encoder an empty table of this shape, and say which row belongs to each camera."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from model.weights import names as weight_names
 from model.weights.cameras import TrainedCameras
 from model.weights.torchscript import is_torchscript, read_torchscript_tensors
+from utils.checkpoint import Checkpoint
 from utils.errors import InputError, MissingFileError
 
 
@@ -32,7 +33,7 @@ def read_weight_file(path: Path) -> WeightFile:
         state = "is a folder" if path.is_dir() else "does not exist"
         raise MissingFileError(f"weight file {path} {state}")
     state = read_torchscript_tensors(path) if is_torchscript(path) else _read_plain(path)
-    is_checkpoint = isinstance(state.get("model"), Mapping) and "epoch" in state
+    is_checkpoint = Checkpoint.holds(state)
     config = state["config"] if is_checkpoint and isinstance(state.get("config"), str) else ""
     cameras = TrainedCameras.from_state_dict(state["cameras"]) if is_checkpoint and "cameras" in state else None
     for wrapper in ("model", "state_dict"):

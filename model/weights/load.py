@@ -143,7 +143,7 @@ def fill_model(
             model.encoder.camera_embed = None
     if fit is not None and _CAMERAS in named:
         fit.apply(model.encoder, named[_CAMERAS])
-        report.notes += [fit.describe()] if fit.strangers else []
+        report.notes += [fit.describe()] if fit.num_unseen else []
     model.load_state_dict(named, strict=False)
     report.loaded = len(named)
     return report
@@ -262,7 +262,7 @@ def _take_out_cameras(named: dict[str, Tensor], own: Mapping[str, Tensor], fit: 
     there, here = named[_CAMERAS].shape, own[_CAMERAS].shape if _CAMERAS in own else None
     if here is None:
         reason = "the model has no camera embedding: the data name no cameras, or MODEL.SIE_CAMERA is off"
-    elif fit is not None and fit.useless:
+    elif fit is not None and fit.gives_nothing:
         reason = (
             f"table of {there[0]} cameras, {here[0]} others here: camera embedding off; "
             "MODEL.SIE_UNSEEN mean takes the mean of the trained ones"

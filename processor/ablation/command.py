@@ -22,17 +22,15 @@ import torch
 from yacs.config import CfgNode
 
 from configs import ConfigError, changed_keys, file_keys, load_cfg
+from configs.command import CommandParser, run_command
 from datasets import check_frames_present, configured_splits
 from model import build_model, build_text_branch, check_model
 from processor import run_folder as files
 from processor.ablation.cost import Cost, count_cost
 from processor.ablation.tables import RowResult, log_costs, log_tables, write_tables
-from processor.build import check_weights, split_cfg
-from processor.cli import DEFAULT_CONFIG, CommandParser, run_work
-from processor.run import is_finished, run_or_continue
-from processor.splits_table import read_metrics
-from processor.training.epoch import NonFiniteLossError
-from utils.errors import InputError
+from processor.series import is_finished, run_or_continue, split_cfgs
+from processor.training.session import check_start
+from utils.errors import InputError, NonFiniteLossError
 from utils.logger import hold_messages, log_to_file
 
 logger = logging.getLogger(__name__)
@@ -58,16 +56,15 @@ class Row:
 
 def main(argv: Sequence[str]) -> int:
     """Run the rows and write tables.md and tables.csv; returns the exit code."""
-    return run_work(lambda: _run(_parse(argv)))
+    return run_command(lambda: _run(_parse(argv)))
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = CommandParser(
-        description="Train and test rows of an ablation, and put them into one table.", allow_abbrev=False,
+        "Train and test rows of an ablation, and put them into one table.", config="what all rows share", keys=False,
         usage="python -m processor.ablation [ROW.yml | FOLDER ...] [--config_file BASE] [--seeds 1,2] [--cost-only] "
         "[KEY VALUE ...]",
     )  # fmt: skip
-    parser.add_argument("--config_file", "--config-file", type=Path, default=DEFAULT_CONFIG, help="what all rows share")
     parser.add_argument("--seeds", default="", help="comma-separated; default: SOLVER.SEED")
     parser.add_argument("--cost-only", action="store_true", help="parameters and multiply-adds of the rows, no data")
     parser.add_argument("rows_and_opts", nargs="*", metavar="ROW ... KEY VALUE ...")
@@ -148,9 +145,9 @@ def _check_input(rows: Sequence[Row], seeds: Sequence[int], out: Path) -> None:
         if cfg is None:
             continue
         try:
-            check_weights(cfg)
+            check_start(cfg)
             if cfg.DATASETS.dump() not in seen:
-                check_frames_present(configured_splits(split_cfg(cfg, 0) if cfg.DATASETS.SPLIT == "all" else cfg))
+                check_frames_present(configured_splits(split_cfgs(cfg)[0] if cfg.DATASETS.SPLIT == "all" else cfg))
         except InputError as error:
             raise InputError(f"row {row.name}: {error.line}") from None
         seen.add(cfg.DATASETS.dump())
@@ -227,7 +224,7 @@ def _results(rows: Sequence[Row], seeds: Sequence[int], costs: dict[str, Cost | 
     results = []
     for row in rows:
         cfgs = [cfg for seed in seeds if is_finished(cfg := _run_cfg(row, seed, out))]
-        runs = [run for cfg in cfgs if (run := read_metrics(Path(cfg.OUTPUT_DIR))) is not None]
+        runs = [run for cfg in cfgs if (run := files.read_metrics(Path(cfg.OUTPUT_DIR))) is not None]
         results.append(RowResult(row.name, costs[row.name], row.as_paper, runs))
     return results
 

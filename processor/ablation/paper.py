@@ -21,15 +21,6 @@ class PaperRow:
     flops: float | None = None
 
 
-# Queries and ranked gallery of the official tests: only there a difference to the paper means something.
-OFFICIAL_TESTS = {
-    "MARS": (1_980, 11_310),
-    "LS-VID": (3_504, 11_333),
-    "iLIDS-VID": (150, 150),
-    "Market1501": (3_368, 15_913),
-    "MSMT17": (11_659, 82_161),
-}
-
 _CNN = "Table 1, CLIP RN50"
 _PARTS = "Table 2, components"
 _TMD = "Table 3, parts of TMD"

@@ -1,22 +1,22 @@
 """The tables of an ablation: this project's figures beside the paper's, as tables.md, tables.csv and on screen."""
 
-import csv
-import io
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from datasets import find_dataset
 from processor.ablation.cost import Cost
-from processor.ablation.paper import OFFICIAL_TESTS, PAPER_ROWS, PaperRow, Scores
+from processor.ablation.paper import PAPER_ROWS, PaperRow, Scores
 from processor.splits_table import mean_and_spread
-from utils.checkpoint import write_atomically
+from utils.files import save_csv, save_text
+from utils.metrics import SCORES
 
 logger = logging.getLogger(__name__)
 
 MARKDOWN, CSV = "tables.md", "tables.csv"
-_METRICS = (("mAP", "mAP"), ("Rank-1", "rank1"), ("Rank-5", "rank5"))
+_METRICS = [(SCORES[name], name) for name in ("mAP", "rank1", "rank5")]  # those that the paper's tables give
 _OWN_ROWS = "Own rows"
 _COLUMNS = (
     "table", "row", "config", "data set", "seeds", "mAP", "mAP spread", "mAP paper", "mAP difference", "Rank-1",
@@ -54,14 +54,10 @@ class RowResult:
 def write_tables(out: Path, results: Sequence[RowResult]) -> list[Path]:
     """Write tables.md and tables.csv with a row for each result, in the order of the paper's tables."""
     records = _records(results)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
     sections = [f"## {table}\n\n{_markdown(rows)}\n" for table, rows in _by_table(records).items()]
     notes = [*_NOTES, *_comparability(records)]
-    for name, content in ((MARKDOWN, "\n".join([*sections, *notes, ""])), (CSV, text.getvalue())):
-        write_atomically(out / name, lambda path, content=content: path.write_text(content, encoding="utf-8"))
+    save_text(out / MARKDOWN, "\n".join([*sections, *notes, ""]))
+    save_csv(out / CSV, _COLUMNS, records)
     return [out / MARKDOWN, out / CSV]
 
 
@@ -135,7 +131,8 @@ def _is_official(run: dict[str, Any]) -> bool:
     """Whether a test is the one that the paper's figures come from: the whole test set under the default protocol."""
     protocol = run["protocol"]
     counts = (run["num_query"], run["num_gallery"])
-    return OFFICIAL_TESTS.get(protocol["dataset"]) == counts and all(protocol[k] == v for k, v in _PROTOCOL.items())
+    official = find_dataset(protocol["dataset"]).official_test
+    return official == counts and all(protocol[k] == v for k, v in _PROTOCOL.items())
 
 
 def _comparability(records: Sequence[dict[str, str]]) -> list[str]:

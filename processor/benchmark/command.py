@@ -21,8 +21,8 @@ import torch
 from yacs.config import CfgNode
 
 from configs import ConfigError, get_cfg, load_cfg
+from configs.command import CommandParser, run_command
 from datasets import build_test_loader, build_train_loader, check_frames_present, configured_splits
-from datasets.clips.transforms import Normalize
 from datasets.frames.reader import FrameSource
 from datasets.frames.store import frame_source
 from datasets.tracklet import ReIDSplits, Tracklet
@@ -37,12 +37,10 @@ from processor.benchmark.machine import describe_machine, usable_cores
 from processor.benchmark.process import in_own_process
 from processor.benchmark.sizes import FULL, REDUCED, Sizes
 from processor.benchmark.table import Measurement, check_json, table, write_json
-from processor.build import current_device
-from processor.cli import DEFAULT_CONFIG, CommandParser, run_work
-from processor.training.epoch import RunState
+from processor.runtime import Runtime
+from processor.training.state import RunState
 from solver import build_lr_schedule, build_optimizer
 from utils.errors import InputError
-from utils.precision import amp_dtype, precision_name
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +61,7 @@ class Bench:
 
     cfg: CfgNode  # with the data set that is measured, and no more loader processes than cores
     sizes: Sizes
-    device: torch.device
-    dtype: torch.dtype | None  # autocast type, None for float32
+    runtime: Runtime
     splits: ReIDSplits | None = None
     drawn: bool = False  # whether the data are synthetic
     encoded: Sequence[bytes] = ()  # files of training frames
@@ -79,16 +76,14 @@ class Bench:
 
 def main(argv: Sequence[str]) -> int:
     """Measure and print; returns the exit code."""
-    return run_work(lambda: _run(_parse(argv), argv))
+    return run_command(lambda: _run(_parse(argv), argv))
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = CommandParser(description="How fast each part of a run is on this machine.", allow_abbrev=False)
-    parser.add_argument("--config_file", "--config-file", type=Path, default=DEFAULT_CONFIG, help="YAML file")
+    parser = CommandParser("How fast each part of a run is on this machine.")
     parser.add_argument("--parts", default=",".join(PARTS), help=f"comma-separated, of {', '.join(PARTS)}; default all")
     parser.add_argument("--json", type=Path, help="file that the numbers are also written to")
     parser.add_argument("--full", action="store_true", help="sizes of the config and of MARS, for a GPU")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys")
     arguments = parser.parse(argv)
     arguments.parts = [part for text in arguments.parts.split(",") if (part := text.strip())]
     for part in arguments.parts or [""]:
@@ -102,8 +97,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> None:
     cfg = load_cfg(arguments.config_file, arguments.opts)
     check_model(cfg)
-    device = current_device()
-    bench = Bench(_benchmark_cfg(cfg), FULL if arguments.full else REDUCED, device, amp_dtype(cfg.SOLVER.AMP, device))
+    bench = Bench(_benchmark_cfg(cfg), FULL if arguments.full else REDUCED, _runtime(cfg))
     header = _header(bench, argv, arguments)
     logger.info("%s", "\n".join(f"{name}: {value}" for name, value in header.items()))
     with _data(bench, arguments.parts):
@@ -113,7 +107,7 @@ def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> None:
             logger.info("measuring %s", name)
             PARTS[name](bench)
             _measure_limits(bench, [name])  # again: other programs come and go
-    found = rows.limit_rows(bench.limits, precision_name(bench.dtype))
+    found = rows.limit_rows(bench.limits, bench.runtime.precision)
     found += [row for lines in bench.lines for row in lines(bench.limits)]
     logger.info("%s", table(found))
     if arguments.json is not None:
@@ -127,7 +121,7 @@ def _header(bench: Bench, argv: Sequence[str], arguments: argparse.Namespace) ->
     data = "synthetic" if bench.cfg.DATASETS.ROOT_DIR == _NO_DATA else bench.cfg.DATASETS.ROOT_DIR
     data = data if _OF_DATA & set(arguments.parts) else "none read"
     sizes = {"sizes": "full" if arguments.full else "reduced", "data": data}
-    return {"command": command} | describe_machine(bench.device, bench.dtype) | sizes
+    return {"command": command} | describe_machine(bench.runtime.device, bench.runtime.dtype) | sizes
 
 
 def _benchmark_cfg(cfg: CfgNode) -> CfgNode:
@@ -176,14 +170,15 @@ def _data(bench: Bench, names: Sequence[str]) -> Iterator[None]:
 
 def _measure_limits(bench: Bench, names: Sequence[str]) -> None:
     """What the lines of these parts are held against; of a limit that is known already the better figure stays."""
-    sizes, device = bench.sizes, bench.device
+    sizes, device = bench.sizes, bench.runtime.device
     larger = 4 if device.type == "cuda" else 1
     found = {"copy": copy_rate(sizes.copy_bytes * larger, device, _REPEATS)}
     if _OF_DATA & set(names):
         bench.encoded = bench.encoded or read_bytes(bench.splits.train, sizes.decode_frames, bench.source)
         found["decode"] = decode_rate(bench.encoded, sizes.decode_seconds)
     if _OF_NETWORK & set(names):
-        found["matmul"] = matmul_rate(sizes.matmul_side * larger, device, bench.dtype or torch.float32, _REPEATS)
+        dtype = bench.runtime.dtype or torch.float32
+        found["matmul"] = matmul_rate(sizes.matmul_side * larger, device, dtype, _REPEATS)
     bench.limits |= {name: max(value, bench.limits.get(name, 0.0)) for name, value in found.items()}
 
 
@@ -210,7 +205,7 @@ def _measure_step(bench: Bench) -> None:
     flops = parts.training_flops(_meta_model(cfg), build_criterion(cfg), _batch_shape(cfg), cfg.MODEL.MEMORY != "none")
     for compiled in (False, True) if sizes.both_compiled else (cfg.SOLVER.COMPILE,):
         try:
-            seconds, peak = in_own_process(_time_steps, cfg, sizes, bench.dtype, compiled)
+            seconds, peak = in_own_process(_time_steps, cfg, sizes, compiled)
         except InputError as error:
             if not compiled or cfg.SOLVER.COMPILE:
                 raise
@@ -220,38 +215,37 @@ def _measure_step(bench: Bench) -> None:
         bench.lines.append(partial(rows.step_rows, name, seconds, clips * frames, flops, peak))
 
 
-def _time_steps(cfg: CfgNode, sizes: Sizes, dtype: torch.dtype | None, compiled: bool) -> parts.Steps:
+def _time_steps(cfg: CfgNode, sizes: Sizes, compiled: bool) -> parts.Steps:
     """Seconds of each step, and the peak of memory from before the model was built; for a process of its own."""
-    device = current_device()
+    runtime = _runtime(cfg)
+    device = runtime.device
     if compiled:
         check_compiler(device)
     torch.manual_seed(cfg.SOLVER.SEED)
     with PeakMemory(device) as peak:
         model = build_model(cfg, _CLASSES, _CAMERAS, pretrained=False).to(device)
         optimizer = build_optimizer(cfg, model)
-        scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
-        run = RunState(model, optimizer, build_lr_schedule(cfg, optimizer), scaler)
+        run = RunState(model, optimizer, build_lr_schedule(cfg, optimizer), runtime.grad_scaler())
         if compiled:
             run.clip_features = compile_clip_features(model)
         if cfg.MODEL.MEMORY != "none":
             run.memory = random_memory(_CLASSES, model.encoder.embed_width).to(device)  # (C, E)
         batch = random_batch(_batch_shape(cfg), cfg.DATALOADER.NUM_INSTANCE, _CLASSES)
         seconds = parts.step_seconds(
-            run, build_criterion(cfg), batch, _normalize(cfg, device), device, dtype, cfg.SOLVER.ACCUM_STEPS,
-            sizes.warm_up, sizes.steps,
-        )  # fmt: skip
+            run, build_criterion(cfg), batch, runtime, cfg.SOLVER.ACCUM_STEPS, sizes.warm_up, sizes.steps
+        )
     return parts.Steps(seconds, peak.bytes)
 
 
 def _measure_pass(bench: Bench, part: str, tracklets: Sequence[Tracklet], encoder: Callable) -> None:
     """A pass over tracklets, reading and decoding included, of `encoder(model)` with random weights."""
-    cfg, device = _network_cfg(bench), bench.device
+    cfg, runtime = _network_cfg(bench), bench.runtime
     frames, size, cameras = cfg.INPUT.SEQ_LEN, cfg.INPUT.SIZE_TEST, bench.splits.num_cameras
     frame_flops = parts.pass_flops(encoder(_meta_model(cfg, cameras).eval()), (1, frames, *size)) / frames
-    model = build_model(cfg, _CLASSES, cameras, pretrained=False).to(device).eval()
+    model = build_model(cfg, _CLASSES, cameras, pretrained=False).to(runtime.device).eval()
     few, many = (some_tracklets(tracklets, frames, clips) for clips in (1, bench.sizes.pass_clips))
     passes = [(build_test_loader(cfg, chosen, "dense", bench.source), len(chosen)) for chosen in (few, many)]
-    rate = parts.tracklet_pass_rate(encoder(model), passes, _normalize(cfg, device), device, bench.dtype, part)
+    rate = parts.tracklet_pass_rate(encoder(model), passes, runtime, part)
     name = f"clips of {frames} at {size[0]}x{size[1]}"
     bench.lines.append(partial(rows.pass_rows, part, name, rate, frames, cfg.DATALOADER.NUM_WORKERS, frame_flops))
 
@@ -259,7 +253,7 @@ def _measure_pass(bench: Bench, part: str, tracklets: Sequence[Tracklet], encode
 def _measure_rank(bench: Bench) -> None:
     sizes, product = bench.sizes.ranking, "bare product"
     for kind in ("clusters", "random"):
-        ranked = in_own_process(parts.ranking_seconds, kind, sizes, bench.device, bench.sizes.ranking_repeats)
+        ranked = in_own_process(parts.ranking_seconds, kind, sizes, bench.runtime.device, bench.sizes.ranking_repeats)
         name = f"{kind}, {sizes[0]:,} x {sizes[1]:,} x {sizes[2]}"
         bench.lines.append(partial(rows.ranking_rows, "rank", name, ranked, product, 4 * sizes[0] * sizes[1]))
 
@@ -284,8 +278,8 @@ def _batch_shape(cfg: CfgNode) -> tuple[int, ...]:
     return (cfg.SOLVER.IMS_PER_BATCH, cfg.INPUT.SEQ_LEN, *cfg.INPUT.SIZE_TRAIN)
 
 
-def _normalize(cfg: CfgNode, device: torch.device) -> Normalize:
-    return Normalize(cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD).to(device)
+def _runtime(cfg: CfgNode) -> Runtime:
+    return Runtime.choose(cfg.SOLVER.AMP, cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD)
 
 
 PARTS: dict[str, Callable[[Bench], None]] = {

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -21,7 +21,9 @@ from model.tfclip import TFCLIP
 from processor.benchmark.data import RankingInput, ranking_input
 from processor.benchmark.limits import PeakMemory, StepClock, least_seconds, steady_rate
 from processor.evaluation.tracklet_pass import tracklet_means
-from processor.training.epoch import RunState, train_one_epoch
+from processor.runtime import Runtime
+from processor.training.epoch import train_one_epoch
+from processor.training.state import RunState
 from utils.metrics import rank_features
 from utils.reranking import k_reciprocal_rerank
 
@@ -68,18 +70,16 @@ def step_seconds(
     run: RunState,
     criterion: Criterion,
     batch: ClipBatch,
-    normalize: nn.Module,
-    device: torch.device,
-    dtype: torch.dtype | None,
+    runtime: Runtime,
     num_parts: int,
     warm_up: int,
     steps: int,
 ) -> list[float]:
     """Seconds of each of `steps` training steps on the same batch, after `warm_up` steps that are not counted."""
-    if device.type == "cuda":
+    if runtime.device.type == "cuda":
         batch = ClipBatch(*(tensor.pin_memory() for tensor in batch))
-    clock = StepClock(batch, warm_up + steps, device)
-    train_one_epoch(run, criterion, clock, normalize, device, dtype, 0.0, _NO_LOG, num_parts)
+    clock = StepClock(batch, warm_up + steps, runtime.device)
+    train_one_epoch(run, criterion, clock, runtime, 0.0, _NO_LOG, num_parts)
     return clock.seconds()[warm_up:]
 
 
@@ -114,9 +114,7 @@ def _meta_batch(batch_shape: Sequence[int]) -> tuple[Tensor, Tensor]:
 def tracklet_pass_rate(
     encode: Callable[[Tensor, Tensor], Tensor],
     passes: Sequence[tuple[DataLoader, int]],
-    normalize: nn.Module,
-    device: torch.device,
-    dtype: torch.dtype | None,
+    runtime: Runtime,
     title: str,
 ) -> float:
     """Frames per second of `encode` in a pass over a test loader: reading, decoding, the start of workers included.
@@ -125,10 +123,10 @@ def tracklet_pass_rate(
     count.
     """
     (warm_loader, warm), (loader, timed) = passes
-    tracklet_means(encode, warm_loader, warm, normalize, device, dtype, f"{title}, warming up")
+    tracklet_means(encode, warm_loader, warm, runtime, f"{title}, warming up")
     counting = _Counting(encode)
     start = time.perf_counter()
-    tracklet_means(counting, loader, timed, normalize, device, dtype, title).cpu()
+    tracklet_means(counting, loader, timed, runtime, title).cpu()
     return counting.frames / (time.perf_counter() - start)
 
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from utils.checkpoint import save_json
 from utils.errors import InputError
+from utils.files import save_json
 
 _HEADS = ("part", "what", "value", "unit", "limit", "limit's value", "of limit")
 _NUMBERS = (2, 5, 6)  # columns set flush right

@@ -9,7 +9,7 @@ from datasets.frames.reader import FrameSource, read_frame
 from datasets.frames.store import frame_source
 from datasets.tracklet import ReIDSplits, Tracklet
 from processor.evaluation.evaluator import Evaluation
-from utils.checkpoint import write_atomically
+from utils.files import write_atomically
 
 _TOP = 5
 _CAPTION = 18  # characters

@@ -1,8 +1,5 @@
 """What an evaluation leaves for people and programs: metrics.json, features.npz, ranks.csv and a table."""
 
-import csv
-import io
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +14,8 @@ from datasets.tracklet import ReIDSplits, Tracklet
 from processor import run_folder as files
 from processor.evaluation.contact_sheet import save_contact_sheet
 from processor.evaluation.evaluator import Evaluation
-from utils.checkpoint import save_json, write_atomically
+from utils.files import save_csv, save_json, write_atomically
+from utils.metrics import SCORES
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +23,8 @@ _TOP = 10
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """The files that are written beside metrics.json."""
+class ReportFiles:
+    """Which files are written beside metrics.json."""
 
     features: bool = False
     ranks: bool = False
@@ -35,7 +33,7 @@ class Wanted:
 
 
 def write_reports(
-    out: Path, evaluation: Evaluation, extra: Mapping[str, Any], wanted: Wanted, splits: ReIDSplits
+    out: Path, evaluation: Evaluation, extra: Mapping[str, Any], wanted: ReportFiles, splits: ReIDSplits
 ) -> list[Path]:
     """Write metrics.json (the evaluation's summary and `extra`) and the files wanted; return what was written.
 
@@ -46,7 +44,7 @@ def write_reports(
     written = [out / files.METRICS]
     if wanted.camera_pairs and not splits.cameras:
         logger.warning("TEST.CAMERA_PAIRS: the data name no cameras, so there is no table")
-    if save_labels(out, splits):
+    if files.save_labels(out, splits):
         written.append(out / files.LABELS)
     for asked, name, save in (
         (wanted.features, files.FEATURES, save_features),
@@ -60,24 +58,6 @@ def write_reports(
         else:
             (out / name).unlink(missing_ok=True)
     return written
-
-
-def save_labels(out: Path, splits: ReIDSplits, of_training: bool = False) -> bool:
-    """Write labels.json, what numbers stand for, where persons and cameras are free text; whether it was written.
-
-    The labels of training are written by training alone; a later test in the folder of the run keeps them.
-    """
-    path = out / files.LABELS
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8"))["train_labels"] if (out / files.LAST).exists() else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        kept = {}
-    if not (splits.persons or kept):
-        path.unlink(missing_ok=True)
-        return False
-    names = splits.names()
-    save_json(path, names if of_training else names | {"train_labels": kept})
-    return True
 
 
 def log_results(evaluation: Evaluation, rows: Mapping[str, Mapping[str, float]]) -> None:
@@ -102,18 +82,16 @@ def protocol_line(evaluation: Evaluation) -> str:
 
 
 def scores_line(scores: Mapping[str, float]) -> str:
-    """Fractions -> mAP and Rank-1, 5, 10 in percent on one line."""
-    named = (("mAP", "mAP"), ("Rank-1", "rank1"), ("Rank-5", "rank5"), ("Rank-10", "rank10"))
-    return ", ".join(f"{title} {100 * scores[name]:.2f} %" for title, name in named)
+    """Fractions -> all scores in percent on one line."""
+    return ", ".join(f"{title} {100 * scores[name]:.2f} %" for name, title in SCORES.items())
 
 
 def results_table(rows: Mapping[str, Mapping[str, float]]) -> str:
     """{row name: fractions} -> a table in percent."""
-    columns = ("mAP", "rank1", "rank5", "rank10", "rank20")
     width = max(len(name) for name in rows) + 2
-    lines = [" " * width + "".join(f"{name:>9}" for name in ("mAP", "Rank-1", "Rank-5", "Rank-10", "Rank-20"))]
+    lines = [" " * width + "".join(f"{title:>9}" for title in SCORES.values())]
     for name, scores in rows.items():
-        lines.append(f"{name:<{width}}" + "".join(f"{100 * scores[column]:>9.2f}" for column in columns))
+        lines.append(f"{name:<{width}}" + "".join(f"{100 * scores[column]:>9.2f}" for column in SCORES))
     return "\n".join(lines)
 
 
@@ -153,10 +131,7 @@ def save_ranks(path: Path, evaluation: Evaluation, splits: ReIDSplits) -> None:
     fields = ["query", "pid", "camera", "AP", "first_match"]
     for place in range(1, _TOP + 1):
         fields += [f"top{place}", f"top{place}_pid", f"top{place}_camera", f"top{place}_distance"]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fields, lineterminator="\n")
-    writer.writeheader()
-    gallery = evaluation.gallery
+    gallery, records = evaluation.gallery, []
     for row, (query, ranking) in enumerate(zip(evaluation.query, evaluation.rankings)):
         record = _identify("query", "", query, splits)
         if ranking.first_match:
@@ -164,10 +139,9 @@ def save_ranks(path: Path, evaluation: Evaluation, splits: ReIDSplits) -> None:
         for place, item in enumerate(ranking.order[:_TOP], start=1):
             record |= _identify(f"top{place}", f"top{place}_", gallery[item], splits)
             record[f"top{place}_distance"] = f"{evaluation.dist_QG[row, item]:.6f}"
-        writer.writerow(record)
+        records.append(record)
     # A file name that is no text in UTF-8 is written with escapes.
-    content = text.getvalue().encode("utf-8", "backslashreplace")
-    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+    save_csv(path, fields, records, errors="backslashreplace")
 
 
 def save_camera_pairs(path: Path, evaluation: Evaluation, cameras: Sequence[str]) -> None:
@@ -176,13 +150,11 @@ def save_camera_pairs(path: Path, evaluation: Evaluation, cameras: Sequence[str]
     Both are empty where no query of the one camera has a true match in the other.
     """
     pairs = evaluation.camera_pairs(len(cameras))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["query_camera", "gallery_camera", "num_query", "mAP", "rank1"])
+    columns, rows = ("query_camera", "gallery_camera", "num_query", "mAP", "rank1"), []
     for pair in pairs:
         scores = [f"{pair.mAP:.6f}", f"{pair.rank1:.6f}"] if pair.num_query else ["", ""]
-        writer.writerow([cameras[pair.query_camera], cameras[pair.gallery_camera], pair.num_query, *scores])
-    write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))
+        rows.append([cameras[pair.query_camera], cameras[pair.gallery_camera], pair.num_query, *scores])
+    save_csv(path, columns, rows)
     width = max(8, *(len(name) + 2 for name in cameras)) if cameras else 8
     for title, name in (("mAP", "mAP"), ("Rank-1", "rank1")):
         logger.info("%s in percent, a row per query camera, a column per gallery camera:", title)

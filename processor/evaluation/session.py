@@ -1,84 +1,99 @@
-"""What eval-main.py does: one weight file on one data set or on several, or the ten models of iLIDS-VID's splits."""
+"""One weight file tested on one data set or on several, and the test of a part that training asks for."""
 
-import argparse
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from yacs.config import CfgNode
 
 from configs import changed_keys
-from datasets import check_split_key, parse_dataset_list, plain_name
-from model import build_model, check_model
+from datasets import build_test_loader, find_dataset, parse_dataset_list, plain_name
+from datasets.frames.store import frame_source
+from model import build_model
+from model.tfclip import TFCLIP
 from model.weights import ArchitectureError, load_weights
 from model.weights.file import read_weight_file
 from processor import run_folder as files
-from processor import splits_table as series
-from processor.build import (
-    Setting,
-    check_file,
-    current_device,
-    evaluate_part,
-    finish_series,
-    log_environment,
-    prepare,
-    report,
-    split_cfg,
-)
-from processor.evaluation.evaluator import Evaluation
-from processor.evaluation.reports import protocol_line, results_table
-from utils.checkpoint import save_json
+from processor.evaluation.evaluator import Evaluation, evaluate
+from processor.evaluation.reports import ReportFiles, log_results, protocol_line, results_table, write_reports
+from processor.experiment import Experiment, log_environment, prepare
+from processor.runtime import current_device
 from utils.errors import InputError
+from utils.files import save_json
 from utils.interrupt import deferred_interrupts
-from utils.logger import hold_messages, log_to_file
+from utils.logger import log_to_file
 
 logger = logging.getLogger(__name__)
 
 
-def test(cfg: CfgNode, _arguments: argparse.Namespace) -> None:
-    """Test one weight file on one data set or on several, or the ten models of iLIDS-VID's splits."""
+def evaluate_part(experiment: Experiment, model: TFCLIP, sampling: str, part: str = "test") -> Evaluation:
+    """Rank the queries of the test part, or of the validation part ('val'), where queries are gallery items too."""
+    query, gallery = experiment.part(part)
+    protocol = experiment.protocol(sampling, part, model.encoder.camera_embed is not None)
+    tracklets, splits = query + gallery, experiment.splits
+    loader = build_test_loader(experiment.cfg, tracklets, sampling, frame_source(splits.pack, splits.root))
+    return evaluate(model, loader, tracklets, len(query), protocol, experiment.runtime)
+
+
+def report(experiment: Experiment, rows: Mapping[str, Mapping], evaluation: Evaluation, extra: Mapping) -> None:
+    """The table on screen and in the log, and the files that were asked for."""
+    keys = experiment.cfg.TEST
+    wanted = ReportFiles(keys.SAVE_FEATURES, keys.SAVE_RANKS, keys.CAMERA_PAIRS, keys.CONTACT_SHEET)
+    written = write_reports(experiment.out, evaluation, extra, wanted, experiment.splits)
+    log_results(evaluation, rows)
+    logger.info("wrote %s", ", ".join(map(str, written)))
+
+
+def evaluate_one(cfg: CfgNode, weight: Path) -> None:
+    """Test a weight file on the data set of the config; the report goes to OUTPUT_DIR."""
+    _evaluate(prepare(cfg, Path(cfg.OUTPUT_DIR)), weight)
+
+
+def evaluate_several(cfg: CfgNode, weight: Path) -> None:
+    """Test a weight file on every set of TEST.DATASETS; a folder for each, one table and metrics.json for all."""
     out = Path(cfg.OUTPUT_DIR)
-    files.check_writable(out)
-    check_model(cfg)
-    if cfg.DATASETS.SPLIT == "all":
-        check_split_key(cfg)
-        weights = [series.weight_of(cfg.TEST.WEIGHT, out, split) for split in range(series.NUM_SPLITS)]
-        for weight in weights:
-            check_file("TEST.WEIGHT", weight, "name the file of each split, or the OUTPUT_DIR of a finished series")
-        for split, weight in enumerate(weights):
-            one = split_cfg(cfg, split)
-            _test_set(prepare(one, Path(one.OUTPUT_DIR)), weight)
-            hold_messages()
-        finish_series(out, files.TEST_LOG)
-        return
-    weight = Path(cfg.TEST.WEIGHT.replace("{split}", cfg.DATASETS.SPLIT)) if cfg.TEST.WEIGHT else out / files.BEST
-    check_file("TEST.WEIGHT", weight, "name a weight file, or the OUTPUT_DIR of a finished run")
-    if cfg.TEST.DATASETS:
-        _test_sets(cfg, weight)
-    else:
-        _test_set(prepare(cfg, out), weight)
+    log_environment(current_device())
+    if cfg.DATASETS.PACK:
+        logger.warning("DATASETS.PACK belongs to DATASETS.NAMES; the sets of TEST.DATASETS are read from their files")
+    experiments: list[Experiment] = []
+    for number, (name, root) in enumerate(parse_dataset_list(cfg.TEST.DATASETS), start=1):
+        try:
+            experiments.append(prepare(cfg, out / f"{number}-{name}", name, root))
+        except InputError as error:
+            raise InputError(f"TEST.DATASETS '{name}:{root}': {error.line}") from None
+    files.create_output_dir(out)
+    log_to_file(out / files.TEST_LOG)
+    evaluations = {experiment.out.name: _evaluate(experiment, weight) for experiment in experiments}
+    for evaluation in evaluations.values():
+        logger.info("%s", protocol_line(evaluation))
+    summaries = {name: evaluation.summary() for name, evaluation in evaluations.items()}
+    for line in results_table(summaries).splitlines():
+        logger.info("%s", line)
+    save_json(out / files.METRICS, {"weight": str(weight), "datasets": summaries})
+    logger.info("wrote %s", out / files.METRICS)
 
 
-def _test_set(setting: Setting, weight: Path) -> Evaluation:
-    """Test one weight file on one data set; the report goes to the setting's folder."""
-    cfg = setting.cfg
-    model = build_model(cfg, setting.splits.num_classes, setting.splits.num_cameras, pretrained=False)
+def _evaluate(experiment: Experiment, weight: Path) -> Evaluation:
+    """Load the weights, test, and write the report of one data set."""
+    cfg = experiment.cfg
+    model = build_model(cfg, experiment.splits.num_classes, experiment.splits.num_cameras, pretrained=False)
     try:
-        fate = load_weights(model, weight, here=setting.cameras, unseen=cfg.MODEL.SIE_UNSEEN)
+        loaded = load_weights(model, weight, here=experiment.cameras, unseen=cfg.MODEL.SIE_UNSEEN)
     except ArchitectureError as error:
         raise InputError(f"{error}{_how_trained(weight, cfg)}") from None
-    if fate.kind not in ("published", "checkpoint"):
+    if loaded.kind not in ("published", "checkpoint"):
         raise InputError(f"TEST.WEIGHT {weight} holds CLIP's encoder alone; a test needs weights of a trained TF-CLIP")
-    if setting.dataset == "iLIDS-VID":
-        _check_same_split(weight, fate.config, cfg)
-    files.create_output_dir(setting.out)
+    if find_dataset(experiment.dataset).num_splits > 1:
+        _check_same_split(weight, loaded.config, experiment)
+    files.create_output_dir(experiment.out)
     if not cfg.TEST.DATASETS:
-        log_to_file(setting.out / files.TEST_LOG)
+        log_to_file(experiment.out / files.TEST_LOG)
     logger.info("weights: %s", weight)
-    for line in fate.lines():
+    for line in loaded.lines():
         logger.info("%s", line)
     with deferred_interrupts():
-        evaluation = evaluate_part(setting, model.to(setting.device), cfg.TEST.SAMPLING)
-    report(setting, {weight.name: evaluation.summary()}, evaluation, {"weight": str(weight)})
+        evaluation = evaluate_part(experiment, model.to(experiment.runtime.device), cfg.TEST.SAMPLING)
+    report(experiment, {weight.name: evaluation.summary()}, evaluation, {"weight": str(weight)})
     return evaluation
 
 
@@ -92,7 +107,7 @@ def _how_trained(weight: Path, cfg: CfgNode) -> str:
     return "".join(f"; {hint}" for hint in hints)
 
 
-def _check_same_split(weight: Path, trained: str, cfg: CfgNode) -> None:
+def _check_same_split(weight: Path, trained: str, experiment: Experiment) -> None:
     """Raise InputError when the people of the test are people that the model was trained on."""
     if not trained:
         logger.warning(
@@ -100,9 +115,9 @@ def _check_same_split(weight: Path, trained: str, cfg: CfgNode) -> None:
             "(DATASETS.TRAIN_HALF first)", weight,
         )  # fmt: skip
         return
-    changes = changed_keys(trained, cfg)
-    trained_set, _ = changes.get("DATASETS.NAMES", (cfg.DATASETS.NAMES, None))
-    if plain_name(str(trained_set)) != "ILIDSVID":
+    changes = changed_keys(trained, experiment.cfg)
+    trained_set, _ = changes.get("DATASETS.NAMES", (experiment.cfg.DATASETS.NAMES, None))
+    if plain_name(str(trained_set)) != plain_name(experiment.dataset):
         return
     for key in ("DATASETS.SPLIT", "DATASETS.TRAIN_HALF"):
         if key in changes:
@@ -111,27 +126,3 @@ def _check_same_split(weight: Path, trained: str, cfg: CfgNode) -> None:
                 f"TEST.WEIGHT {weight} was trained with {key} {was}; with {now} it would be tested on people of its "
                 f"training: set {key} {was}"
             )
-
-
-def _test_sets(cfg: CfgNode, weight: Path) -> None:
-    """Test one weight file on every set of TEST.DATASETS; a folder for each, one table and metrics.json for all."""
-    out = Path(cfg.OUTPUT_DIR)
-    log_environment(current_device())
-    if cfg.DATASETS.PACK:
-        logger.warning("DATASETS.PACK belongs to DATASETS.NAMES; the sets of TEST.DATASETS are read from their files")
-    settings: list[Setting] = []
-    for number, (name, root) in enumerate(parse_dataset_list(cfg.TEST.DATASETS), start=1):
-        try:
-            settings.append(prepare(cfg, out / f"{number}-{name}", name, root))
-        except InputError as error:
-            raise InputError(f"TEST.DATASETS '{name}:{root}': {error.line}") from None
-    files.create_output_dir(out)
-    log_to_file(out / files.TEST_LOG)
-    evaluations = {setting.out.name: _test_set(setting, weight) for setting in settings}
-    for evaluation in evaluations.values():
-        logger.info("%s", protocol_line(evaluation))
-    summaries = {name: evaluation.summary() for name, evaluation in evaluations.items()}
-    for line in results_table(summaries).splitlines():
-        logger.info("%s", line)
-    save_json(out / files.METRICS, {"weight": str(weight), "datasets": summaries})
-    logger.info("wrote %s", out / files.METRICS)

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
+from processor.runtime import Runtime
 from utils.group_means import GroupMeans
 from utils.interrupt import check_interrupt
-from utils.precision import autocast
 from utils.progress import progress
 
 
@@ -17,9 +17,7 @@ def tracklet_means(
     encode: Callable[[Tensor, Tensor], Tensor],
     loader: DataLoader,
     num_tracklets: int,
-    normalize: nn.Module,
-    device: torch.device,
-    dtype: torch.dtype | None,
+    runtime: Runtime,
     title: str,
 ) -> Tensor:
     """Run `encode(clips (B, T, 3, H, W), camids (B,)) -> (B, F)` over a test loader -> float32 means (tracklets, F)."""
@@ -28,10 +26,11 @@ def tracklet_means(
     with progress(loader, title, "batch") as bar:
         for batch in bar:
             check_interrupt()
-            clips = normalize(batch.clips.to(device, non_blocking=True))
-            with autocast(device, dtype):
-                features = encode(clips, batch.camids.to(device, non_blocking=True))
-            means.add(features, batch.rows.to(device, non_blocking=True))
+            clips, camids, rows = runtime.move(batch.clips, batch.camids, batch.rows)
+            clips = runtime.normalize(clips)
+            with runtime.autocast():
+                features = encode(clips, camids)
+            means.add(features, rows)
             frames += clips.shape[0] * clips.shape[1]
             bar.set_postfix_str(f"{frames / max(bar.format_dict['elapsed'], 1e-6):,.0f} frames/s", refresh=False)
     return means.means()

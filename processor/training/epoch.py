@@ -1,88 +1,30 @@
-"""One epoch of training, and the state of a run that a checkpoint holds."""
+"""One epoch of training."""
 
 import logging
 import math
 import time
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from loss.criterion import Criterion
-from model.tfclip import TFCLIP
-from processor.training.step import ClipEncoder, TrainingStep
+from processor.runtime import Runtime
+from processor.training.state import RunState
+from processor.training.step import TrainingStep
+from utils.errors import NonFiniteLossError
 from utils.interrupt import check_interrupt
 from utils.meters import Meters
 from utils.progress import progress
-from utils.seed import get_rng_state, set_rng_state
 
 logger = logging.getLogger(__name__)
-
-
-class NonFiniteLossError(RuntimeError):
-    """The loss became inf or nan; names epoch, step and the terms."""
-
-
-@dataclass
-class RunState:
-    """Everything that changes during a run."""
-
-    model: TFCLIP
-    optimizer: Optimizer
-    lr_schedule: LRScheduler
-    scaler: torch.amp.GradScaler
-    memory: Tensor | None = None  # (C, E) what v_p is compared with: CLIP-Memory or text features; None: no V2M loss
-    epoch: int = 0  # finished epochs
-    saved_epoch: int = 0  # of them in last.pth
-    best: dict[str, Any] = field(default_factory=dict)  # scores and epoch of the best test so far
-    history: list[dict[str, Any]] = field(default_factory=list)  # one row per finished epoch
-    untrained: dict[str, Any] | None = None  # scores before the first epoch, where asked for
-    clip_features: ClipEncoder | None = None  # the model's own compiled; None: as it is
-
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain Python only."""
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "lr_schedule": self.lr_schedule.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "clip_memory": self.memory,
-            "epoch": self.epoch,
-            "best": self.best,
-            "history": self.history,
-            "untrained": self.untrained,
-            "rng": get_rng_state(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly from `state`, a `state_dict()` of a model of the same shape."""
-        self.model.load_state_dict(state["model"])
-        # Whether Adam is fused is a matter of this run, not of the one that was saved.
-        fused = self.optimizer.param_groups[0].get("fused")
-        groups = [group | {"fused": fused} for group in state["optimizer"]["param_groups"]]
-        self.optimizer.load_state_dict(state["optimizer"] | {"param_groups": groups})
-        self.lr_schedule.load_state_dict(state["lr_schedule"])
-        if self.scaler.is_enabled() and state["scaler"]:  # empty unless the run so far was in fp16
-            self.scaler.load_state_dict(state["scaler"])
-        memory = state["clip_memory"]
-        self.memory = None if memory is None else memory.to(next(self.model.parameters()).device)
-        self.epoch, self.best, self.history = state["epoch"], state["best"], state["history"]
-        self.saved_epoch = self.epoch
-        self.untrained = state["untrained"]
-        set_rng_state(state["rng"])
 
 
 def train_one_epoch(
     run: RunState,
     criterion: Criterion,
     loader: DataLoader,
-    normalize: nn.Module,
-    device: torch.device,
-    dtype: torch.dtype | None,
+    runtime: Runtime,
     lr: float,
     log_period: int,
     num_parts: int = 1,
@@ -94,12 +36,12 @@ def train_one_epoch(
     """
     run.model.train()
     clip_features = run.clip_features or run.model.clip_features
-    compute = TrainingStep(run.model, clip_features, criterion, run.memory, normalize, device, dtype, num_parts)
+    compute = TrainingStep(run.model, clip_features, criterion, run.memory, runtime, num_parts)
     meters, finite, frames, start = Meters(), FiniteCheck(run.epoch + 1), 0, time.perf_counter()
     with progress(loader, f"epoch {run.epoch + 1}", "step") as bar:
         for step, batch in enumerate(bar, start=1):
             check_interrupt()
-            clips, pids, camids = (tensor.to(device, non_blocking=True) for tensor in batch)  # clips (B, T, 3, H, W)
+            clips, pids, camids = runtime.move(*batch)  # clips (B, T, 3, H, W)
             run.optimizer.zero_grad(set_to_none=True)
             losses = compute(clips, pids, camids, run.scaler.scale)
             finite.add(losses, step)

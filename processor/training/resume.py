@@ -8,6 +8,7 @@ from typing import Any
 
 from datasets import plain_name
 from processor import run_folder as files
+from utils.checkpoint import Checkpoint
 from utils.errors import InputError, MissingFileError
 
 # Keys that may differ between a run and its continuation: they change nothing that has been computed. The training
@@ -37,25 +38,25 @@ def check_recipe(changes: Mapping[str, tuple[Any, Any]], source: Path, trained: 
 
 
 def check_continuation(
-    checkpoint: Mapping[str, Any], changes: Mapping[str, tuple[Any, Any]], max_epochs: int, output_dir: Path
+    checkpoint: Checkpoint, changes: Mapping[str, tuple[Any, Any]], max_epochs: int, output_dir: Path
 ) -> None:
     """Raise InputError unless the run in `output_dir` can go on from `checkpoint`, its last.pth, as it began."""
-    last, epoch, history = output_dir / files.LAST, checkpoint["epoch"], checkpoint["history"]
+    last, epoch, history = output_dir / files.LAST, checkpoint.epoch, checkpoint.history
     if epoch > max_epochs:
         raise InputError(f"{last} has {epoch} epochs already, SOLVER.MAX_EPOCHS {max_epochs} is less")
     trained = epoch >= max_epochs and bool(history) and "mAP" in history[-1]
     check_recipe(changes, last, trained)
     best = output_dir / files.BEST
-    if checkpoint["best"] and not best.is_file():
+    if checkpoint.best and not best.is_file():
         raise MissingFileError(
-            f"{best} is missing (epoch {checkpoint['best']['epoch']} of the run, the best so far); put it back, or "
+            f"{best} is missing (epoch {checkpoint.best['epoch']} of the run, the best so far); put it back, or "
             "start anew with --overwrite"
         )
 
 
-def check_same_data(checkpoint: Mapping[str, Any], fingerprint: str, last: Path) -> None:
+def check_same_data(checkpoint: Checkpoint, fingerprint: str, last: Path) -> None:
     """Raise InputError when the training tracklets are not those of the run."""
-    if checkpoint.get("train_list", fingerprint) != fingerprint:
+    if checkpoint.train_list not in ("", fingerprint):
         raise InputError(
             f"{last} was trained on other tracklets: the lists, or the frames left out (DATASETS.EXCLUDE), are others "
             "now; a continued run keeps its data: take them back, or start another OUTPUT_DIR"

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from loss.criterion import Criterion
 from model.tfclip import TFCLIP, ClipFeatures
-from utils.precision import autocast
+from processor.runtime import Runtime
 
 ClipEncoder = Callable[[Tensor, Tensor, Tensor | None], ClipFeatures]  # `TFCLIP.clip_features`, compiled or not
 
@@ -32,18 +32,14 @@ class TrainingStep:
         clip_features: ClipEncoder,
         criterion: Criterion,
         memory_CE: Tensor | None,
-        normalize: nn.Module,
-        device: torch.device,
-        dtype: torch.dtype | None,
+        runtime: Runtime,
         num_parts: int = 1,
     ) -> None:
         self.model = model
         self.clip_features = clip_features
         self.criterion = criterion
         self.memory_CE = memory_CE
-        self.normalize = normalize
-        self.device = device
-        self.dtype = dtype
+        self.runtime = runtime
         self.num_parts = num_parts
 
     def __call__(
@@ -62,11 +58,11 @@ class TrainingStep:
         return losses
 
     def _encode(self, clips: Tensor, camids: Tensor) -> ClipFeatures:
-        with autocast(self.device, self.dtype):
-            return self.clip_features(self.normalize(clips), camids, self.memory_CE)
+        with self.runtime.autocast():
+            return self.clip_features(self.runtime.normalize(clips), camids, self.memory_CE)
 
     def _losses(self, features: ClipFeatures, pids: Tensor) -> dict[str, Tensor]:
-        with autocast(self.device, self.dtype):
+        with self.runtime.autocast():
             output = self.model.classify(features)
         return self.criterion(output, pids)
 
@@ -77,14 +73,14 @@ class TrainingStep:
         states, features = [], []  # of each part: random state before it, its ClipFeatures without a graph
         with torch.no_grad():
             for part in parts:
-                states.append(_rng_state(self.device))
+                states.append(_rng_state(self.runtime.device))
                 features.append(self._encode(*part))
         batch = ClipFeatures(*(None if f[0] is None else torch.cat(f).requires_grad_() for f in zip(*features)))
         losses = self._losses(batch, pids)
         scale(losses["total"]).backward()
         grads = [f.grad.tensor_split(self.num_parts) for f in batch if f is not None]  # of each feature, by part
         for part, state, grads_of_part in zip(parts, states, zip(*grads)):
-            with _replayed(state, self.device):
+            with _replayed(state, self.runtime.device):
                 again = [f for f in self._encode(*part) if f is not None]
             learned = [pair for pair in zip(again, grads_of_part) if pair[0].requires_grad]  # not what is frozen
             if learned:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from dataclasses import dataclass
 
 import torch
 from timm.scheduler import CosineLRScheduler
@@ -9,12 +10,11 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 
 from loss.supervised_contrastive import supervised_contrastive
-from model.text_encoder import TextTower
-from model.text_prompt import TextBranch, TextPrompts
-from processor.training.epoch import NonFiniteLossError
+from model.text_prompt import TextBranch
+from processor.runtime import Runtime
+from utils.errors import NonFiniteLossError
 from utils.interrupt import check_interrupt
 from utils.meters import Meters
-from utils.precision import autocast
 from utils.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -22,44 +22,48 @@ logger = logging.getLogger(__name__)
 _LOG_PERIOD = 10  # epochs between two log lines
 
 
-def learn_text_features(
-    tower: TextTower,
-    prompts: TextPrompts,
-    tracklet_features: Tensor,
-    pids: Tensor,
-    *,
-    epochs: int,
-    batch_size: int,
-    base_lr: float,
-    min_lr: float,
-    warmup_epochs: int,
-    warmup_lr: float,
-    weight_decay: float,
-    seed: int,
-    device: torch.device,
-    dtype: torch.dtype | None,
-) -> Tensor:
-    """Train the context of `prompts` with Adam and return the text features (C, E) float32 of all identities.
+@dataclass(frozen=True)
+class TextRecipe:
+    """How the prompts are trained."""
 
-    Tracklet features (n, E) as CLIP-Memory averages them, and labels (n,) that name each of 0..C-1; both modules are
-    moved to `device`. `seed` decides the order of the tracklets, `dtype` is the autocast type of the tower. Raises
-    ValueError when an identity has no tracklet, NonFiniteLossError, and KeyboardInterrupt between steps.
+    epochs: int  # over the features of all training tracklets
+    batch_size: int  # tracklet features per step
+    base_lr: float  # of Adam after the warm-up, falling along a cosine to `min_lr`
+    min_lr: float
+    warmup_epochs: int  # linear from `warmup_lr`
+    warmup_lr: float
+    weight_decay: float
+    seed: int  # decides the order of the tracklets
+
+
+def learn_text_features(
+    branch: TextBranch, tracklet_features: Tensor, pids: Tensor, recipe: TextRecipe, runtime: Runtime
+) -> Tensor:
+    """Train the context of the prompts with Adam and return the text features (C, E) float32 of all identities.
+
+    Tracklet features (n, E) as CLIP-Memory averages them, and labels (n,) that name each of 0..C-1; the branch is
+    moved to the device. Raises ValueError when an identity has no tracklet, NonFiniteLossError, and KeyboardInterrupt
+    between steps.
     """
-    branch = TextBranch(tower, prompts).to(device)
-    features_nE = tracklet_features.to(device, torch.float32)
+    branch = branch.to(runtime.device)
+    features_nE = tracklet_features.to(runtime.device, torch.float32)
     pids_n = torch.as_tensor(pids)
-    if pids_n.unique().tolist() != list(range(prompts.num_classes)):
-        raise ValueError(f"the labels of the tracklets are not 0..{prompts.num_classes - 1}, each at least once")
-    pids_n = pids_n.to(device)
-    optimizer = Adam([prompts.context], lr=base_lr, weight_decay=weight_decay)
-    schedule = cosine_schedule(optimizer, epochs, min_lr, warmup_epochs, warmup_lr)
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
-    order = torch.Generator().manual_seed(seed)
-    bar = progress(range(epochs), "text prompts", "epoch")
+    if pids_n.unique().tolist() != list(range(branch.prompts.num_classes)):
+        raise ValueError(f"the labels of the tracklets are not 0..{branch.prompts.num_classes - 1}, each at least once")
+    pids_n = pids_n.to(runtime.device)
+    optimizer = Adam([branch.prompts.context], lr=recipe.base_lr, weight_decay=recipe.weight_decay)
+    schedule = cosine_schedule(
+        optimizer, recipe.epochs, recipe.min_lr, recipe.warmup_epochs, recipe.warmup_lr
+    )
+    scaler = runtime.grad_scaler()
+    order = torch.Generator().manual_seed(recipe.seed)
+    bar = progress(range(recipe.epochs), "text prompts", "epoch")
     for epoch in bar:
         schedule.step(epoch + 1)
-        rows = torch.randperm(len(features_nE), generator=order).to(device)
-        loss = _train_one_epoch(branch, features_nE, pids_n, rows.split(batch_size), optimizer, scaler, dtype)
+        rows = torch.randperm(len(features_nE), generator=order).to(runtime.device)
+        loss = _train_one_epoch(
+            branch, features_nE, pids_n, rows.split(recipe.batch_size), optimizer, scaler, runtime
+        )
         if not math.isfinite(loss):
             raise NonFiniteLossError(
                 f"the loss of the text prompts is not finite in epoch {epoch + 1}; lower SOLVER.TEXT.BASE_LR in a new "
@@ -67,9 +71,9 @@ def learn_text_features(
             )
         lr = optimizer.param_groups[0]["lr"]
         bar.set_postfix_str(f"loss {loss:.3f}, lr {lr:.2e}")
-        if (epoch + 1) % _LOG_PERIOD == 0 or epoch + 1 in (1, epochs):
-            logger.info("text prompts, epoch %d/%d: loss %.3f, lr %.2e", epoch + 1, epochs, loss, lr)
-    return all_text_features(branch, batch_size, device, dtype)
+        if (epoch + 1) % _LOG_PERIOD == 0 or epoch + 1 in (1, recipe.epochs):
+            logger.info("text prompts, epoch %d/%d: loss %.3f, lr %.2e", epoch + 1, recipe.epochs, loss, lr)
+    return all_text_features(branch, recipe.batch_size, runtime)
 
 
 def cosine_schedule(
@@ -86,12 +90,12 @@ def cosine_schedule(
 
 
 @torch.no_grad()
-def all_text_features(branch: TextBranch, batch_size: int, device: torch.device, dtype: torch.dtype | None) -> Tensor:
+def all_text_features(branch: TextBranch, batch_size: int, runtime: Runtime) -> Tensor:
     """Text features (C, E) float32 of all identities, `batch_size` prompts at a time."""
     features = []  # of (batch, E)
-    for labels in torch.arange(branch.prompts.num_classes, device=device).split(batch_size):
+    for labels in torch.arange(branch.prompts.num_classes, device=runtime.device).split(batch_size):
         check_interrupt()
-        with autocast(device, dtype):
+        with runtime.autocast():
             features.append(branch(labels).float())
     return torch.cat(features)
 
@@ -103,14 +107,14 @@ def _train_one_epoch(
     batches: tuple[Tensor, ...],
     optimizer: Optimizer,
     scaler: torch.amp.GradScaler,
-    dtype: torch.dtype | None,
+    runtime: Runtime,
 ) -> float:
     """One pass over the tracklets -> mean loss of the steps; it waits for the device at its end alone."""
     meters = Meters()
     for rows_B in batches:
         check_interrupt()
         images_BE, labels_B = features_nE[rows_B], pids_n[rows_B]
-        with autocast(features_nE.device, dtype):
+        with runtime.autocast():
             texts_BE = branch(labels_B)
         to_text = supervised_contrastive(images_BE, labels_B, texts_BE, labels_B)
         to_image = supervised_contrastive(texts_BE, labels_B, images_BE, labels_B)

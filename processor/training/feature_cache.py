@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from datasets.exclusion import below
 from datasets.frames.store import FrameStore
 from datasets.tracklet import ReIDSplits
-from utils.checkpoint import write_atomically
 from utils.errors import InputError
+from utils.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ _FORMAT = 1  # of the file
 _ROOT = Path(__file__).parents[2]
 # Code that decides what the features are: who changes it wants new ones.
 _CODE = (
-    "model/**/*.py", "datasets/clips/*.py", "datasets/frames/*.py", "processor/training/memory_pass.py",
+    "model/**/*.py", "datasets/clips/*.py", "datasets/frames/*.py", "processor/training/memory.py",
     "processor/evaluation/tracklet_pass.py", "utils/group_means.py", "utils/precision.py",
 )  # fmt: skip
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "simplejpeg")

@@ -1,0 +1,103 @@
+"""What training and testing share: config, folder, data and runtime; `prepare` puts it together."""
+
+import logging
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from yacs.config import CfgNode
+
+from datasets import check_frames_present, configured_splits, official_name
+from datasets.exclusion import below
+from datasets.tracklet import ReIDSplits, Tracklet
+from model.weights.cameras import Cameras, TrainedCameras
+from processor.protocol import EvalProtocol, build_protocol, check_scorable
+from processor.runtime import Runtime
+from utils.environment import describe_environment
+from utils.errors import MissingFileError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A config with its data, its folder and the machine's part."""
+
+    cfg: CfgNode
+    out: Path  # OUTPUT_DIR
+    dataset: str  # official name
+    splits: ReIDSplits
+    runtime: Runtime
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the training tracklets: labels, cameras and frames below the data's folder."""
+        digest = sha256()
+        for t in self.splits.train:
+            frames = "\0".join(below(self.splits.root, frame) for frame in t.frames)
+            digest.update(f"{t.pid} {t.camid} {frames}\n".encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
+    @property
+    def cameras(self) -> Cameras:
+        """The cameras of the data, and which of them the test sees."""
+        used = frozenset(t.camid for t in self.splits.query + self.splits.gallery)
+        return Cameras(self.dataset, self.splits.cameras, used)
+
+    @property
+    def trained_cameras(self) -> TrainedCameras:
+        """The cameras of the data and which of them training sees; a checkpoint keeps it."""
+        trained = sorted({t.camid for t in self.splits.train})
+        return TrainedCameras(self.dataset, self.splits.cameras, tuple(trained))
+
+    def part(self, name: str) -> tuple[tuple[Tracklet, ...], tuple[Tracklet, ...]]:
+        """(queries, other gallery tracklets) of 'test' or 'val'."""
+        splits = self.splits
+        return (splits.query, splits.gallery) if name == "test" else (splits.val_query, splits.val_gallery)
+
+    def protocol(self, sampling: str, part: str = "test", camera_embedding: bool = False) -> EvalProtocol:
+        """How the tracklets of a part are compared."""
+        return build_protocol(self.cfg, self.dataset, self.splits, sampling, part, camera_embedding)
+
+
+def prepare(cfg: CfgNode, out: Path, name: str = "", root: str = "", validation: bool = False) -> Experiment:
+    """Read the lists of the data set and say in the log what was found.
+
+    The set is that of the config, or `name` in `root`: one of several, for which the caller logs the environment once.
+    With `validation` a validation part is held out where SOLVER.SELECT_BY asks for it. Raises InputError for data that
+    cannot be read or scored.
+    """
+    runtime = Runtime.choose(cfg.SOLVER.AMP, cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD)
+    start = time.perf_counter()
+    splits = configured_splits(cfg, name, root, validation)
+    check_frames_present(splits)
+    dataset = official_name(name or cfg.DATASETS.NAMES)
+    experiment = Experiment(cfg, out, dataset, splits, runtime)
+    for part in ("test", "val") if splits.val_query else ("test",):
+        check_scorable(experiment.protocol("first", part), *experiment.part(part))
+    if not name:
+        log_environment(runtime.device)
+    logger.info("precision %s (SOLVER.AMP %s)", runtime.precision, cfg.SOLVER.AMP)
+    logger.info("%s read in %.1f s from %s", dataset, time.perf_counter() - start, root or cfg.DATASETS.ROOT_DIR)
+    for line in splits.summary().splitlines():
+        logger.info("%s", line)
+    if splits.left_out:
+        logger.info("DATASETS.EXCLUDE %s: %s", cfg.DATASETS.EXCLUDE, splits.left_out)
+    if splits.val_query:
+        logger.info("validation part: %s", splits.validation_source)
+    return experiment
+
+
+def log_environment(device: torch.device) -> None:
+    """Versions, device and commit."""
+    for line in describe_environment(device).splitlines():
+        logger.info("%s", line)
+
+
+def check_file(key: str, path: Path, advice: str) -> None:
+    """Raise MissingFileError unless `path`, the value of `key`, is a file."""
+    if not path.is_file():
+        raise MissingFileError(f"{key}: {path} {'is a folder' if path.is_dir() else 'does not exist'}; {advice}")

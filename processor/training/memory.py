@@ -1,0 +1,90 @@
+"""What v_p is compared with: CLIP-Memory (Eq. 6), or the text features of the text baseline.
+
+Before training the pretrained encoder sees every training tracklet once; n tracklets, C identities, E projection width.
+"""
+
+import logging
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from datasets import build_memory_loader, cache_dir
+from model.clip_memory import build_clip_memory
+from model.text_prompt import TextBranch
+from model.tfclip import TFCLIP
+from processor import run_folder as files
+from processor.evaluation.tracklet_pass import tracklet_means
+from processor.experiment import Experiment
+from processor.runtime import Runtime
+from processor.training.feature_cache import (
+    cached_features,
+    describe_code,
+    describe_frames,
+    describe_machine,
+    describe_weights,
+)
+from processor.training.text_stage import TextRecipe, learn_text_features
+from utils.files import write_atomically
+
+logger = logging.getLogger(__name__)
+
+
+def make_memory(experiment: Experiment, model: TFCLIP, text: TextBranch | None) -> Tensor:
+    """CLIP-Memory, or with a text branch the text features of its first stage: (C, E) on the device, kept as a file."""
+    pids = torch.tensor([t.pid for t in experiment.splits.train])
+    features_nE = tracklet_features(experiment, model)
+    if text is None:
+        memory_CE = build_clip_memory(features_nE, pids, experiment.splits.num_classes)
+        name, file = "CLIP-Memory", files.MEMORY
+    else:
+        memory_CE = learn_text_features(text, features_nE, pids, text_recipe(experiment), experiment.runtime)
+        name, file = "text features", files.TEXT_FEATURES
+    logger.info("%s: %d identities x %d values", name, *memory_CE.shape)
+    on_cpu = memory_CE.cpu()
+    write_atomically(experiment.out / file, lambda path: torch.save(on_cpu, path))
+    return memory_CE.to(experiment.runtime.device)
+
+
+def tracklet_features(experiment: Experiment, model: TFCLIP) -> Tensor:
+    """What CLIP-Memory averages: features (n, E) of the training tracklets, computed or from the cache of an earlier
+    run on the same frames with the same weights, sizes and versions."""
+    cfg, splits, runtime = experiment.cfg, experiment.splits, experiment.runtime
+    description = {
+        "frames": describe_frames(splits),
+        "weights": describe_weights(model.encoder),
+        "encoder": [cfg.MODEL.NAME, cfg.MODEL.STRIDE_SIZE, dict(cfg.MODEL.ENCODER)],
+        "input": [cfg.INPUT.SIZE_TEST, cfg.INPUT.SEQ_LEN, cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD],
+        "frames_per_batch": cfg.TEST.FRAMES_PER_BATCH,
+        "precision": runtime.precision,
+        "code": describe_code(),
+    } | describe_machine(runtime.device)
+
+    def compute() -> Tensor:
+        return memory_features(model, build_memory_loader(cfg, splits), len(splits.train), runtime)
+
+    return cached_features(Path(cache_dir(cfg)), description, len(splits.train), compute)
+
+
+def memory_features(model: TFCLIP, loader: DataLoader, num_tracklets: int, runtime: Runtime) -> Tensor:
+    """v_p of each tracklet, mean over its dense clips: no camera embedding, no augmentation, eval mode -> (n, E)."""
+    model.eval()
+    return tracklet_means(
+        lambda clips, _camids: model.encode_memory(clips), loader, num_tracklets, runtime, "CLIP-Memory"
+    )
+
+
+def text_recipe(experiment: Experiment) -> TextRecipe:
+    """SOLVER.TEXT as plain values."""
+    keys = experiment.cfg.SOLVER.TEXT
+    return TextRecipe(
+        epochs=keys.MAX_EPOCHS,
+        batch_size=keys.BATCH_SIZE,
+        base_lr=keys.BASE_LR,
+        min_lr=keys.MIN_LR,
+        warmup_epochs=keys.WARMUP_EPOCHS,
+        warmup_lr=keys.WARMUP_LR,
+        weight_decay=keys.WEIGHT_DECAY,
+        seed=experiment.cfg.SOLVER.SEED,
+    )

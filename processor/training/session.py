@@ -1,0 +1,185 @@
+"""One training run from top to bottom: data, model, CLIP-Memory, epochs, final test."""
+
+import argparse
+import logging
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from yacs.config import CfgNode
+
+from configs import changed_keys
+from datasets import build_train_loader
+from loss import build_criterion
+from loss.criterion import LOSS_TERMS
+from model import build_model, build_text_branch, check_model, check_text, pretrained_path
+from model.compiled import check_compiler
+from model.encoder import openai_file
+from model.text_prompt import TextBranch
+from model.weights import fill_model, load_weights
+from model.weights.file import WeightFile
+from processor import run_folder as files
+from processor.evaluation.reports import scores_line
+from processor.evaluation.session import evaluate_part, report
+from processor.experiment import Experiment, check_file, prepare
+from processor.runtime import current_device
+from processor.training.epoch import train_one_epoch
+from processor.training.memory import make_memory
+from processor.training.resume import check_continuation, check_same_data, how_to_go_on
+from processor.training.state import RunState, new_run
+from utils.checkpoint import Checkpoint
+from utils.files import save_text
+from utils.interrupt import deferred_interrupts
+from utils.logger import log_to_file
+from utils.seed import seed_everything
+
+logger = logging.getLogger(__name__)
+
+
+def train_one(cfg: CfgNode, arguments: argparse.Namespace, resume: bool, discard: Path | None) -> None:
+    """The whole run. The run or series in `discard` is removed as soon as the input is known to be sound."""
+    out = Path(cfg.OUTPUT_DIR)
+    files.check_output_dir(out, resume, overwrite=discard is not None)
+    check_model(cfg)
+    check_start(cfg, pretrained=not resume)
+    checkpoint = Checkpoint.load(out / files.LAST) if resume else None
+    if checkpoint is not None:
+        check_continuation(checkpoint, changed_keys(checkpoint.config, cfg), cfg.SOLVER.MAX_EPOCHS, out)
+    experiment = prepare(cfg, out, validation=True)
+    splits = experiment.splits
+    seed_everything(cfg.SOLVER.SEED)
+    train_loader = build_train_loader(cfg, splits)
+    model = build_model(cfg, splits.num_classes, splits.num_cameras, pretrained=checkpoint is None)
+    if checkpoint is not None:
+        fill_model(model, WeightFile("checkpoint", checkpoint.model), str(out / files.LAST), allow_skipped=False)
+        check_same_data(checkpoint, experiment.fingerprint, out / files.LAST)
+    text = build_text_branch(cfg, model) if cfg.MODEL.MEMORY == "text" and checkpoint is None else None
+    run = new_run(experiment, model.to(experiment.runtime.device))
+    _open_output_dir(experiment, resume, discard)
+    try:
+        with deferred_interrupts():
+            if checkpoint is not None:
+                _continue(experiment, run, checkpoint)
+            else:
+                _start(experiment, run, text)
+                text = None  # a tower that would stay in the GPU's memory
+            _fit(experiment, run, train_loader)
+            _final_test(experiment, run)
+    except KeyboardInterrupt:
+        options = ["--config_file", str(arguments.config_file), *arguments.opts]
+        advice = how_to_go_on(out / files.LAST, run.saved_epoch, cfg.SOLVER.MAX_EPOCHS, options)
+        raise KeyboardInterrupt(advice) from None
+
+
+def check_start(cfg: CfgNode, pretrained: bool = True) -> None:
+    """Raise InputError, before any data are read, when what training starts from or compiles with is not at hand."""
+    if cfg.SOLVER.COMPILE:
+        check_compiler(current_device())
+    if not pretrained:
+        return
+    check_text(cfg)
+    if cfg.MODEL.PRETRAIN_PATH:
+        check_file("MODEL.PRETRAIN_PATH", Path(pretrained_path(cfg)), f"put {openai_file(cfg.MODEL.NAME)} there")
+
+
+def _open_output_dir(experiment: Experiment, resume: bool, discard: Path | None) -> None:
+    """From here on the run writes: the input is known to be sound."""
+    files.create_output_dir(experiment.out)
+    if discard is not None:
+        files.discard_run(discard)
+    # Scores beside a config that they were not made with would mislead, also a series that is started again.
+    (experiment.out / files.METRICS).unlink(missing_ok=True)
+    if not resume:
+        for name in files.BEFORE_TRAINING:  # of a run that was stopped before its first state
+            (experiment.out / name).unlink(missing_ok=True)
+    log_to_file(experiment.out / files.TRAIN_LOG, append=resume)
+    save_text(experiment.out / files.CONFIG, experiment.cfg.dump())
+    files.save_labels(experiment.out, experiment.splits, of_training=True)
+
+
+def _start(experiment: Experiment, run: RunState, text: TextBranch | None) -> None:
+    """What v_p is compared with, from the pretrained encoder, and the state before the first epoch."""
+    if experiment.cfg.MODEL.MEMORY != "none":
+        run.memory = make_memory(experiment, run.model, text)
+    if experiment.cfg.TEST.UNTRAINED:
+        run.untrained = evaluate_part(experiment, run.model, experiment.cfg.TEST.SAMPLING).summary()
+        logger.info("before training: %s", scores_line(run.untrained))
+    run.save(experiment, files.LAST)
+
+
+def _continue(experiment: Experiment, run: RunState, checkpoint: Checkpoint) -> None:
+    """The state after the last finished epoch."""
+    run.restore(checkpoint)
+    files.write_history(experiment.out, run.history)
+    logger.info("continuing after epoch %d", run.epoch)
+    if checkpoint.precision != experiment.runtime.precision:
+        logger.warning("trained in %s so far, now in %s", checkpoint.precision, experiment.runtime.precision)
+
+
+def _fit(experiment: Experiment, run: RunState, loader: torch.utils.data.DataLoader) -> None:
+    """Per epoch: train, step the schedule, save, test."""
+    cfg = experiment.cfg
+    criterion = build_criterion(cfg)
+    if _test_is_due(cfg, run):  # the epoch that a continued run ended with
+        _test_epoch(experiment, run)
+    for epoch in range(run.epoch, cfg.SOLVER.MAX_EPOCHS):
+        loader.batch_sampler.set_epoch(epoch)
+        lr = cfg.SOLVER.BASE_LR * run.lr_schedule.lr_lambdas[0](epoch)
+        means = train_one_epoch(
+            run, criterion, loader, experiment.runtime, lr, cfg.SOLVER.LOG_PERIOD, cfg.SOLVER.ACCUM_STEPS
+        )
+        run.lr_schedule.step()
+        run.epoch = epoch + 1
+        run.history.append(files.history_row(run.epoch, lr, means))
+        run.save(experiment, files.LAST)
+        _log_epoch(run, means, cfg.SOLVER.MAX_EPOCHS)
+        if _test_is_due(cfg, run):
+            _test_epoch(experiment, run)
+
+
+def _test_is_due(cfg: CfgNode, run: RunState) -> bool:
+    """Whether the last finished epoch is one to test and has not been."""
+    on_schedule = run.epoch % cfg.SOLVER.EVAL_PERIOD == 0 or run.epoch >= cfg.SOLVER.MAX_EPOCHS
+    return bool(run.history) and on_schedule and "mAP" not in run.history[-1]
+
+
+def _test_epoch(experiment: Experiment, run: RunState) -> None:
+    """Test the epoch just finished; keep it as best.pth when SOLVER.SELECT_BY says so."""
+    select_by = experiment.cfg.SOLVER.SELECT_BY
+    part = "val" if select_by == "val" else "test"
+    scores = evaluate_part(experiment, run.model, experiment.cfg.TEST.EVAL_SAMPLING, part).metrics
+    run.history[-1] |= files.history_scores(scores)
+    said = "validation " if part == "val" else ""
+    logger.info("epoch %d/%d: %s%s", run.epoch, experiment.cfg.SOLVER.MAX_EPOCHS, said, scores_line(scores))
+    score = run.epoch if select_by == "last" else scores["mAP"] + scores["rank1"]
+    if score > run.best.get("score", -1.0):
+        run.best = {"epoch": run.epoch, "score": score}
+        run.save(experiment, files.BEST)
+    run.save(experiment, files.LAST)
+
+
+def _final_test(experiment: Experiment, run: RunState) -> None:
+    """Test the last epoch and best.pth with TEST.SAMPLING; metrics.json holds best.pth's scores, the others beside."""
+    sampling, select_by = experiment.cfg.TEST.SAMPLING, experiment.cfg.SOLVER.SELECT_BY
+    last = best = evaluate_part(experiment, run.model, sampling)
+    if run.best["epoch"] != run.epoch:
+        load_weights(run.model, experiment.out / files.BEST, allow_skipped=False)
+        best = evaluate_part(experiment, run.model, sampling)
+    rows = {} if run.untrained is None else {"untrained": run.untrained}
+    if select_by != "last":
+        rows[f"best by {select_by}, epoch {run.best['epoch']}"] = best.summary()
+    rows[f"last, epoch {run.epoch}"] = last.summary()
+    extra = {"epoch": run.best["epoch"], "selected_by": select_by, "last": last.summary() | {"epoch": run.epoch}}
+    if run.untrained is not None:
+        extra["untrained"] = run.untrained
+    report(experiment, rows, best, extra)
+
+
+def _log_epoch(run: RunState, means: Mapping[str, float], max_epochs: int) -> None:
+    terms = ", ".join(f"{name} {means[name]:.3f}" for name in sorted(LOSS_TERMS, key="total".__ne__))
+    left = timedelta(seconds=round((max_epochs - run.epoch) * means["seconds"]))
+    logger.info(
+        "epoch %d/%d: %s; %.0f s, %.0f frames/s, training left about %s",
+        run.epoch, max_epochs, terms, means["seconds"], means["frames_per_second"], left,
+    )  # fmt: skip
