@@ -9,8 +9,8 @@ RUN := $(VENV)/bin/python
 TEXT_TOWER := open_clip_torch>=3.0
 DEMO_DATA := data/synthetic-mars
 DEMO_OUTPUT := runs/demo
-# One process per core; each takes whole files, in the order of tests/conftest.py.
-PYTEST := $(RUN) -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+# One process of one thread per core; each takes whole files, in the order of tests/conftest.py.
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 .DELETE_ON_ERROR:
 .PHONY: demo test test-slow test-all environment

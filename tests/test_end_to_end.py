@@ -188,6 +188,7 @@ def test_bfloat16_autocast_trains_on_the_cpu(tiny_argv, tmp_path):
     assert metrics(tmp_path / "run")["mAP"] > 0
 
 
+@pytest.mark.slow
 def test_both_scripts_run_from_another_folder_and_ctrl_c_leaves_a_run_to_resume(tiny_argv, tmp_path):
     argv = tiny_argv(SOLVER__MAX_EPOCHS=500, DATALOADER__NUM_WORKERS=1)
     command = [sys.executable, str(ROOT / "train-main.py"), *argv]

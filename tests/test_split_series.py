@@ -109,6 +109,7 @@ def test_broken_off_in_split_1_and_started_again_ends_in_the_same_table(series, 
     assert_same_state(tmp_path / "run" / "split1" / "last.pth", series / "split1" / "last.pth")
 
 
+@pytest.mark.slow
 def test_killed_in_split_1_and_started_again_ends_in_the_same_table(series, ilids, tmp_path):
     command = [sys.executable, str(ROOT / "train-main.py"), *argv(ilids, tmp_path / "run")]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
