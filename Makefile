@@ -1,5 +1,6 @@
 # make demo: environment, synthetic data, training, evaluation, table and contact sheet.
-# make test: environment, the optional text tower too, and test suite.
+# make test: environment, the optional text tower too, and all tests but the slow ones.
+# make test-slow: the slow tests alone; make test-all: every test.
 # PYTHON chooses the interpreter of the virtual environment, VENV its folder.
 
 PYTHON ?= python3
@@ -8,9 +9,11 @@ RUN := $(VENV)/bin/python
 TEXT_TOWER := open_clip_torch>=3.0
 DEMO_DATA := data/synthetic-mars
 DEMO_OUTPUT := runs/demo
+# One process of one thread per core; each takes whole files, in the order of tests/conftest.py.
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 .DELETE_ON_ERROR:
-.PHONY: demo test environment
+.PHONY: demo test test-slow test-all environment
 
 environment: $(VENV)/installed
 
@@ -28,4 +31,10 @@ $(VENV)/installed-optional: $(VENV)/installed
 	touch $@
 
 test: $(VENV)/installed-optional
-	$(RUN) -m pytest
+	$(PYTEST) -m "not slow"
+
+test-slow: $(VENV)/installed-optional
+	$(PYTEST) -m slow
+
+test-all: $(VENV)/installed-optional
+	$(PYTEST)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from datasets.synthetic.command import write_mars
+from processor.run import train_main
 
 torch.set_num_threads(1)  # tiny tensors: threads cost more than they give
 
@@ -41,6 +42,18 @@ def tiny_mars(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("data") / "mars"
     write_mars(root, train_ids=6, test_ids=4, cameras=3, tracklets=2, frames=(3, 5), size=(32, 16), workers=0)
     return root
+
+
+@pytest.fixture(scope="session")
+def trained_run(tiny_mars, tmp_path_factory) -> Path:
+    """OUTPUT_DIR of a finished tiny run with every file asked for; a test that changes it copies it first."""
+    out = tmp_path_factory.mktemp("trained") / "run"
+    options = TINY_OPTIONS | {
+        "DATASETS.ROOT_DIR": str(tiny_mars), "OUTPUT_DIR": str(out), "TEST.SAVE_FEATURES": "True",
+        "TEST.SAVE_RANKS": "True", "TEST.CONTACT_SHEET": "3", "TEST.UNTRAINED": "True",
+    }  # fmt: skip
+    assert train_main([part for pair in options.items() for part in pair]) == 0
+    return out
 
 
 @pytest.fixture

@@ -14,6 +14,10 @@ from torch import Tensor
 
 DATA = Path(__file__).parent / "data"
 
+# Width of a published file -> of the narrow model: encoder 768 -> 128 (two heads), joint space 512 -> 64 (one head).
+NARROW = {768: 128, 3 * 768: 3 * 128, 4 * 768: 4 * 128, 512: 64, 4 * 512: 4 * 64}
+NARROW_OPTIONS = "MODEL.ENCODER.WIDTH 128 MODEL.ENCODER.DEPTH 12 MODEL.ENCODER.HEADS 2 MODEL.ENCODER.EMBED 64".split()
+
 
 def inputs(tag: str, shape: tuple[int, ...]) -> Tensor:
     """float32 standard normal values, seeded by `tag`."""
@@ -21,15 +25,19 @@ def inputs(tag: str, shape: tuple[int, ...]) -> Tensor:
 
 
 def published_state(
-    num_classes: int, num_cameras: int, height: int, width: int, names: str = "names_full.json"
+    num_classes: int, num_cameras: int, height: int, width: int, names: str = "names_full.json", narrow: bool = False
 ) -> dict[str, Tensor]:
-    """{published name: tensor} as a published weight file would hold it at this size (patch and stride 16)."""
+    """{published name: tensor} as a published weight file would hold it at this size (patch and stride 16).
+
+    With `narrow` for a model of NARROW_OPTIONS: the same names, every width by the table NARROW.
+    """
     shapes = json.loads((DATA / names).read_text())
     sizes = {"cv_embed": num_cameras, "positional_embedding": 1 + (height // 16) * (width // 16)}
     state = {}
     for name, shape in shapes.items():
         leaf = name.split(".")[-1]
         first = num_classes if "classifier" in name else sizes.get(leaf)
+        shape = [NARROW.get(size, size) for size in shape] if narrow else shape
         shape = tuple(shape) if first is None else (first, *shape[1:])
         state[name] = torch.from_numpy(np.array(_value(name, shape), np.float32 if shape else np.int64))
     return state

@@ -74,6 +74,7 @@ def test_finished_rows_are_skipped_and_a_new_seed_is_added(tiny, tmp_path, caplo
     assert first[0]["seeds"] == "1" and first[0]["mAP spread"] == "" and table(out)[0]["seeds"] == "2"
 
 
+@pytest.mark.slow
 def test_a_killed_ablation_goes_on_where_it_stopped(tiny, tmp_path):
     rows, out = row("table2_row2", "table2_row6"), tmp_path / "out"
     tiny += ["SOLVER.MAX_EPOCHS", "6", "SOLVER.EVAL_PERIOD", "1"]

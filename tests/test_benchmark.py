@@ -164,6 +164,7 @@ def test_the_temporary_folder_is_gone_after_any_end(fault, code, where, temporar
 
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
+@pytest.mark.slow
 def test_ctrl_c_in_a_terminal_ends_the_measuring_process_too(tmp_path):
     sizes = TINY | {"ranking": (500, 3000, 2048), "ranking_repeats": 10_000}
     script = (

@@ -242,6 +242,7 @@ def test_peak_memory_sees_what_is_gone_again():
     assert peak.bytes < 10e6
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_gives_result_fault_or_death():
     assert in_own_process(operator.add, 1, 2) == 3
     with pytest.raises(ZeroDivisionError):

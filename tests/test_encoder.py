@@ -19,8 +19,9 @@ def small_encoder(num_cameras=0, size=(32, 16), stride=(8, 8)) -> CLIPImageEncod
 def test_agrees_with_timm_called_directly():
     name = "vit_base_patch16_clip_quickgelu_224.openai"
     torch.manual_seed(0)
-    plain = timm.create_model(name, pretrained=False, num_classes=512, img_size=(64, 32)).eval()
-    encoder = CLIPImageEncoder(create_vit("ViT-B-16", (64, 32), (16, 16))).eval()
+    sizes = {"embed_dim": 128, "num_heads": 2}  # ViT-B-16's other sizes stay as they are
+    plain = timm.create_model(name, pretrained=False, num_classes=512, img_size=(64, 32), **sizes).eval()
+    encoder = CLIPImageEncoder(create_vit("ViT-B-16", (64, 32), (16, 16), **sizes)).eval()
     state = plain.state_dict()
     encoder.vit.load_state_dict({key: value for key, value in state.items() if key != "head.bias"})
     clips = torch.randn(2, 3, 3, 64, 32)
@@ -28,7 +29,7 @@ def test_agrees_with_timm_called_directly():
         tokens, projected, pooled = encoder(clips)
         expected = plain.forward_features(clips.flatten(0, 1)).unflatten(0, (2, 3))
         logits = plain(clips.flatten(0, 1)).unflatten(0, (2, 3)) - state["head.bias"]
-    assert tokens.shape == (2, 3, 9, 768) and projected.shape == (2, 3, 9, 512)
+    assert tokens.shape == (2, 3, 9, 128) and projected.shape == (2, 3, 9, 512)
     torch.testing.assert_close(tokens, expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(projected[:, :, 0], logits, atol=1e-5, rtol=1e-5)
 
@@ -154,6 +155,7 @@ def test_the_file_to_put_on_disk_is_named(name, words):
 @pytest.mark.parametrize(
     ("name", "sizes"),
     [
+        ("ViT-B-16", (768, 512, 12, 12)),
         ("ViT-L-14", (1024, 768, 24, 16)),
         ("vit_large_patch14_clip_quickgelu_336.openai", (1024, 768, 24, 16)),
         ("vit_huge_patch14_clip_quickgelu_224.dfn5b", (1280, 1024, 32, 16)),

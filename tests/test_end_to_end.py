@@ -41,69 +41,55 @@ def assert_same_state(first: Path, second: Path) -> None:
     assert drop_time == [{k: v for k, v in row.items() if k != "seconds"} for row in b["history"]]
 
 
-@pytest.fixture(scope="module")
-def trained(tiny_mars, tmp_path_factory):
-    """One finished run with every file asked for."""
-    from tests.conftest import TINY_OPTIONS
-
-    out = tmp_path_factory.mktemp("trained") / "run"
-    options = TINY_OPTIONS | {
-        "DATASETS.ROOT_DIR": str(tiny_mars), "OUTPUT_DIR": str(out), "TEST.SAVE_FEATURES": "True",
-        "TEST.SAVE_RANKS": "True", "TEST.CONTACT_SHEET": "3", "TEST.UNTRAINED": "True",
-    }  # fmt: skip
-    assert train_main([part for pair in options.items() for part in pair]) == 0
-    return out
-
-
-def test_a_run_leaves_the_promised_files(trained):
-    assert {path.name for path in trained.iterdir()} == {
+def test_a_run_leaves_the_promised_files(trained_run):
+    assert {path.name for path in trained_run.iterdir()} == {
         "train_log.txt", "config.yml", "history.csv", "last.pth", "best.pth", "clip_memory.pt", "metrics.json",
         "features.npz", "ranks.csv", "contact_sheet.png", "cache",
     }  # fmt: skip
-    rows = list(csv.DictReader((trained / "history.csv").open()))
+    rows = list(csv.DictReader((trained_run / "history.csv").open()))
     assert list(rows[0]) == (
         "epoch lr loss_id loss_triplet loss_v2m loss_frame_id loss_total seconds mAP rank1 rank5 rank10 rank20".split()
     )
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert [float(row["lr"]) for row in rows] == pytest.approx([1e-4, 1e-3, 1e-4])
-    result = metrics(trained)
+    result = metrics(trained_run)
     assert set(SCORES) <= set(result) and set(SCORES) <= set(result["last"]) and set(SCORES) <= set(result["untrained"])
     assert result["last"]["epoch"] == 3 and result["num_query"] == 12
-    log = (trained / "train_log.txt").read_text()
+    log = (trained_run / "train_log.txt").read_text()
     assert "torch" in log and "commit" in log and "epoch 3/3" in log
-    memory = torch.load(trained / "clip_memory.pt", weights_only=True)
+    memory = torch.load(trained_run / "clip_memory.pt", weights_only=True)
     assert memory.shape == (6, 64) and memory.dtype is torch.float32
 
 
-def test_checkpoint_holds_tensors_and_plain_python_only(trained):
-    state = torch.load(trained / "last.pth", weights_only=True)
+def test_checkpoint_holds_tensors_and_plain_python_only(trained_run):
+    state = torch.load(trained_run / "last.pth", weights_only=True)
     assert state["epoch"] == 3 and "MODEL:" in state["config"]
 
 
-def test_evaluation_reproduces_the_final_test_exactly(trained, tiny_argv, tmp_path):
-    assert eval_main(tiny_argv(TEST__WEIGHT=trained / "best.pth", TEST__SAVE_FEATURES=True)) == 0
-    ours, theirs = metrics(tmp_path / "run"), metrics(trained)
+def test_evaluation_reproduces_the_final_test_exactly(trained_run, tiny_argv, tmp_path):
+    assert eval_main(tiny_argv(TEST__WEIGHT=trained_run / "best.pth", TEST__SAVE_FEATURES=True)) == 0
+    ours, theirs = metrics(tmp_path / "run"), metrics(trained_run)
     assert {name: ours[name] for name in SCORES} == {name: theirs[name] for name in SCORES}
-    with np.load(tmp_path / "run" / "features.npz") as a, np.load(trained / "features.npz") as b:
+    with np.load(tmp_path / "run" / "features.npz") as a, np.load(trained_run / "features.npz") as b:
         assert a["features"].shape[1] == 192 and np.array_equal(a["features"], b["features"])
     assert (tmp_path / "run" / "test_log.txt").exists()
 
 
-def test_empty_test_weight_means_best_pth_of_the_output_dir(trained, tiny_argv, tmp_path):
+def test_empty_test_weight_means_best_pth_of_the_output_dir(trained_run, tiny_argv, tmp_path):
     (tmp_path / "run").mkdir()
-    shutil.copy(trained / "best.pth", tmp_path / "run")
+    shutil.copy(trained_run / "best.pth", tmp_path / "run")
     assert eval_main(tiny_argv()) == 0
-    assert metrics(tmp_path / "run")["mAP"] == metrics(trained)["mAP"]
+    assert metrics(tmp_path / "run")["mAP"] == metrics(trained_run)["mAP"]
 
 
-def test_files_of_an_earlier_test_do_not_stay_beside_new_metrics(trained, tiny_argv, tmp_path):
-    asked = {"TEST__WEIGHT": trained / "best.pth", "TEST__SAVE_RANKS": True, "TEST__CONTACT_SHEET": 1}
+def test_files_of_an_earlier_test_do_not_stay_beside_new_metrics(trained_run, tiny_argv, tmp_path):
+    asked = {"TEST__WEIGHT": trained_run / "best.pth", "TEST__SAVE_RANKS": True, "TEST__CONTACT_SHEET": 1}
     assert eval_main(tiny_argv(**asked)) == 0
-    assert eval_main(tiny_argv(TEST__WEIGHT=trained / "best.pth")) == 0
+    assert eval_main(tiny_argv(TEST__WEIGHT=trained_run / "best.pth")) == 0
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"metrics.json", "test_log.txt"}
 
 
-def test_test_options_change_the_result(trained, tiny_argv, tmp_path):
+def test_test_options_change_the_result(trained_run, tiny_argv, tmp_path):
     found = []
     for number, options in enumerate([
         {}, {"TEST__SAMPLING": "first"}, {"TEST__NECK_FEAT": "after"}, {"TEST__FEAT_NORM": False},
@@ -111,14 +97,16 @@ def test_test_options_change_the_result(trained, tiny_argv, tmp_path):
          "TEST__RE_RANKING_K2": 2}, {"INPUT__PIXEL_MEAN": "[0.9,0.1,0.5]"},
     ]):  # fmt: skip
         out = tmp_path / str(number)
-        argv = tiny_argv(TEST__WEIGHT=trained / "best.pth", TEST__SAVE_RANKS=True, OUTPUT_DIR=out, **options)
+        argv = tiny_argv(TEST__WEIGHT=trained_run / "best.pth", TEST__SAVE_RANKS=True, OUTPUT_DIR=out, **options)
         assert eval_main(argv) == 0
         found.append((out / "ranks.csv").read_text())
     assert len(set(found)) == len(found)
 
 
 @pytest.mark.parametrize("stop_at", [(1, 1), (2, 1), (3, 2)])
-def test_interrupted_and_resumed_run_equals_an_unbroken_one(trained, tiny_argv, tmp_path, monkeypatch, caplog, stop_at):
+def test_interrupted_and_resumed_run_equals_an_unbroken_one(
+    trained_run, tiny_argv, tmp_path, monkeypatch, caplog, stop_at
+):
     check = trainer.FiniteCheck.add
 
     def interrupt(self, losses, step):
@@ -136,11 +124,11 @@ def test_interrupted_and_resumed_run_equals_an_unbroken_one(trained, tiny_argv, 
     monkeypatch.setattr(trainer.FiniteCheck, "add", check)
     torch.rand(7)  # whatever the process did in between
     assert train_main(tiny_argv("--resume", TEST__UNTRAINED=True)) == 0
-    assert_same_state(tmp_path / "run" / "last.pth", trained / "last.pth")
-    assert metrics(tmp_path / "run") == metrics(trained)
+    assert_same_state(tmp_path / "run" / "last.pth", trained_run / "last.pth")
+    assert metrics(tmp_path / "run") == metrics(trained_run)
 
 
-def test_run_stopped_in_a_test_runs_that_test_when_resumed(trained, tiny_argv, tmp_path, monkeypatch):
+def test_run_stopped_in_a_test_runs_that_test_when_resumed(trained_run, tiny_argv, tmp_path, monkeypatch):
     tests = []
 
     def interrupt(*arguments):
@@ -155,26 +143,26 @@ def test_run_stopped_in_a_test_runs_that_test_when_resumed(trained, tiny_argv, t
     assert state["epoch"] == 2 and "mAP" not in state["history"][1]
     monkeypatch.setattr(session, "evaluate", evaluate)
     assert train_main(tiny_argv("--resume", TEST__UNTRAINED=True)) == 0
-    assert_same_state(tmp_path / "run" / "last.pth", trained / "last.pth")
-    assert metrics(tmp_path / "run") == metrics(trained)
+    assert_same_state(tmp_path / "run" / "last.pth", trained_run / "last.pth")
+    assert metrics(tmp_path / "run") == metrics(trained_run)
 
 
-def test_worker_processes_do_not_change_a_run(trained, tiny_argv, tmp_path):
+def test_worker_processes_do_not_change_a_run(trained_run, tiny_argv, tmp_path):
     assert train_main(tiny_argv(DATALOADER__NUM_WORKERS=2, TEST__UNTRAINED=True)) == 0
-    assert_same_state(tmp_path / "run" / "last.pth", trained / "last.pth")
+    assert_same_state(tmp_path / "run" / "last.pth", trained_run / "last.pth")
 
 
-def test_a_longer_run_may_continue_a_finished_one(trained, tiny_argv, tmp_path):
-    shutil.copytree(trained, tmp_path / "run")
+def test_a_longer_run_may_continue_a_finished_one(trained_run, tiny_argv, tmp_path):
+    shutil.copytree(trained_run, tmp_path / "run")
     assert train_main(tiny_argv("--resume", SOLVER__MAX_EPOCHS=4)) == 0
     assert metrics(tmp_path / "run")["last"]["epoch"] == 4
     assert len(list(csv.DictReader((tmp_path / "run" / "history.csv").open()))) == 4
 
 
-def test_other_seed_gives_another_run(trained, tiny_argv, tmp_path):
+def test_other_seed_gives_another_run(trained_run, tiny_argv, tmp_path):
     assert train_main(tiny_argv(SOLVER__SEED=5, SOLVER__MAX_EPOCHS=1, SOLVER__STEPS="[]")) == 0
     ours = torch.load(tmp_path / "run" / "clip_memory.pt", weights_only=True)
-    assert not torch.equal(ours, torch.load(trained / "clip_memory.pt", weights_only=True))
+    assert not torch.equal(ours, torch.load(trained_run / "clip_memory.pt", weights_only=True))
 
 
 def test_non_finite_loss_stops_with_epoch_step_and_terms(tiny_argv, caplog):
@@ -188,6 +176,7 @@ def test_bfloat16_autocast_trains_on_the_cpu(tiny_argv, tmp_path):
     assert metrics(tmp_path / "run")["mAP"] > 0
 
 
+@pytest.mark.slow
 def test_both_scripts_run_from_another_folder_and_ctrl_c_leaves_a_run_to_resume(tiny_argv, tmp_path):
     argv = tiny_argv(SOLVER__MAX_EPOCHS=500, DATALOADER__NUM_WORKERS=1)
     command = [sys.executable, str(ROOT / "train-main.py"), *argv]

@@ -63,6 +63,7 @@ def test_what_is_no_file_and_what_is_no_picture(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_finds_and_keep_the_order(tmp_path, monkeypatch):
     paths = [picture(tmp_path / f"{number}.png", size=(20 + number, 40)) for number in range(5)]
     paths.insert(2, str(tmp_path / "gone.png"))
@@ -139,6 +140,7 @@ def test_ctrl_c_is_130_without_traceback_or_fix_list(tiny_mars, tmp_path, monkey
 
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
+@pytest.mark.slow
 def test_ctrl_c_in_a_terminal_ends_all_processes(tiny_mars, tmp_path):
     script = "import sys; from datasets import check; check._FRAMES_PER_PROCESS = 1; sys.exit(check.main(sys.argv[1:]))"
     command = [sys.executable, "-c", script, "--fix-list", str(tmp_path / "fix.csv")]

@@ -24,9 +24,8 @@ def other_mars(tmp_path_factory):
 
 
 @pytest.fixture
-def weight(tiny_argv, tmp_path):
-    assert train_main(tiny_argv(SOLVER__MAX_EPOCHS=1, SOLVER__STEPS="[]", OUTPUT_DIR=tmp_path / "trained")) == 0
-    return tmp_path / "trained" / "best.pth"
+def weight(trained_run):
+    return trained_run / "best.pth"
 
 
 def test_one_table_for_all_sets_equals_single_runs(weight, tiny_argv, tiny_mars, other_mars, tmp_path, caplog):

@@ -54,6 +54,7 @@ def stripe_features(means: np.ndarray, stripes: int) -> np.ndarray:
     return np.concatenate(parts, axis=1)
 
 
+@pytest.mark.slow
 def test_equal_arguments_give_equal_bytes_whatever_the_workers(tiny, tmp_path):
     write_mars(tmp_path / "again", workers=1, **TINY)
     assert contents(tiny) == contents(tmp_path / "again")

@@ -164,6 +164,7 @@ def test_all_attention_goes_through_scaled_dot_product_attention(monkeypatch, op
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on the CPU needs a C++ compiler")
+@pytest.mark.slow
 def test_compiled_features_are_the_eager_ones_with_the_same_dropout():
     model, criterion, memory, clips = parts_of_a_step(MODEL__ENCODER__DEPTH=1, MODEL__SSP__LAYERS=1)
     results = {}

@@ -16,7 +16,7 @@ from model.weights import ArchitectureError, fill_model, load_weights
 from model.weights.file import WeightFile
 from model.weights.torchscript import read_torchscript_tensors
 from tests.conftest import TINY_OPTIONS
-from tests.reference import DATA, published_state
+from tests.reference import DATA, NARROW_OPTIONS, published_state
 from utils.errors import InputError, MissingFileError
 
 
@@ -111,6 +111,7 @@ def test_openai_file_with_patches_of_14_pixels(tmp_path, stride, grid):
     assert model.encoder(torch.randn(1, 1, 3, 64, 32)).tokens.isfinite().all()
 
 
+@pytest.mark.slow
 def test_pretrain_path_fills_the_encoder_that_name_builds(openai_file, tmp_path):
     small = load_cfg(opts=["MODEL.PRETRAIN_PATH", str(openai_file[0])])
     with pytest.raises(InputError, match="another architecture"):
@@ -155,13 +156,16 @@ def test_timm_file_fills_the_encoder(tmp_path, suffix):
     torch.testing.assert_close(model.encoder.vit.pos_embed[0], resize_positions(vit.pos_embed[0], (4, 2)))
 
 
+NARROW_VIT = {"embed_dim": 64, "depth": 2, "num_heads": 1}  # what the stand-ins for timm build instead
+
+
 def test_without_a_path_timm_is_asked_and_its_failure_says_what_to_do(monkeypatch):
     asked = []
     create = timm.create_model
 
     def refuse_download(name, pretrained=False, **options):
         if not pretrained:
-            return create(name, pretrained=False, **options)
+            return create(name, pretrained=False, **options | NARROW_VIT)
         asked.append(name)
         raise OSError("no network\nmore lines")
 
@@ -175,37 +179,37 @@ def test_timm_download_is_loaded_at_224_and_resized_here(monkeypatch):
     create, downloaded = timm.create_model, {}
 
     def download(name, pretrained=False, **options):
-        vit = create(name, pretrained=False, **options)
+        vit = create(name, pretrained=False, **options | NARROW_VIT)
         if pretrained:
             downloaded["vit"] = vit
         return vit
 
     monkeypatch.setattr(timm, "create_model", download)
     model = build_model(load_cfg(), 5, 3)
-    assert downloaded["vit"].pos_embed.shape == (1, 197, 768)
+    assert downloaded["vit"].pos_embed.shape == (1, 197, 64)
     expected = resize_positions(downloaded["vit"].pos_embed[0], (16, 8))
     torch.testing.assert_close(model.encoder.vit.pos_embed[0], expected)
     torch.testing.assert_close(model.encoder.vit.head.weight, downloaded["vit"].head.weight)
 
 
-@pytest.fixture(scope="module")
-def full_model():
-    cfg = load_cfg(opts="MODEL.PRETRAIN_CHOICE none INPUT.SIZE_TRAIN [64,32] INPUT.SIZE_TEST [64,32]".split())
-    return build_model(cfg, 5, 3)
+def narrow_model(*options):
+    """With the depth of a published model; tests/test_release_agreement.py fills one of full width."""
+    sizes = "MODEL.PRETRAIN_CHOICE none INPUT.SIZE_TRAIN [64,32] INPUT.SIZE_TEST [64,32]".split()
+    return build_model(load_cfg(opts=[*sizes, *NARROW_OPTIONS, *options]), 5, 3)
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
 @pytest.mark.parametrize("names", ["names_full.json", "names_simple.json"])
-def test_published_file_lands_where_its_names_say(full_model, tmp_path, names, prefix):
-    state = published_state(5, 3, 64, 32, names)
+def test_published_file_lands_where_its_names_say(tmp_path, names, prefix):
+    model, state = narrow_model(), published_state(5, 3, 64, 32, names, narrow=True)
     assert len(state) == (254 if "full" in names else 225) == len(json.loads((DATA / names).read_text()))
     path = tmp_path / "best_model.pth.tar"
     torch.save({prefix + name: value for name, value in state.items()}, path)
-    report = load_weights(full_model, path)
+    report = load_weights(model, path)
     root = "SSP" if "full" in names else "prompts_generator"
     temporal = "TMD" if "full" in names else "SAT"
     assert report.kind == "published"
-    own = full_model.state_dict()
+    own = model.state_dict()
     layer = f"{temporal}.resblocks.0"
     assert torch.equal(own["tmd.construction.attn.qkv.bias"], state[f"{layer}.message_attn.in_proj_bias"])
     assert torch.equal(own["tmd.diffusion.mlp.fc2.weight"], state[f"{layer}.mlp.c_proj.weight"])
@@ -228,9 +232,8 @@ def test_published_file_lands_where_its_names_say(full_model, tmp_path, names, p
 
 
 def test_simple_file_fills_a_simple_model():
-    cfg = load_cfg(opts=("MODEL.PRETRAIN_CHOICE none INPUT.SIZE_TRAIN [64,32] INPUT.SIZE_TEST [64,32] "
-                         "MODEL.SSP.VARIANT simple").split())  # fmt: skip
-    model, state = build_model(cfg, 5, 3), published_state(5, 3, 64, 32, "names_simple.json")
+    model = narrow_model("MODEL.SSP.VARIANT", "simple")
+    state = published_state(5, 3, 64, 32, "names_simple.json", narrow=True)
     report = fill_model(model, WeightFile("published", state), "file", allow_skipped=False)
     own = model.state_dict()
     assert torch.equal(own["ssp.context_norm.weight"], state["prompts_generator.norm.weight"])
