@@ -212,7 +212,7 @@ def test_full_takes_the_sizes_of_the_config_and_both_kinds_of_step(temporary, mo
     assert asked == [([128, 64], 4, 8, False)]
 
 
-def test_a_machine_without_compiler_measures_the_step_keep_batch(temporary, monkeypatch, capsys):
+def test_a_machine_without_compiler_measures_the_step_as_it_is(temporary, monkeypatch, capsys):
     def answer(function, cfg, sizes, dtype, compiled):
         if compiled:
             raise InputError("no compiler")

@@ -111,5 +111,5 @@ def test_a_failing_encoder_is_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("datasets.synthetic.own_layouts.av.open", fail)
     root = tmp_path / "set"
     assert main(["--root", str(root), "--layout", "video", *TINY_WORDS]) == 2
-    assert capsys.readouterr().err.splitlines()[-1] == f"datasets.synthetic: cannot write {root}: no space left"
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: cannot write {root}: no space left"
     assert not list(tmp_path.iterdir())

@@ -21,10 +21,10 @@ class _RunFile(logging.FileHandler):
 
 
 class _BarFriendlyHandler(logging.StreamHandler):
-    """Writes above a running tqdm bar instead of through it."""
+    """Writes above a running tqdm bar instead of through it; warnings and errors go to stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr if record.levelno >= logging.ERROR else sys.stdout)
+        tqdm.write(self.format(record), file=sys.stderr if record.levelno >= logging.WARNING else sys.stdout)
 
 
 def setup_logging() -> None:
