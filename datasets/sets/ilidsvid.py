@@ -10,7 +10,7 @@ import numpy as np
 
 from datasets.sets.archive import unpack_tar
 from datasets.sets.find_root import folders_in, images_in, only_one, without_hyphens
-from datasets.sets.matlab import read_matlab5
+from datasets.sets.matlab5 import read_matlab5
 from datasets.tracklet import Fault, OnFault, RawSplits, Tracklet, refuse
 from utils.errors import InputError, MissingFileError
 
@@ -210,8 +210,6 @@ def _split_table(path: Path, count: int, folder: Path, single: Sequence[str]) ->
     table = read_matlab5(path, "ls_set")
     if table.ndim != 2 or table.shape[0] != len(_SPLITS) or not table.shape[1]:
         raise InputError(f"{path}: ls_set needs {len(_SPLITS)} rows, one per split, has shape {table.shape}")
-    if table.dtype.kind not in "iuf":
-        raise InputError(f"{path}: ls_set must hold whole numbers, holds {table.dtype}")
     size = table.shape[1]
     for number, row in enumerate(table, start=1):
         # Comparing sorted rows finds NaN and fractions too.

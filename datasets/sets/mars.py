@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from datasets.sets.find_root import find_root
-from datasets.sets.matlab import check_whole_numbers, read_matlab5
+from datasets.sets.matlab import check_whole_numbers
+from datasets.sets.matlab5 import read_matlab5
 from datasets.tracklet import Fault, OnFault, RawSplits, Tracklet, refuse
 from utils.errors import InputError
 
