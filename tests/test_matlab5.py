@@ -27,12 +27,12 @@ def element(order: str, kind: int, data: bytes) -> bytes:
     return struct.pack(f"{order}II", kind, len(data)) + data + bytes(-len(data) % 8)
 
 
-def matrix(values: np.ndarray, kind: str = "f8", order: str = "<", shape=None, flags: int = 0) -> bytes:
-    """The array x of class `kind`, its values stored in the type of `values`."""
+def matrix(values: np.ndarray, kind: str = "f8", order: str = "<", shape=None, name: bytes = b"x") -> bytes:
+    """An array of class `kind`, its values stored in the type of `values`."""
     stored = values.astype(values.dtype.newbyteorder(order)).tobytes(order="F")
-    parts = element(order, 6, struct.pack(f"{order}II", CLASSES[kind] | flags, 0))
-    parts += element(order, 5, struct.pack(f"{order}{values.ndim}i", *(shape or values.shape)))
-    parts += element(order, 1, b"x") + element(order, TYPES[values.dtype.str[1:]], stored)
+    parts = element(order, 6, struct.pack(f"{order}II", CLASSES[kind], 0))
+    parts += element(order, 5, np.array(shape or values.shape, f"{order}i4").tobytes())
+    parts += element(order, 1, name) + element(order, TYPES[values.dtype.str[1:]], stored)
     return element(order, 14, parts)
 
 
@@ -117,6 +117,7 @@ ROW = np.arange(5.0)[None]
     [
         ([matrix(ROW, shape=(1, 4))], "x is not one block of 4 numbers"),
         ([matrix(ROW, shape=(-1, -5))], "x has the shape"),
+        ([matrix(ROW, shape=(5,))], "x has the shape"),
         ([matrix(ROW, shape=(2**31 - 1, 2**31 - 1))], "no list has more than"),
         ([compressed(matrix(ROW, shape=(4_000_000, 4)))], "no list has more than"),
         ([compressed(matrix(ROW, shape=(1, 1)))], "longer than its shape"),
@@ -126,10 +127,11 @@ ROW = np.arange(5.0)[None]
         ([matrix(ROW - 1, "u2")], "x holds values that uint16 cannot hold"),
         ([matrix(ROW * np.nan, "i8")], "x holds values that int64 cannot hold"),
         ([matrix(ROW), matrix(ROW)], "holds x twice"),
+        ([matrix(ROW, name=f"y{number}".encode()) for number in range(1001)], "more than 1,000 variables"),
         ([matrix(ROW)[:-1]], "ends in the middle of an element"),
         ([matrix(ROW), b"\0\0\0"], "ends in the middle of an element"),
         ([element("<", 9, bytes(16))], "something else than variables"),
-        ([matrix(ROW).replace(b"x", b"\n")], "'.n' is not the name of a variable"),
+        ([matrix(ROW, name=b"\n")], "'.n' is not the name of a variable"),
         ([], "holds no variable x .found: none"),
     ],
 )

@@ -14,14 +14,13 @@ import numpy as np
 
 from utils.errors import InputError
 
-MOST_VALUES = 10_000_000  # more than any list has, and few enough for any memory
+MOST_VALUES, _MOST_VARIABLES = 10_000_000, 1_000  # more than any list has, and few enough for any memory
 _LARGEST_FILE = 10 * MOST_VALUES  # bytes
 _HEADER = 128  # bytes before the first variable; the last four hold version and byte order
 _ORDERS = {b"\x00\x01IM": "<", b"\x01\x00MI": ">"}
 _HDF5 = b"\x89HDF\r\n\x1a\n"  # in MATLAB 7.3 after a header of 512 bytes
 _LONGEST_START = 4_096  # bytes of a variable before its values
-_DIMENSIONS, _FLAGS, _MATRIX, _COMPRESSED = 5, 6, 14, 15  # types of elements
-_NAMES = (1, 16)  # as well: bytes, or UTF-8 in files of other programs
+_NAMES, _DIMENSIONS, _FLAGS, _MATRIX, _COMPRESSED = (1, 16), 5, 6, 14, 15  # types of elements
 # NumPy's types of stored values, by the type of their element, and of variables, by their class.
 _STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 _CLASSES = {6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8", 15: "u8"}
@@ -61,21 +60,21 @@ def read_matlab5(path: Path, variable: str) -> np.ndarray:
         raise InputError(f"{path} cannot be read as a MATLAB 5 file ({error})") from None
     if found:
         raise InputError(f"{path}: {variable} must hold whole numbers, holds {found.kind}")
-    raise InputError(f"{path} holds no variable {variable} (found: {', '.join(variables) or 'none':.500})")
+    names = ", ".join(filter(None, variables)) or "none"
+    raise InputError(f"{path} holds no variable {variable} (found: {names:.500})")
 
 
 def _variables(content: memoryview, order: str) -> dict[str, _Variable]:
-    """All variables by name."""
+    """All variables by name; what MATLAB keeps for itself has an empty one."""
     variables: dict[str, _Variable] = {}
     end = _HEADER
     while end < len(content):
         kind, data, _ = _element(content, end, order)
         end += 8 + len(data)
         variable = _variable(kind, data, order)
-        if variable.name in variables:
-            raise ValueError(f"it holds {variable.name} twice")
-        if variable.name:  # what MATLAB keeps for itself has no name
-            variables[variable.name] = variable
+        if variable.name in variables or len(variables) == _MOST_VARIABLES:
+            raise ValueError(f"it holds {variable.name:.100} twice, or more than {_MOST_VARIABLES:,} variables")
+        variables[variable.name] = variable
     return variables
 
 
@@ -96,7 +95,7 @@ def _element(data: memoryview, start: int, order: str) -> tuple[int, memoryview,
 def _variable(kind: int, data: memoryview, order: str) -> _Variable:
     """The variable in the data of an element, from the elements before its values."""
     compressed = kind == _COMPRESSED
-    begin, start = data, 0
+    begin, start = data, 0  # `begin`: up to the values at least
     if compressed:
         begin, start = memoryview(zlib.decompressobj().decompress(data, _LONGEST_START)), 8
         kind = int.from_bytes(begin[:4], "little" if order == "<" else "big")
@@ -119,8 +118,8 @@ def _variable(kind: int, data: memoryview, order: str) -> _Variable:
 def _values(variable: _Variable, order: str) -> np.ndarray:
     name, shape, data = variable.name, variable.shape, variable.data
     count = math.prod(shape)
-    if count > MOST_VALUES or min(shape, default=-1) < 0:
-        raise ValueError(f"{name} has the shape {shape}; no list has more than {MOST_VALUES:,} values")
+    if not 2 <= len(shape) <= 32 or min(shape) < 0 or count > MOST_VALUES:
+        raise ValueError(f"{name} has the shape {str(shape):.100}; no list has more than {MOST_VALUES:,} values")
     if variable.compressed:
         # The shape bounds what is decompressed: a tag, up to 8 bytes for each value, and padding.
         inflater = zlib.decompressobj()
