@@ -55,7 +55,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _folder_name(archive: Path) -> str:
-    """The archive's name without ending and a hash that another or a changed archive does not have."""
+    """The archive's name without its ending, and a hash of its path, size and time."""
     try:
         status = os.stat(archive)
     except OSError as error:
@@ -66,7 +66,7 @@ def _folder_name(archive: Path) -> str:
 
 
 def _unpack(tar: tarfile.TarFile, target: Path, wanted: Callable[[str], bool]) -> None:
-    """Write the wanted files into a folder that becomes `target` when it is whole."""
+    """Unpack the wanted files into a temporary folder that is renamed to `target` at the end."""
     files = _checked_files(tar, target)
     members = [_regular_file(name, files) for name in files if wanted(name)]
     if not members:
@@ -110,7 +110,7 @@ def _checked_files(tar: tarfile.TarFile, target: Path) -> dict[str, tarfile.TarI
 
 
 def _regular_file(name: str, files: Mapping[str, tarfile.TarInfo]) -> tarfile.TarInfo:
-    """The file `name`; of a link, the file at its end under the link's name."""
+    """The regular file `name`; for a link, the file that it leads to, under the name of the link."""
     end = name
     for _ in range(_MOST_LINKS):
         if (member := files.get(end)) is None:

@@ -97,7 +97,7 @@ def _frame_names(path: Path) -> list[str]:
 
 
 def _check_counts(info: np.ndarray, names: list[str], folder: Path, stem: str, on_fault: OnFault) -> None:
-    """In the official lists the tracklets hold every name once, in order."""
+    """Report it unless all tracklets together have as many frames as there are names, as in the official lists."""
     covered = int((info[:, 1] - info[:, 0] + 1).sum())
     if covered != len(names):
         table, listed = folder / f"tracks_{stem}_info.mat", folder / f"{stem}_name.txt"
