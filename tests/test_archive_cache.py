@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from datasets.sets import archive as module
 from datasets.sets.archive import unpack_tar
 from datasets.sets.cache_folder import RECORD, default_cache_dir
 from tests.archive_files import is_image, listing, refused, write_tar
@@ -102,36 +101,36 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
 def test_ctrl_c_and_a_full_disk_leave_nothing(tmp_path, monkeypatch, error):
-    path, copy, calls = write_tar(tmp_path / "s.tar"), shutil.copyfileobj, []
+    path, write, written = write_tar(tmp_path / "s.tar"), tarfile.TarFile.makefile, []
 
-    def fail_at_the_second(source, file):
-        copy(source, file)
-        calls.append(file)
-        if len(calls) == 2:
+    def fail_at_the_second(tar, info, target):
+        write(tar, info, target)
+        written.append(target)
+        if len(written) == 2:
             raise error
 
-    monkeypatch.setattr(shutil, "copyfileobj", fail_at_the_second)
+    monkeypatch.setattr(tarfile.TarFile, "makefile", fail_at_the_second)
     expected = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else InputError
     with pytest.raises(expected, match="|No space left"):
         unpack_tar(path, tmp_path / "cache", is_image)
-    assert len(calls) == 2 and not (tmp_path / "cache").exists()
+    assert len(written) == 2 and not (tmp_path / "cache").exists()
     monkeypatch.undo()
     assert len(listing(unpack_tar(path, tmp_path / "cache", is_image))) == 2
 
 
 @pytest.mark.parametrize("damaged", [False, True])
 def test_another_process_that_finished_first_is_fine(tmp_path, monkeypatch, damaged):
-    path, write = write_tar(tmp_path / "s.tar"), module._write_file
+    path, write = write_tar(tmp_path / "s.tar"), tarfile.TarFile.makefile
     if damaged:
         delete_file(unpack_tar(path, tmp_path / "cache", is_image))
     of_the_other = []
 
-    def write_after_another(source, target):
-        write(source, target)
-        monkeypatch.setattr(module, "_write_file", write)
+    def write_after_another(tar, info, target):
+        write(tar, info, target)
+        monkeypatch.setattr(tarfile.TarFile, "makefile", write)
         of_the_other.append(unpack_tar(path, tmp_path / "cache", is_image).stat().st_ino)
 
-    monkeypatch.setattr(module, "_write_file", write_after_another)
+    monkeypatch.setattr(tarfile.TarFile, "makefile", write_after_another)
     folder = unpack_tar(path, tmp_path / "cache", is_image)
     assert len(listing(folder)) == 2 and os.listdir(tmp_path / "cache") == [folder.name]
     assert of_the_other == [folder.stat().st_ino]

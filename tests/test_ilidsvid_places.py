@@ -169,7 +169,7 @@ def test_an_archive_of_something_else_or_none_is_refused(root, tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "flow.png").touch()
     path = pack(tmp_path / "other", tmp_path / "iLIDS-VID.tar")
-    with pytest.raises(InputError, match=f"{path} holds none of the files"):
+    with pytest.raises(InputError, match=f"{path} is refused: it holds none of the files"):
         parse_ilidsvid(path, cache_dir=tmp_path / "cache")
     write_splits(tmp_path / "other" / SPLIT_FILE)
     pack(tmp_path / "other", path)

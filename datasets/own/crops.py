@@ -28,16 +28,16 @@ from utils.progress import progress
 logger = logging.getLogger(__name__)
 
 _VERSION = 2  # goes up when the same lists are to give other crops
-_WAITING = 32  # crops held in memory until they are written
+_WAITING = 32  # most crops that wait in memory to be written
 
 Box = tuple[int, int, int, int]  # x, y, w, h in pixels; x, y is the top-left corner
-Report = Callable[[Sequence[str], str], None]  # names of the crops at fault, what is wrong as predicate of the source
+Report = Callable[[Sequence[str], str], None]  # names of the crops; what is wrong, to follow the path of their source
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
 class Cut(NamedTuple):
-    """One row that wants a crop."""
+    """The crop that one row asks for."""
 
     row: int  # line in the list
     split: str
@@ -47,19 +47,19 @@ class Cut(NamedTuple):
     box: Box | None  # None: the whole picture
 
 
-# Cuts by source, folder to fill, report -> rows whose box ends at the edge of its picture.
+# (cuts by source, folder for the crops, report) -> rows whose box reaches beyond its picture and was clipped.
 Cutter = Callable[[Mapping[str, Sequence[Cut]], Path, Report], list[int]]
 
 
 class _Record(NamedTuple):
-    """What a finished folder remembers of its cutting."""
+    """What a cache folder records about its crops."""
 
     faults: list[tuple[list[str], str]]
-    beyond: list[int]  # rows whose box ends at the edge of its picture
+    beyond: list[int]  # rows whose box reaches beyond its picture
 
 
 def crop_name(source: str, frame: int, box: Box | None) -> str:
-    """The name of a crop from `source` as the list has it, with forward slashes: the same on every machine."""
+    """The name of a crop, the same on every machine: the path `source` as listed, escaped, with forward slashes."""
     parts = ["%2E%2E" if part == ".." else re.sub(r'[%<>:"|?*\\/]', _escape, part) for part in PurePath(source).parts]
     return "/".join([*parts, f"{frame}_{'_'.join(map(str, box)) if box else 'whole'}.png"])
 
@@ -71,11 +71,11 @@ def _escape(match: re.Match) -> str:
 def cut_crops(
     table: Path, content: bytes, cuts: Sequence[Cut], cutter: Cutter, cache_dir: str, on_fault: OnFault
 ) -> tuple[str, set[str]]:
-    """Cut the crops of the list `table` (its bytes: `content`) unless that was done; `cache_dir` '': the default one.
+    """Cut the crops of the list `table` (its bytes: `content`) into `cache_dir` ('': the default one), unless cached.
 
-    Returns their folder and the names of the crops left out because of a fault. A finished folder is used again, and
-    its faults are reported again, as long as the list and its pictures or videos stay as they are; one that is damaged
-    is cut again. Raises InputError when the cache cannot be written; nothing of an unfinished folder is left then.
+    Returns their folder and the names of the crops left out because of a fault. While the list and its pictures or
+    videos do not change, a cached folder is used again, and its faults are reported again; a damaged one is cut again.
+    Raises InputError when the cache cannot be written; no unfinished folder is left then.
     """
     cache = Path(cache_dir or default_cache_dir())
     stem = re.sub(r"[^\w.-]", "_", table.stem)[:40]
@@ -99,7 +99,7 @@ def cut_crops(
 
 
 class _Faults:
-    """Turns problems of crops into faults of the rows that want them, and remembers them."""
+    """Reports the problems of crops as faults of their rows, and collects them."""
 
     def __init__(self, table: Path, root: str, cuts: Sequence[Cut], on_fault: OnFault) -> None:
         self.table = table
@@ -112,7 +112,7 @@ class _Faults:
         self.names: set[str] = set()
 
     def report(self, names: Sequence[str], problem: str) -> None:
-        """One fault for all rows of the crops `names`, which are of one source."""
+        """Report one fault for all rows of the crops `names`, which are of one source."""
         self.found.append((names, problem))
         self.names.update(names)
         cuts = sorted((cut for name in names for cut in self.cuts[name]), key=lambda cut: cut.row)
@@ -124,7 +124,7 @@ class _Faults:
 
 
 def _cut(folder: Path, cuts: Sequence[Cut], cutter: Cutter, faults: _Faults) -> list[int]:
-    """Fill `folder`; returns the rows whose box ends at the edge of its picture."""
+    """Cut all crops into `folder`; returns the rows whose box reaches beyond its picture."""
     by_source: dict[str, list[Cut]] = defaultdict(list)
     for cut in {cut.name: cut for cut in cuts}.values():
         by_source[cut.source].append(cut)
@@ -135,7 +135,7 @@ def _cut(folder: Path, cuts: Sequence[Cut], cutter: Cutter, faults: _Faults) -> 
 
 
 def _read_record(folder: Path, names: Collection[str]) -> _Record | None:
-    """None when the folder does not hold exactly the crops `names` without those at fault."""
+    """The record; None unless the folder holds exactly the crops `names`, without those at fault."""
     record = read_record(folder) or {}
     faults, beyond = record.get("faults"), record.get("beyond")
     if not isinstance(faults, list) or not isinstance(beyond, list):
@@ -157,7 +157,7 @@ def crop_path(folder: str, name: str) -> str:
 
 
 def _key(table: Path, content: bytes, cuts: Sequence[Cut]) -> str:
-    """Differs as soon as the list, or size, time or access of one of its pictures or videos does."""
+    """A hash that changes with the list and with the size, time and access right of its pictures or videos."""
     key = hashlib.sha256(os.fsencode(f"{_VERSION}\0{os.path.realpath(table)}\0"))
     key.update(content)
     key.update("\0".join(cut.name for cut in cuts).encode())
@@ -183,7 +183,7 @@ def unusable(source: str) -> str:
 
 
 def outside(box: Box | None, width: int, height: int) -> str:
-    """What is wrong with a box that holds nothing of a picture of this size, or ''."""
+    """What is wrong with a box that lies outside a picture of this size, or ''."""
     if box is None or (box[0] < width and box[1] < height):
         return ""
     x, y, w, h = box
@@ -191,7 +191,7 @@ def outside(box: Box | None, width: int, height: int) -> str:
 
 
 def cropped(picture: Image.Image, box: Box | None) -> Image.Image:
-    """The part of the picture within the box, or the picture itself; a box that reaches beyond the edge ends there."""
+    """The part of the picture in the box, clipped at the edges of the picture; without a box the whole picture."""
     if box is None:
         return picture
     x, y, w, h = box
@@ -199,7 +199,7 @@ def cropped(picture: Image.Image, box: Box | None) -> Image.Image:
 
 
 def reaches_beyond(box: Box | None, width: int, height: int) -> bool:
-    """Whether a picture of this size has only a part of the box."""
+    """Whether a box reaches beyond a picture of this size."""
     return box is not None and (box[0] + box[2] > width or box[1] + box[3] > height)
 
 
@@ -218,7 +218,7 @@ def save_crop(crop: tuple[Image.Image, Path]) -> None:
 
 @contextmanager
 def workers() -> Iterator[ThreadPoolExecutor]:
-    """Threads that write crops; what they have not begun is dropped at the end."""
+    """Threads that write crops; at the end, items that no thread has begun are dropped."""
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
         yield pool
@@ -229,7 +229,7 @@ def workers() -> Iterator[ThreadPoolExecutor]:
 def in_order(
     pool: ThreadPoolExecutor, function: Callable[[_Item], _Result], items: Iterable[_Item]
 ) -> Iterator[_Result]:
-    """`pool.map` that takes only a few items in advance."""
+    """Like `pool.map`, but only a few items are taken from `items` in advance."""
     running: deque[Future[_Result]] = deque()
     for item in items:
         running.append(pool.submit(function, item))
@@ -240,7 +240,7 @@ def in_order(
 
 
 def cut_pictures(cuts: Mapping[str, Sequence[Cut]], folder: Path, report: Report) -> list[int]:
-    """Cut all crops of pictures into `folder`, each picture being decoded once; returns the rows of boxes cut off."""
+    """Cut all crops of pictures into `folder`; decodes each picture once; returns the rows of clipped boxes."""
     beyond: list[int] = []
     with workers() as pool:
         done = in_order(pool, partial(_cut_picture, folder, beyond), cuts.items())
@@ -251,7 +251,7 @@ def cut_pictures(cuts: Mapping[str, Sequence[Cut]], folder: Path, report: Report
 
 
 def _cut_picture(folder: Path, beyond: list[int], item: tuple[str, Sequence[Cut]]) -> list[tuple[list[str], str]]:
-    """Problems of one picture; rows whose box reaches beyond it are added to `beyond`."""
+    """Cut the crops of one picture; returns its problems and adds rows of clipped boxes to `beyond`."""
     source, cuts = item
     problem = unusable(source)
     if problem:

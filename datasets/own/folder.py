@@ -16,7 +16,7 @@ _LAYOUT = f"Expected are train/{_TRACKLET}/, query/{_TRACKLET}/ and gallery/{_TR
 
 
 class _UnusableError(Exception):
-    """A folder that is left out; the message goes on from its path."""
+    """Why a folder is left out; the message continues a sentence that begins with its path."""
 
 
 class _Seen(NamedTuple):
@@ -37,8 +37,8 @@ def parse_folder(root: str | Path, on_fault: OnFault = raise_or_warn) -> RawSpli
 
     `root` is the folder that holds the three, or its parent. The camera is what stands before the last underscore of
     a tracklet folder's name; where no such name has an underscore, the data name no cameras. Hidden entries and files
-    other than jpg, jpeg, png, bmp and webp are passed over. Nothing is written. Empty folders and names without camera
-    among names with one go to `on_fault`, by default an InputError naming the folder, and are left out. Raises
+    other than jpg, jpeg, png, bmp and webp are ignored. Nothing is written. Empty folders, and names without a camera
+    where others have one, go to `on_fault`, by default an InputError naming the folder, and are left out. Raises
     MissingFileError naming a split folder that is missing, InputError for a split that cannot be read.
     """
     folder, _ = find_root(Path(root), "your own data", [SPLITS], _LAYOUT)
@@ -57,7 +57,7 @@ def parse_folder(root: str | Path, on_fault: OnFault = raise_or_warn) -> RawSpli
 
 
 def _tracklets(root: str, split: str, on_fault: OnFault) -> Iterator[_Seen]:
-    """The tracklet folders of one split by person and name; faulty ones are reported and left out."""
+    """The tracklet folders of one split, sorted by person and name; faulty ones are reported and left out."""
 
     def attempt(function: Callable, entry: os.DirEntry) -> Sequence:
         try:
@@ -102,12 +102,12 @@ def _frames(tracklet: os.DirEntry) -> tuple[str, ...]:
 
 
 def _folders(folder: str) -> list[os.DirEntry]:
-    # A link that leads nowhere counts as a folder, so that it is reported and not silently left out.
+    # A broken link counts as a folder, so that it is reported and not silently left out.
     return [e for e in _entries(folder) if os.path.isdir(e.path) or not os.path.exists(e.path)]
 
 
 def _entries(folder: str) -> list[os.DirEntry]:
-    """What lies in `folder` in natural order, without hidden entries."""
+    """The entries of `folder` in natural order, without hidden ones."""
     with os.scandir(folder) as entries:
         return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: natural_key(e.name))
 

@@ -28,7 +28,7 @@ class _RowError(Exception):
 
 
 class _Row(NamedTuple):
-    """A row that is right by itself."""
+    """A row that is valid by itself."""
 
     number: int  # line in the file, as an editor shows it
     split: str
@@ -59,7 +59,7 @@ class _Table(NamedTuple):
         return os.path.join(str(self.path.parent), source)
 
     def fault(self, number: int, split: str, problem: object, source: str = "") -> Fault:
-        """The fault of one row; where the pictures are the frames, `source` is left out with it."""
+        """The fault of one row; it names the picture `source` as a frame to exclude, unless crops are the frames."""
         frames = (self.locate(source),) if source and self.source == "frame" and "x" not in self.header else ()
         message = printable(f"{self.path} row {number}: {problem}")
         return Fault(message, frames, str(self.path.parent), split if split in SPLITS else "")
@@ -134,7 +134,7 @@ def _described(columns: Iterable[str]) -> str:
 
 
 def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    """(line where it begins, stripped cells) of each row that is not blank."""
+    """(first line, stripped cells) of each row that is not blank."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
     while True:
         number = reader.line_num + 1
@@ -169,7 +169,7 @@ def _check_header(path: Path, header: list[str], columns: tuple[str, ...]) -> No
 
 
 def _rows(table: _Table, on_fault: OnFault) -> Iterator[_Row]:
-    """The rows that are right by themselves."""
+    """The rows that are valid by themselves; the others are reported."""
     width = len(table.header)
     empty = True
     for number, cells in table.rows:
@@ -239,7 +239,7 @@ def _box(texts: list[str]) -> Box | None:
 
 
 def _sift(table: _Table, rows: Iterable[_Row], problem_of: Callable[[_Row], str], on_fault: OnFault) -> Iterator[_Row]:
-    """The rows without a problem."""
+    """The rows without a problem; the others are reported."""
     for row in rows:
         problem = problem_of(row)
         if problem:
@@ -254,7 +254,7 @@ def _missing_cameras(rows: list[_Row]) -> Callable[[_Row], str]:
 
 
 def _repeats() -> Callable[[_Row], str]:
-    """Finds rows that are there twice."""
+    """A function that says what is wrong with a row whose frame an earlier row of the tracklet has; else ''."""
     seen: dict[tuple, int] = {}
 
     def problem_of(row: _Row) -> str:
@@ -265,7 +265,7 @@ def _repeats() -> Callable[[_Row], str]:
 
 
 def _clashes() -> Callable[[_Row], str]:
-    """Finds tracklets across two videos and frames that a tracklet has twice."""
+    """A function that says what is wrong with a row of a second video, or of a frame that its tracklet has; else ''."""
     videos: dict[tuple, tuple[str, int]] = {}
     frames: dict[tuple, int] = {}
 
@@ -280,7 +280,7 @@ def _clashes() -> Callable[[_Row], str]:
 
 
 def _cropped(table: _Table, rows: list[_Row], cutter: Cutter, cache_dir: str, on_fault: OnFault) -> RawSplits:
-    """Tracklets of crops, without those that could not be cut."""
+    """Cut the crops and group them into tracklets, without those that could not be cut."""
     named = [(row, crop_name(row.source, row.frame, row.box)) for row in rows]
     cuts = [Cut(row.number, row.split, table.locate(row.source), name, row.frame, row.box) for row, name in named]
     folder, left_out = cut_crops(table.path, table.content, cuts, cutter, cache_dir, on_fault)
@@ -288,7 +288,7 @@ def _cropped(table: _Table, rows: list[_Row], cutter: Cutter, cache_dir: str, on
 
 
 def _grouped(root: str, frames: Iterable[tuple[_Row, str]]) -> RawSplits:
-    """Rows with the paths of their frames -> tracklets."""
+    """Group (row, path of its frame) into tracklets, sorted by frame number."""
     groups: dict[tuple[str, ...], list[tuple[int, str]]] = {}
     for row, path in frames:
         groups.setdefault(row.key, []).append((row.frame, path))

@@ -1,4 +1,4 @@
-"""Data sets of the user's own, whose persons and cameras are free texts: texts -> ids."""
+"""Numbers for the persons and cameras of the user's own data, which are named by free texts."""
 
 import re
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ SPLITS = ("train", "query", "gallery")
 
 
 class NamedTracklet(NamedTuple):
-    """A tracklet under the texts that the user gave it."""
+    """A tracklet whose person and camera are the user's texts."""
 
     split: str  # one of SPLITS
     person: str
@@ -39,10 +39,10 @@ def number_tracklets(root: str, tracklets: Sequence[NamedTracklet]) -> RawSplits
 
 
 def natural_key(text: str) -> tuple:
-    """Sorts digits as numbers: c2 before c10; texts that differ in leading zeros alone keep a fixed order."""
+    """Sort key that compares digits as numbers: c2 before c10; leading zeros count where nothing else differs."""
     parts: list = re.split(r"([0-9]+)", text)
     for index in range(1, len(parts), 2):
-        # More digits are a larger number; unlike int() this takes any count of them.
+        # Without leading zeros, more digits are a larger number; int() would refuse thousands of digits.
         digits = parts[index].lstrip("0")
         parts[index] = (len(digits), digits)
     return tuple(parts), text

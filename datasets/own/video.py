@@ -1,4 +1,4 @@
-"""Crops of videos: every video is decoded once, one frame after another."""
+"""Crops of videos; every video is decoded once, frame by frame."""
 
 import os
 from collections import defaultdict
@@ -13,9 +13,9 @@ from utils.progress import progress
 
 
 def cut_videos(cuts: Mapping[str, Sequence[Cut]], folder: Path, report: Report) -> list[int]:
-    """Cut all crops of videos into `folder`, each video being decoded once up to the last frame that is needed.
+    """Cut all crops of videos into `folder`; each video is decoded once, up to the last frame that is needed.
 
-    Returns the rows whose box was cut off at the edge of its picture.
+    Returns the rows whose box reaches beyond its picture and was clipped.
     """
     total = sum(max(cut.frame for cut in of_video) + 1 for of_video in cuts.values())
     frames = progress(_decoded(cuts, report), "cutting crops", "frame", total=total)
@@ -46,7 +46,7 @@ def _video_crops(
 def _decoded(
     cuts: Mapping[str, Sequence[Cut]], report: Report
 ) -> Iterator[tuple[Sequence[Cut], Image.Image | None]]:
-    """Every frame of every video in display order: who wants it, and its RGB picture if anyone does."""
+    """(its crops, RGB picture) of every frame of every video in display order; None for a frame without crops."""
     for source, of_video in cuts.items():
         wanted: dict[int, list[Cut]] = defaultdict(list)
         for cut in of_video:
@@ -63,7 +63,7 @@ def _decoded(
                 count += 1
                 if not wanted:
                     break
-        except Exception as error:  # FFmpeg's are of many kinds
+        except Exception as error:  # FFmpeg raises many kinds
             reason = getattr(error, "strerror", None) or error
             problem = f"cannot be decoded as a video from frame {count} (the first is 0) on ({reason})"
         if problem:

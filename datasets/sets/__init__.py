@@ -1,1 +1,1 @@
-"""Public data sets: one file each, from the lists on the disk to tracklets."""
+"""Parsers of the public data sets, one module each: from the files on disk to tracklets."""

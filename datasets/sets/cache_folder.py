@@ -1,4 +1,4 @@
-"""Folders of derived files: built aside, moved into place when they are whole, and recognised when damaged later."""
+"""Cache folders: written under a temporary name, renamed when they are complete, and checked before they are used."""
 
 import json
 import os
@@ -12,13 +12,13 @@ from typing import Any
 
 from utils.errors import InputError
 
-RECORD = "record.json"  # in the folder; holds the sizes of its files, and more
+RECORD = "record.json"  # in every cache folder: the sizes of its files, and what the writer of the folder adds
 
 
 def default_cache_dir() -> Path:
     """$XDG_CACHE_HOME/tf-clip or ~/.cache/tf-clip; raises InputError when there is no home folder."""
     base = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG rules have a relative path ignored.
+    # The XDG specification says to ignore a relative path.
     if os.path.isabs(base):
         return Path(base) / "tf-clip"
     try:
@@ -30,7 +30,7 @@ def default_cache_dir() -> Path:
 def write_record(folder: Path, names: Iterable[str], **more: Any) -> None:
     """Write the sizes of the files `names` (below `folder`, with forward slashes) and `more` into the record."""
     record = {"files": {name: os.stat(folder / name).st_size for name in names}, **more}
-    # "x": a file of the folder that is called so must not be lost.
+    # "x" fails where the folder holds a file of this name already, instead of overwriting it.
     with open(folder / RECORD, "x", encoding="utf-8") as file:
         json.dump(record, file)
 
@@ -52,9 +52,9 @@ def _has_size(path: str, size: int) -> bool:
 
 @contextmanager
 def built_aside(folder: Path, is_whole: Callable[[Path], bool]) -> Iterator[Path]:
-    """A new folder beside `folder` that takes its place at the end; nothing is left of it otherwise.
+    """A temporary folder, renamed to `folder` at the end of the block, or deleted if the block raises.
 
-    A `folder` that is there already is replaced unless it `is_whole` by then: another process was faster.
+    An existing `folder` is replaced, unless it `is_whole`: then another process has finished it in the meantime.
     """
     temporary = _sibling(folder)
     new_parents = [path for path in folder.parents if not os.path.lexists(path)]
@@ -85,5 +85,5 @@ def _move_into_place(temporary: Path, folder: Path, is_whole: Callable[[Path], b
 
 
 def _sibling(folder: Path) -> Path:
-    """A path beside `folder` that nothing has."""
+    """An unused path beside `folder`."""
     return folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.tmp")

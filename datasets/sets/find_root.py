@@ -1,4 +1,4 @@
-"""Where a data set lies on disk: its folder, the folders in it, the images of one of them."""
+"""Find the folder of a data set, and list the folders and the images in a folder."""
 
 import os
 import re
@@ -11,10 +11,10 @@ _IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp")
 
 
 def find_root(root: Path, name: str, layouts: Sequence[Sequence[str]], how_to_get: str) -> tuple[Path, int]:
-    """The folder of the set `name`, which is `root` or the one folder in it that is the set, and its layout's index.
+    """The folder of the data set `name`, which is `root` or a folder in it, and the index of its layout.
 
-    A layout is the files that the set must have, as paths below its folder. Raises MissingFileError naming the first
-    missing file and all that was looked for, InputError when `root` cannot be read or holds several sets.
+    A layout lists the files and folders that the set must have, relative to its folder. Raises MissingFileError naming
+    the first missing one and all that were looked for, InputError when `root` cannot be read or holds several sets.
     """
     if not os.path.isdir(root):
         raise MissingFileError(
@@ -32,7 +32,7 @@ def find_root(root: Path, name: str, layouts: Sequence[Sequence[str]], how_to_ge
 
 
 def only_one(found: Sequence[Path], name: str, root: Path) -> Path:
-    """The one of `found` that is the set `name`, by its own name if they are several; raises InputError naming them."""
+    """The only folder of `found`, or the only one called like the data set `name`; raises InputError naming them."""
     named = [path for path in found if without_hyphens(path.name) == without_hyphens(name)]
     best = found if len(found) == 1 else named
     if len(best) != 1:
@@ -43,17 +43,17 @@ def only_one(found: Sequence[Path], name: str, root: Path) -> Path:
 
 def present(folder: Path, files: Sequence[str]) -> list[str]:
     """Those of `files` that `folder` has."""
-    # os.path.exists, unlike Path.exists, passes over a sibling such as lost+found that may not be entered.
+    # In a folder that may not be entered, such as lost+found, Path.exists raises and os.path.exists is False.
     return [file for file in files if os.path.exists(folder / file)]
 
 
 def without_hyphens(name: str) -> str:
-    """`name` in small letters without hyphens, underscores and spaces: iLIDS-VID -> ilidsvid."""
+    """`name` in lower case without hyphens, underscores and spaces: iLIDS-VID -> ilidsvid."""
     return re.sub(r"[-_ ]", "", name).lower()
 
 
 def folders_in(root: Path) -> list[Path]:
-    """The folders in `root` by name, without hidden ones; raises InputError when it cannot be read."""
+    """The folders in `root`, sorted by name, without hidden ones; raises InputError when it cannot be read."""
     try:
         with os.scandir(root) as entries:
             names = sorted(entry.name for entry in entries if entry.name[0] != "." and entry.is_dir())
@@ -76,5 +76,5 @@ def images_in(folder: str) -> list[str]:
             )
     except (FileNotFoundError, NotADirectoryError):
         return []
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in a list
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in a path
         raise InputError(f"folder {folder!r} cannot be read ({error})") from None

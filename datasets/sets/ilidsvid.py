@@ -10,7 +10,7 @@ import numpy as np
 
 from datasets.sets.archive import unpack_tar
 from datasets.sets.find_root import folders_in, images_in, only_one, without_hyphens
-from datasets.sets.matlab import read_matlab5
+from datasets.sets.matlab5 import read_matlab5
 from datasets.tracklet import DataSet, Fault, OnFault, RawSplits, Tracklet, raise_or_warn
 from utils.errors import InputError, MissingFileError
 
@@ -93,7 +93,7 @@ def _folder_with_sequences(root: Path) -> Path | None:
     deeper = [path / name for path in nested for name in _FOLDER_NAMES]
     for places in ([root], children, nested, deeper):
         found = [path for path in places if any(os.path.isdir(path / "sequences" / camera) for camera in _CAMERAS)]
-        # Where upper and lower case are the same, several spellings find one folder.
+        # On a file system that ignores upper and lower case, several spellings find the same folder.
         found = sorted({_identity(path): path for path in reversed(found)}.values())
         if found:
             return only_one(found, "iLIDS-VID", root)
@@ -106,7 +106,7 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 def _find_archive(root: Path) -> Path | None:
-    """The tar archive of iLIDS-VID in `root`, or in raw/ as the authors' release has it, or in a child named so."""
+    """The tar archive of iLIDS-VID in `root`, in its raw/ (as the authors release it), or in a folder named like it."""
     homes = [root, *(child for child in folders_in(root) if "ilids" in without_hyphens(child.name))]
     for home in homes:
         found = [path for folder in (home, home / "raw") if os.path.isdir(folder) for path in _archives_in(folder)]
@@ -138,7 +138,7 @@ def _unpacked(archive: Path, cache_dir: str | Path) -> Path:
 
 
 def _belongs(name: str) -> bool:
-    """Whether a file of the archive is a frame or the splits; single images and optical flow are not needed."""
+    """Whether a file of the archive is a frame or holds the splits; single images and optical flow are not needed."""
     return "/sequences/cam" in f"/{name}" or posixpath.basename(name) == _SPLIT_FILE
 
 
@@ -154,9 +154,10 @@ def _find_split_file(folder: Path) -> Path:
 
 
 def _persons(folder: Path, on_fault: OnFault) -> tuple[list[Sequence[Tracklet]], list[str]]:
-    """Per person folder that both cameras have, sorted by name: its tracklets of cam1 and cam2, none for a fault.
+    """(tracklets of each person, messages on persons that one camera has not seen).
 
-    Beside them, for each folder that one camera lacks, the words that say so.
+    Persons that both cameras have seen are sorted by the name of their folder; each has a tracklet of cam1 and one of
+    cam2, or none if it is at fault.
     """
     numbers = [_person_numbers(folder / "sequences" / camera) for camera in _CAMERAS]
     persons: list[Sequence[Tracklet]] = []
@@ -175,7 +176,7 @@ def _persons(folder: Path, on_fault: OnFault) -> tuple[list[Sequence[Tracklet]],
         elif empty:
             message = f"{folder / 'sequences' / empty[0] / name} holds no image"
             on_fault(Fault(message, every, str(folder)))
-            # The folder still counts in the numbering of the splits.
+            # The splits still count this person.
             persons.append(())
         else:
             pid = numbers[0][name]
@@ -184,7 +185,7 @@ def _persons(folder: Path, on_fault: OnFault) -> tuple[list[Sequence[Tracklet]],
 
 
 def _person_numbers(folder: Path) -> dict[str, int]:
-    """Name of each person folder -> person."""
+    """Name of each person folder -> number of the person."""
     if not os.path.isdir(folder):
         raise MissingFileError(f"{folder} is missing. {_HOW_TO_GET}")
     numbers: dict[str, int] = {}
@@ -209,8 +210,6 @@ def _split_table(path: Path, count: int, folder: Path, single: Sequence[str]) ->
     table = read_matlab5(path, "ls_set")
     if table.ndim != 2 or table.shape[0] != len(_SPLITS) or not table.shape[1]:
         raise InputError(f"{path}: ls_set needs {len(_SPLITS)} rows, one per split, has shape {table.shape}")
-    if table.dtype.kind not in "iuf":
-        raise InputError(f"{path}: ls_set must hold whole numbers, holds {table.dtype}")
     size = table.shape[1]
     for number, row in enumerate(table, start=1):
         # Comparing sorted rows finds NaN and fractions too.

@@ -17,12 +17,12 @@ from utils.errors import InputError
 
 NUM_CAMERAS = 15
 _JUNK = -1
-# Two layouts are in circulation; each is the train list, the test list and the query file.
+# Copies of the set come in two layouts; each names the train list, the test list and the query file.
 _LAYOUTS = (
     ("list_sequence/list_seq_train.txt", "list_sequence/list_seq_test.txt", "test/data/info_test.mat"),
     ("info/list_sequence/list_seq_train.txt", "info/list_sequence/list_seq_test.txt", "info/data/info_test.mat"),
 )
-# No public loader reads the validation part: these names follow those of the test part.
+# No public loader reads the validation part; these names are formed like those of the test part.
 _VAL_LAYOUTS = (
     ("list_sequence/list_seq_val.txt", "val/data/info_val.mat"),
     ("info/list_sequence/list_seq_val.txt", "info/data/info_val.mat"),
@@ -37,7 +37,7 @@ class _Line(NamedTuple):
 
 @dataclass
 class _Images:
-    """Image names by folder; each folder is listed once, where a glob per line would list it once per tracklet."""
+    """Image names by folder; each folder is listed once, while a glob would list it for every tracklet."""
 
     root: str
     _names: dict[str, list[str]] = field(default_factory=dict)
@@ -97,7 +97,7 @@ def parse_lsvid(
 def _validation(
     folder: Path, list_name: str, info_name: str, on_fault: OnFault
 ) -> tuple[list[Tracklet], list[Tracklet]]:
-    """(queries, gallery) of the validation part; both empty where the set comes without it."""
+    """(queries, gallery) of the validation part; both are empty where the copy has none."""
     path, info = folder / list_name, folder / info_name
     lines = _read_list(path, on_fault) if os.path.exists(path) else []
     named = [line for line in lines if line]
@@ -105,7 +105,7 @@ def _validation(
         return [], []
     images = _Images(str(folder))
     if not any(images.starting_with(line.prefix) for line in named if _is_below(line.prefix)):
-        # A copy without these images is complete for training and testing.
+        # Training and testing do not need these images.
         message = f"{path}: none of its {len(named):,} tracklets has an image below {folder}; validation part left out"
         on_fault(Fault(message, root=str(folder), split="val", blocks=False))
         return [], []
@@ -121,7 +121,7 @@ def _validation(
 
 
 def _read_list(path: Path, on_fault: OnFault) -> list[_Line | None]:
-    """Prefix and person of each line, None for a line that is wrong, so that the rows keep their numbers."""
+    """Prefix and person of each line; None for a wrong line, because the queries count the lines."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -154,7 +154,7 @@ def _tracklets(
             tracklets[row] = Tracklet(tuple(frames), line.pid, _camera(frames) - 1)
         except InputError as error:
             message = f"{source} line {row + 1}: {error}"
-            # Where there is no frame, the prefix stands for the tracklet in a list of exclusions.
+            # Without frames the prefix itself can be named in DATASETS.EXCLUDE.
             named = tuple(frames) or ((root + os.sep + line.prefix,) if _is_below(line.prefix) else ())
             on_fault(Fault(message, named, root, splits.get(row, split)))
     return tracklets
@@ -177,7 +177,7 @@ def _frames(prefix: str, images: _Images) -> list[str]:
 
 
 def _camera(frames: Sequence[str]) -> int:
-    """The camera (1-based) that all frames name; raises InputError."""
+    """The camera (1-based) in the names of all frames; raises InputError where they name several, or none."""
     cameras: dict[str, str] = {}  # camera field -> first frame with it
     for frame in frames:
         name = frame.rpartition(os.sep)[2]

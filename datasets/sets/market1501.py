@@ -20,11 +20,11 @@ def parse_market1501(root: str | Path, on_fault: OnFault = raise_or_warn) -> Raw
 
     `root` is the folder that holds bounding_box_train/, query/ and bounding_box_test/, or its parent. Junk (person -1)
     is dropped, person 0 stays in the gallery as distractors; queries are not in the gallery. Files that are no images,
-    such as Thumbs.db, and hidden ones are passed over; nothing is written. Images whose names are wrong go to
+    such as Thumbs.db, and hidden ones are ignored; nothing is written. Images whose names are wrong go to
     `on_fault`, by default an InputError (a ValueError) naming the file, and are left out. Raises MissingFileError (a
     FileNotFoundError) naming the first missing folder, InputError for one that cannot be read.
     """
-    # Data of one's own may have a folder `query` too, so it does not tell which folder beside others is the set.
+    # Without `query`: a folder of other data beside the set may have one too.
     own_folders = (_FOLDERS["train"], _FOLDERS["gallery"])
     folder, _ = find_root(Path(root), "Market1501", [own_folders], _HOW_TO_GET)
     find_root(folder, "Market1501", [tuple(_FOLDERS.values())], _HOW_TO_GET)
@@ -54,7 +54,7 @@ def _tracklets(root: Path, split: str, on_fault: OnFault) -> list[Tracklet]:
 
 
 def _wrong(split: str, pid: int, camera: int) -> str:
-    """Why the split cannot have an image of this person and camera; empty: it can."""
+    """Why an image of this person and camera cannot be in the split; empty if it can."""
     if not 1 <= camera <= NUM_CAMERAS:
         return f"camera {camera} is not one of 1..{NUM_CAMERAS}"
     if split == "query" and pid == _JUNK:

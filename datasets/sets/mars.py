@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from datasets.sets.find_root import find_root
-from datasets.sets.matlab import check_whole_numbers, read_matlab5
+from datasets.sets.matlab import check_whole_numbers
+from datasets.sets.matlab5 import read_matlab5
 from datasets.tracklet import DataSet, Fault, OnFault, RawSplits, Tracklet, raise_or_warn
 from utils.errors import InputError
 
@@ -95,7 +96,7 @@ def _frame_names(path: Path) -> list[str]:
 
 
 def _check_counts(info: np.ndarray, names: list[str], folder: Path, stem: str, on_fault: OnFault) -> None:
-    """In the official lists the tracklets hold every name once, in order."""
+    """Report it unless all tracklets together have as many frames as there are names, as in the official lists."""
     covered = int((info[:, 1] - info[:, 0] + 1).sum())
     if covered != len(names):
         table, listed = folder / f"tracks_{stem}_info.mat", folder / f"{stem}_name.txt"

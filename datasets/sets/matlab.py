@@ -1,57 +1,71 @@
-"""Numbers out of MATLAB files: version 5 (MARS, iLIDS-VID) and version 7.3, which is HDF5 (LS-VID)."""
+"""Numbers out of MATLAB 7.3 files, which are HDF5 (LS-VID), and the check that they are whole numbers."""
 
+import math
+import os
 from pathlib import Path
 
 import h5py
 import numpy as np
-from scipy.io import loadmat
 
+from datasets.sets.matlab5 import MOST_VALUES
 from utils.errors import InputError
 
 _LARGEST = 1e9  # more than any list has rows
-
-
-def read_matlab5(path: Path, variable: str) -> np.ndarray:
-    """The array `variable` of a MATLAB 5 file; raises InputError naming the file and what it holds instead."""
-    _check_opens(path)
-    if h5py.is_hdf5(path):
-        raise InputError(f"{path} must be a MATLAB 5 file, but is one of MATLAB 7.3 (HDF5); save it with -v7")
-    try:
-        content = loadmat(path)
-    except Exception as error:  # scipy raises many kinds for a file that is not MATLAB 5
-        raise InputError(f"{path} cannot be read as a MATLAB 5 file ({_one_line(error)})") from None
-    if variable not in content:
-        found = [name for name in content if not name.startswith("__")]
-        raise InputError(f"{path} holds no variable {variable} (found: {', '.join(found) or 'none'})")
-    return np.asarray(content[variable])
+_BEST_COMPRESSION = 1_032  # bytes that one byte of a zlib stream stands for at most
 
 
 def read_matlab73(path: Path, dataset: str) -> np.ndarray:
     """The values of a row or column `dataset` of a MATLAB 7.3 file, in one dimension; raises InputError."""
-    start = _check_opens(path)
+    try:
+        with path.open("rb") as file:
+            start, size = file.read(10), os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror})") from None
     if not h5py.is_hdf5(path):
         found = "a MATLAB 5 file; save it with -v7.3" if start == b"MATLAB 5.0" else "not an HDF5 file"
         raise InputError(f"{path} must be a MATLAB 7.3 file (HDF5), but is {found}")
     try:
         with h5py.File(path, "r") as file:
-            if dataset not in file:
-                raise InputError(f"{path} holds no dataset {dataset} (found: {', '.join(file) or 'none'})")
-            stored = file[dataset]
-            if not isinstance(stored, h5py.Dataset):
-                raise InputError(f"{path}: {dataset} is a group, not a dataset of numbers")
-            attributes, shape, values = dict(stored.attrs), stored.shape, np.asarray(stored[()])
+            stored = _dataset(file, dataset, path)
+            # MATLAB stores the shape of an empty array in place of its values.
+            if stored.shape is None or np.any(stored.attrs.get("MATLAB_empty", False)):
+                return np.zeros(0)
+            _check_row(stored, dataset, path, size)
+            return np.asarray(stored[()]).ravel()
     except InputError:
         raise
     except Exception as error:  # h5py raises many kinds for a damaged file
-        raise InputError(f"{path} cannot be read as HDF5 ({_one_line(error)})") from None
-    # MATLAB stores the shape of an empty array in place of its values, and a text as numbers.
-    if shape is None or attributes.get("MATLAB_empty"):
-        return np.zeros(0)
-    if attributes.get("MATLAB_class") == b"char":
-        raise InputError(f"{path}: {dataset} must hold whole numbers, holds a text")
-    if sum(length != 1 for length in shape) > 1 or not shape:
-        raise InputError(f"{path}: {dataset} must be one row of numbers, has shape {shape}")
-    return values.ravel()
+        raise InputError(f"{path} cannot be read as HDF5 ({' '.join(str(error).split())})") from None
+
+
+def _dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
+    """The dataset `name` that lies in the file itself; another file is never opened."""
+    names = list(file)
+    if name not in names:
+        found = ", ".join(names[:20]).encode("unicode_escape").decode()  # a message is one line
+        raise InputError(f"{path} holds no dataset {name} (found: {found or 'none'})")
+    if file.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
+        raise InputError(f"{path}: {name} is a link to numbers elsewhere; save the numbers themselves")
+    stored = file[name]
+    if not isinstance(stored, h5py.Dataset):
+        raise InputError(f"{path}: {name} is a group, not a dataset of numbers")
+    if stored.external or stored.is_virtual:
+        raise InputError(f"{path}: the numbers of {name} are kept in another file; save them in this one")
+    return stored
+
+
+def _check_row(stored: h5py.Dataset, name: str, path: Path, file_size: int) -> None:
+    """Raise InputError unless it is one row of numbers that the file can hold; nothing is read yet."""
+    # MATLAB stores a text as numbers.
+    if stored.attrs.get("MATLAB_class") == b"char":
+        raise InputError(f"{path}: {name} must hold whole numbers, holds a text")
+    check_whole_numbers(np.zeros(0, stored.dtype), path, name)
+    # HDF5 reads whole chunks, which may be larger than the dataset.
+    count = max(stored.size, math.prod(stored.chunks or (0,)))
+    if count > MOST_VALUES or count * stored.dtype.itemsize > _BEST_COMPRESSION * file_size:
+        raise InputError(f"{path}: {name} announces {count:,} values, more than such a file can hold")
+    if sum(length != 1 for length in stored.shape) > 1 or not stored.shape:
+        raise InputError(f"{path}: {name} must be one row of numbers, has shape {stored.shape}")
 
 
 def check_whole_numbers(values: np.ndarray, path: Path, variable: str) -> None:
@@ -61,16 +75,3 @@ def check_whole_numbers(values: np.ndarray, path: Path, variable: str) -> None:
     largest = np.abs(values.astype(np.float64)).max(initial=0)
     if largest > _LARGEST:
         raise InputError(f"{path}: {variable} holds {largest:.4g}, more than any list has rows")
-
-
-def _check_opens(path: Path) -> bytes:
-    """The first bytes of the file."""
-    try:
-        with path.open("rb") as file:
-            return file.read(10)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror})") from None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -13,44 +13,44 @@ from utils.errors import InputError, MissingFileError
 
 NUM_CAMERAS = 15
 _LISTS = ("list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt")
-# Image folders of training and test: those of MSMT17_V1, and of MSMT17_V2 where faces are masked.
+# Image folders of training and test: in MSMT17_V1, and in MSMT17_V2, where faces are masked.
 _IMAGE_FOLDERS = (("train", "test"), ("mask_train_v2", "mask_test_v2"))
-# The lists number their test people from 0 again: these are added to a person, who has four digits at most.
+# Added to the persons of the test lists, which are numbered from 0 again; in the lists they have up to four digits.
 _FIRST_TEST_PERSON = 10_000
 _HOW_TO_GET = "MSMT17 is handed out by its authors (Wei et al., CVPR 2018) on request, as MSMT17_V1 or MSMT17_V2"
 
 
 class _Line(NamedTuple):
-    """One line of a list that is in order as far as it can be told alone."""
+    """A line of a list that is valid by itself."""
 
-    where: str  # list and line
+    where: str  # path of the list and number of the line, for messages
     image: str  # path below the folder of images
-    person: int  # as the list has it
+    person: int  # as in the list
     camera: int  # from 1
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Training or test: lists whose people and images are numbered and kept together."""
+    """The training or the test part: its lists share their person numbers and a folder of images."""
 
     root: Path  # of the data set
     folder: str  # of the images, below the root
-    first_person: int  # added to the numbers of the lists
+    first_person: int  # id of person 0 of the lists
     on_fault: OnFault
-    images: dict[str, _Line] = field(default_factory=dict)  # image -> the line that names it first
-    people: dict[str, _Line] = field(default_factory=dict)  # folder of a person -> its first line
+    images: dict[str, _Line] = field(default_factory=dict)  # image -> the first line that names it
+    people: dict[str, _Line] = field(default_factory=dict)  # folder of a person -> the first line with an image in it
 
     def path(self, image: str) -> str:
         """The path of an image of a list."""
         return os.path.join(self.root, self.folder, *image.split("/"))
 
     def tracklets(self, name: str, split: str) -> list[Tracklet]:
-        """One tracklet for each line of the list `name` that is in order, also with the lists read before."""
+        """One tracklet for each valid line of the list `name` that does not contradict an earlier line or list."""
         tracklets = []
         for line in self._lines(name, split):
             first = self.people.setdefault(os.path.dirname(line.image) or line.image, line)
             if (named := self.images.setdefault(line.image, line)) is not line:
-                # Without frames: leaving the image out would take the first line away too.
+                # The fault names no frames: to exclude the image would exclude the first line that names it too.
                 self.on_fault(Fault(f"{line.where}: image {line.image!r} is named in {named.where} already"))
             elif first.person != line.person:
                 wrong = f"{line.image!r} is of person {line.person}, its folder of person {first.person}"
@@ -84,13 +84,13 @@ def parse_msmt17(root: str | Path, on_fault: OnFault = raise_or_warn) -> RawSpli
     """Read the lists into 32,621 training, 11,659 query and 82,161 gallery tracklets of one frame (official files).
 
     `root` is the folder that holds the lists list_{train,val,query,gallery}.txt and the images (train/ and test/ in
-    MSMT17_V1, mask_train_v2/ and mask_test_v2/ in MSMT17_V2), or its parent. As usual the validation list is part of
-    the training: its images are of the same 1,041 people. The lists number the people of training and of test from 0
-    each, and equal numbers are different people: test ids are the list's numbers plus 10,000, so that nothing takes
-    two people for one; `persons` gives the numbers of the list back. Queries are not in the gallery. Nothing is
-    written, and whether the images are there is not looked up. Lines that are wrong go to `on_fault`, by default an
-    InputError (a ValueError) naming list and line, and are left out. Raises MissingFileError (a FileNotFoundError)
-    naming the first missing list or folder, InputError for a list that cannot be read at all.
+    MSMT17_V1, mask_train_v2/ and mask_test_v2/ in MSMT17_V2), or its parent. The validation list is added to the
+    training, as in the literature: it shows the same 1,041 people. The training lists and the test lists both number
+    their people from 0, and equal numbers are different people: test ids are therefore the list's numbers plus 10,000,
+    and `persons` maps them back. Queries are not in the gallery. Nothing is written, and the image files are not
+    looked for. Lines that are wrong go to `on_fault`, by default an InputError (a ValueError) naming list and line,
+    and are left out. Raises MissingFileError (a FileNotFoundError) naming the first missing list or folder, InputError
+    for a list that cannot be read at all.
     """
     folder, _ = find_root(Path(root), "MSMT17", [_LISTS], _HOW_TO_GET)
     train_folder, test_folder = _image_folders(folder)
@@ -110,7 +110,7 @@ def parse_msmt17(root: str | Path, on_fault: OnFault = raise_or_warn) -> RawSpli
 
 
 def _image_folders(root: Path) -> tuple[str, str]:
-    """Names of the folders of training and of test images; raises MissingFileError, InputError for two pairs."""
+    """Names of the folders of training and of test images; raises MissingFileError, InputError for both versions."""
     whole = [pair for pair in _IMAGE_FOLDERS if len(present(root, pair)) == len(pair)]
     if len(whole) > 1:
         names = ", ".join(name for pair in whole for name in pair)
