@@ -10,13 +10,9 @@ import torch
 from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
-from datasets.clips.buffers import ClipLoader
-from datasets.clips.dataset import EvalClips, TrainClips, keep_batch
-from datasets.clips.identity_sampler import IdentitySampler
-from datasets.clips.transforms import ClipAugment
+from datasets.clips import ClipAugment, ClipLoader, EvalClips, IdentitySampler, TrainClips, keep_batch
 from datasets.exclusion import read_exclusions, unless_excluded
-from datasets.frames.reader import FILES, FrameSource
-from datasets.frames.store import frame_source
+from datasets.frames import FILES, FrameSource, frame_source
 from datasets.registry import DATA_SETS, find_dataset, official_name
 from datasets.tracklet import OnFault, RawSplits, ReIDSplits, Tracklet, cut_into_chunks, raise_or_warn, relabel
 from datasets.validation import hold_out

@@ -5,12 +5,11 @@ frame a path below the data set's folder.
 """
 
 import csv
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePath
+from pathlib import Path
 
-from datasets.tracklet import Fault, OnFault, RawSplits, Tracklet, raise_or_warn
+from datasets.tracklet import Fault, OnFault, RawSplits, Tracklet, below, raise_or_warn
 from utils.errors import InputError, MissingFileError
 from utils.files import save_csv
 
@@ -79,13 +78,6 @@ def unless_excluded(exclusions: Exclusions) -> OnFault:
             raise_or_warn(fault)
 
     return on_fault
-
-
-def below(root: str, frame: str) -> str:
-    """`frame` as a path below `root`, with forward slashes on every system."""
-    prefix = root.rstrip(os.sep) + os.sep
-    inside = frame[len(prefix) :] if root and frame.startswith(prefix) else frame
-    return inside if os.sep == "/" else PurePath(inside).as_posix()
 
 
 def read_exclusions(path: str) -> Exclusions:

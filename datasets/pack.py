@@ -18,10 +18,8 @@ from yacs.config import CfgNode
 from configs import load_cfg
 from configs.command import CommandParser, run_command, say
 from datasets.build import configured_splits, official_name
-from datasets.exclusion import below
-from datasets.frames.reader import FILES
-from datasets.frames.store import FrameStore, write_store
-from datasets.tracklet import ReIDSplits
+from datasets.frames import FILES, FrameStore, write_store
+from datasets.tracklet import ReIDSplits, below
 from utils.errors import InputError
 from utils.files import write_atomically
 from utils.progress import progress

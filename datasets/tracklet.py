@@ -2,8 +2,10 @@
 
 import inspect
 import logging
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import PurePath
 
 from utils.errors import InputError
 
@@ -138,6 +140,13 @@ def count_tracklets(tracklets: Sequence[Tracklet]) -> tuple[int, int, int, int]:
     """(identities, tracklets, frames, cameras)."""
     frames = sum(len(t.frames) for t in tracklets)
     return len({t.pid for t in tracklets}), len(tracklets), frames, len({t.camid for t in tracklets})
+
+
+def below(root: str, frame: str) -> str:
+    """`frame` as a path below `root`, with forward slashes on every system."""
+    prefix = root.rstrip(os.sep) + os.sep
+    inside = frame[len(prefix) :] if root and frame.startswith(prefix) else frame
+    return inside if os.sep == "/" else PurePath(inside).as_posix()
 
 
 def relabel(tracklets: Iterable[Tracklet]) -> list[Tracklet]:

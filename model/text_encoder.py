@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from model.encoder import openai_file, timm_name
-from model.weights.file import read_weight_file
+from model.weights import read_weight_file
 from utils.errors import InputError
 
 logger = logging.getLogger(__name__)

@@ -14,11 +14,9 @@ from yacs.config import CfgNode
 from configs import load_cfg
 from configs.command import CommandParser, run_command
 from datasets import check_frames_present, configured_splits, official_name
-from datasets.frames.reader import FILES, FrameSource, read_frame
-from datasets.frames.store import frame_source
+from datasets.frames import FILES, FrameSource, frame_source, read_frame
 from datasets.tracklet import Tracklet
-from processor.evaluation.evaluator import Evaluation, rank_tracklets
-from processor.evaluation.reports import results_table
+from processor.evaluation import Evaluation, rank_tracklets, results_table
 from processor.protocol import EvalProtocol, build_protocol
 from utils.progress import progress
 

@@ -11,9 +11,8 @@ import torch
 from yacs.config import CfgNode
 
 from datasets import check_frames_present, configured_splits, official_name
-from datasets.exclusion import below
-from datasets.tracklet import ReIDSplits, Tracklet
-from model.weights.cameras import Cameras, TrainedCameras
+from datasets.tracklet import ReIDSplits, Tracklet, below
+from model.weights import Cameras, TrainedCameras
 from processor.protocol import EvalProtocol, build_protocol, check_scorable
 from processor.runtime import Runtime
 from utils.environment import describe_environment

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from datasets.clips.transforms import Normalize
+from datasets.clips import Normalize
 from utils.precision import amp_dtype, autocast, precision_name
 
 

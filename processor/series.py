@@ -14,10 +14,9 @@ from datasets import cache_dir, check_split_key, find_dataset
 from model import check_model
 from processor import run_folder as files
 from processor import splits_table
-from processor.evaluation.session import evaluate_one, evaluate_several
+from processor.evaluation import evaluate_one, evaluate_several
 from processor.experiment import check_file
-from processor.training.resume import check_recipe
-from processor.training.session import train_one
+from processor.training import check_recipe, train_one
 from utils.errors import InputError
 from utils.interrupt import check_interrupt
 from utils.logger import hold_messages, log_to_file

@@ -2,7 +2,9 @@
 
 import ast
 import subprocess
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,11 @@ LEVEL = {
     "processor.benchmark": 8, "processor.colour_baseline": 8, "processor.run": 8,
 }  # fmt: skip
 ROOMS = [name for name in LEVEL if "." not in name]
+# Packages with a face: others import what their __init__ names, and no module inside.
+FACES = (
+    "datasets.check", "datasets.clips", "datasets.frames", "datasets.synthetic", "model.weights",
+    "processor.ablation", "processor.benchmark", "processor.evaluation", "processor.training",
+)  # fmt: skip
 SCRIPTS = ("train-main.py", "eval-main.py")
 # What turns a config into plain arguments: builders, commands, and the pages that a run is read on.
 SEE_CONFIG = {f"{room}/build.py" for room in ROOMS} | {
@@ -34,6 +41,7 @@ TOP_LEVEL = {
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
+@cache
 def sources() -> dict[str, ast.Module]:
     """Path from the root -> syntax tree, of all rooms and both scripts."""
     paths = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
@@ -61,6 +69,18 @@ def import_faults(path: str, tree: ast.Module) -> list[str]:
     parts = {part_of(module) for module in imported_modules(tree, path.split("/")[0])} - {own, ""}
     parts |= {"tests" for module in imported_modules(tree, "") if module.split(".")[0] == "tests"}
     return [f"{path} imports {part}" for part in sorted(parts) if LEVEL.get(part, 9) >= LEVEL.get(own, 9)]
+
+
+def face_faults(path: str, tree: ast.Module) -> list[str]:
+    """Imports of `path` that reach past the face of a package into one of its modules."""
+    inside = path.replace("/", ".")
+    modules = sorted(set(imported_modules(tree, path.split("/")[0])))
+    return [
+        f"{path} imports {module}"
+        for module in modules
+        for face in FACES
+        if module.startswith(f"{face}.") and not inside.startswith(f"{face}.")
+    ]
 
 
 def sees_cfg(tree: ast.Module) -> bool:
@@ -138,6 +158,20 @@ def test_imports_run_only_leftward():
 )
 def test_the_import_rule_finds_a_fault_and_only_a_fault(path, code, faults):
     assert import_faults(path, ast.parse(code)) == faults
+
+
+def test_packages_are_entered_by_their_face():
+    assert [fault for path, tree in sources().items() for fault in face_faults(path, tree)] == []
+    inner = ast.parse("from model.weights.load import load_weights")
+    assert face_faults("processor/a.py", inner) == ["processor/a.py imports model.weights.load"]
+    assert face_faults("model/weights/a.py", inner) == []
+    assert face_faults("processor/a.py", ast.parse("from model.weights import load_weights")) == []
+
+
+def test_no_folder_is_crowded():
+    """A stranger finds a file by its folder: about 14 files of code in each at most."""
+    folders = Counter(path.rpartition("/")[0] for path in sources() if not path.endswith("__init__.py"))
+    assert {folder: count for folder, count in folders.items() if count > 15} == {}
 
 
 def test_entry_scripts_import_the_processor_alone():

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
-from datasets.frames.probe import OpenedFrame
+from datasets.frames import OpenedFrame
 from datasets.tracklet import Fault, RawSplits, Tracklet
 
 Frames = Mapping[str, Sequence[str]]  # split -> its distinct frame paths; '': of several splits together

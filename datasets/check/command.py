@@ -41,7 +41,7 @@ from datasets.check.report import (
     unused_note,
 )
 from datasets.exclusion import Exclusions, read_exclusions
-from datasets.frames.probe import OpenedFrame, open_frames
+from datasets.frames import OpenedFrame, open_frames
 from datasets.registry import find_dataset
 from datasets.tracklet import DataSet, Fault, RawSplits
 

@@ -5,8 +5,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence, Set
 
 from datasets.check.base import Disk, Frames, Problem, counted
-from datasets.exclusion import below
-from datasets.frames.probe import OpenedFrame
+from datasets.frames import OpenedFrame
+from datasets.tracklet import below
 
 MISSING = "missing frames"
 UNDECODABLE = "frames that cannot be decoded"

@@ -16,10 +16,9 @@ from datasets.check.base import (
 )
 from datasets.check.folders import ImageFolders
 from datasets.check.frames import NO_FILE, frame_problems
-from datasets.exclusion import below
-from datasets.frames.probe import OpenedFrame
+from datasets.frames import OpenedFrame
 from datasets.matching import have_true_match
-from datasets.tracklet import Fault, RawSplits
+from datasets.tracklet import Fault, RawSplits, below
 from datasets.validation import hold_out
 from utils.errors import InputError, printable
 

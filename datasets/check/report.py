@@ -6,9 +6,9 @@ from pathlib import Path
 
 from datasets.check.base import Frames, Problem, counted, split_frames, split_tracklets
 from datasets.check.frames import is_tolerable, odd_frames
-from datasets.exclusion import Exclusions, below
-from datasets.frames.probe import OpenedFrame
-from datasets.tracklet import Fault, RawSplits, count_tracklets, cut_into_chunks
+from datasets.exclusion import Exclusions
+from datasets.frames import OpenedFrame
+from datasets.tracklet import Fault, RawSplits, below, count_tracklets, cut_into_chunks
 
 _SHOWN = 10  # problems of a kind that are named
 _FEW = 5  # names in a note

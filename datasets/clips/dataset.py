@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from datasets.clips.buffers import Batch, BatchBuffers
 from datasets.clips.sampling import dense_clips, first_per_chunk, random_per_chunk
 from datasets.clips.transforms import ClipAugment
-from datasets.frames.reader import FILES, FrameSource, read_frames_into
+from datasets.frames import FILES, FrameSource, read_frames_into
 from datasets.tracklet import Tracklet
 
 

@@ -22,8 +22,8 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from datasets.exclusion import below
 from datasets.frames.reader import FILES, FrameSource
+from datasets.tracklet import below
 from utils.errors import InputError, MissingFileError
 
 _MAGIC, _VERSION = b"TFCLIPFR", 1

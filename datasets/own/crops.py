@@ -19,7 +19,7 @@ from typing import NamedTuple, TypeVar
 
 from PIL import Image
 
-from datasets.frames.modes import to_rgb
+from datasets.frames import to_rgb
 from datasets.sets.cache_folder import built_aside, default_cache_dir, read_record, write_record
 from datasets.tracklet import Fault, OnFault
 from utils.errors import InputError, printable

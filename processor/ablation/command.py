@@ -29,7 +29,7 @@ from processor import run_folder as files
 from processor.ablation.cost import Cost, count_cost
 from processor.ablation.tables import RowResult, log_costs, log_tables, write_tables
 from processor.series import is_finished, run_or_continue, split_cfgs
-from processor.training.session import check_start
+from processor.training import check_start
 from utils.errors import InputError, NonFiniteLossError
 from utils.logger import hold_messages, log_to_file
 

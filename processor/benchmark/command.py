@@ -23,8 +23,7 @@ from yacs.config import CfgNode
 from configs import ConfigError, get_cfg, load_cfg
 from configs.command import CommandParser, run_command
 from datasets import build_test_loader, build_train_loader, check_frames_present, configured_splits
-from datasets.frames.reader import FrameSource
-from datasets.frames.store import frame_source
+from datasets.frames import FrameSource, frame_source
 from datasets.tracklet import ReIDSplits, Tracklet
 from loss import build_criterion
 from model import build_model, check_model
@@ -38,7 +37,7 @@ from processor.benchmark.process import in_own_process
 from processor.benchmark.sizes import FULL, REDUCED, Sizes
 from processor.benchmark.table import Measurement, check_json, table, write_json
 from processor.runtime import Runtime
-from processor.training.state import RunState
+from processor.training import RunState
 from solver import build_lr_schedule, build_optimizer
 from utils.errors import InputError
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from datasets.clips.dataset import ClipBatch
-from datasets.frames.reader import FILES, FrameSource
-from datasets.synthetic.command import write_mars
+from datasets.clips import ClipBatch
+from datasets.frames import FILES, FrameSource
+from datasets.synthetic import write_mars
 from datasets.tracklet import Tracklet
 from utils.errors import MissingFileError
 from utils.interrupt import deferred_interrupts

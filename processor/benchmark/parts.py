@@ -15,15 +15,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
-from datasets.clips.dataset import ClipBatch
+from datasets.clips import ClipBatch
 from loss.criterion import Criterion
 from model.tfclip import TFCLIP
 from processor.benchmark.data import RankingInput, ranking_input
 from processor.benchmark.limits import PeakMemory, StepClock, least_seconds, steady_rate
-from processor.evaluation.tracklet_pass import tracklet_means
+from processor.evaluation import tracklet_means
 from processor.runtime import Runtime
-from processor.training.epoch import train_one_epoch
-from processor.training.state import RunState
+from processor.training import RunState, train_one_epoch
 from utils.metrics import rank_features
 from utils.reranking import k_reciprocal_rerank
 

@@ -1,1 +1,11 @@
 """Testing: from weights to features, rankings, scores and the files that show them."""
+
+from processor.evaluation.evaluator import Evaluation as Evaluation
+from processor.evaluation.evaluator import rank_tracklets as rank_tracklets
+from processor.evaluation.reports import results_table as results_table
+from processor.evaluation.reports import scores_line as scores_line
+from processor.evaluation.session import evaluate_one as evaluate_one
+from processor.evaluation.session import evaluate_part as evaluate_part
+from processor.evaluation.session import evaluate_several as evaluate_several
+from processor.evaluation.session import report as report
+from processor.evaluation.tracklet_pass import tracklet_means as tracklet_means

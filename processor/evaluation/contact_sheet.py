@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from datasets.frames.reader import FrameSource, read_frame
-from datasets.frames.store import frame_source
+from datasets.frames import FrameSource, frame_source, read_frame
 from datasets.tracklet import ReIDSplits, Tracklet
 from processor.evaluation.evaluator import Evaluation
 from utils.files import write_atomically

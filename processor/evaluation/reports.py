@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from datasets.exclusion import below
-from datasets.tracklet import ReIDSplits, Tracklet
+from datasets.tracklet import ReIDSplits, Tracklet, below
 from processor import run_folder as files
 from processor.evaluation.contact_sheet import save_contact_sheet
 from processor.evaluation.evaluator import Evaluation

@@ -8,11 +8,10 @@ from yacs.config import CfgNode
 
 from configs import changed_keys
 from datasets import build_test_loader, find_dataset, parse_dataset_list, plain_name
-from datasets.frames.store import frame_source
+from datasets.frames import frame_source
 from model import build_model
 from model.tfclip import TFCLIP
-from model.weights import ArchitectureError, load_weights
-from model.weights.file import read_weight_file
+from model.weights import ArchitectureError, load_weights, read_weight_file
 from processor import run_folder as files
 from processor.evaluation.evaluator import Evaluation, evaluate
 from processor.evaluation.reports import ReportFiles, log_results, protocol_line, results_table, write_reports

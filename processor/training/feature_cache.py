@@ -16,9 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from datasets.exclusion import below
-from datasets.frames.store import FrameStore
-from datasets.tracklet import ReIDSplits
+from datasets.frames import FrameStore
+from datasets.tracklet import ReIDSplits, below
 from utils.errors import InputError
 from utils.files import write_atomically
 

@@ -15,7 +15,7 @@ from model.clip_memory import build_clip_memory
 from model.text_prompt import TextBranch
 from model.tfclip import TFCLIP
 from processor import run_folder as files
-from processor.evaluation.tracklet_pass import tracklet_means
+from processor.evaluation import tracklet_means
 from processor.experiment import Experiment
 from processor.runtime import Runtime
 from processor.training.feature_cache import (

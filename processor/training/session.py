@@ -17,11 +17,9 @@ from model import build_model, build_text_branch, check_model, check_text, pretr
 from model.compiled import check_compiler
 from model.encoder import openai_file
 from model.text_prompt import TextBranch
-from model.weights import fill_model, load_weights
-from model.weights.file import WeightFile
+from model.weights import WeightFile, fill_model, load_weights
 from processor import run_folder as files
-from processor.evaluation.reports import scores_line
-from processor.evaluation.session import evaluate_part, report
+from processor.evaluation import evaluate_part, report, scores_line
 from processor.experiment import Experiment, check_file, prepare
 from processor.runtime import current_device
 from processor.training.epoch import train_one_epoch
