@@ -8,7 +8,14 @@ from loss.triplet import batch_hard_triplet
 from model.output import TFCLIPOutput
 
 LABEL_SMOOTHING = 0.1
-LOSS_TERMS = ("id", "triplet", "v2m", "frame_id", "total")  # what a criterion returns, in the order of history.csv
+# What a criterion returns, in the order of history.csv. Whatever shows or stores losses goes through this list.
+LOSS_TERMS = (
+    "id",  # cross-entropies of the clip's features, summed
+    "triplet",  # batch-hard triplet terms of the same features, summed
+    "v2m",  # video to memory
+    "frame_id",  # cross-entropy of the frame features
+    "total",  # the weighted sum
+)
 
 
 class Criterion(nn.Module):
@@ -45,7 +52,7 @@ class Criterion(nn.Module):
             frame_id = self._cross_entropy(output.frame_scores, pids.repeat_interleave(num_frames))  # labels (B*T,)
         total = self.id_weight * identity + self.triplet_weight * triplet + self.v2m_weight * v2m
         total = total + frame_id / num_frames
-        return dict(zip(LOSS_TERMS, (identity, triplet, v2m, frame_id, total)))
+        return {"id": identity, "triplet": triplet, "v2m": v2m, "frame_id": frame_id, "total": total}
 
     def _cross_entropy(self, scores: Tensor, pids: Tensor) -> Tensor:
         return F.cross_entropy(scores.float(), pids, label_smoothing=self.label_smoothing)

@@ -25,7 +25,13 @@ from utils.ranking import (
 )
 
 # Scores of a test, name -> title in tables. Whatever shows or stores scores goes through this list.
-SCORES = {"mAP": "mAP", "rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "rank20": "Rank-20"}
+SCORES = {
+    "mAP": "mAP",
+    "rank1": "Rank-1",
+    "rank5": "Rank-5",
+    "rank10": "Rank-10",
+    "rank20": "Rank-20",
+}
 
 
 class QueryRanking(NamedTuple):
