@@ -11,8 +11,9 @@ from processor.run import train_main
 
 torch.set_num_threads(1)  # tiny tensors: threads cost more than they give
 
+ROOT = Path(__file__).parent.parent
 # Files to compare with that do not belong to the project; tests that want them skip where they are absent.
-SHARED = Path(os.environ.get("TFCLIP_SHARED", Path(__file__).parent.parent.parent / "shared"))
+SHARED = Path(os.environ.get("TFCLIP_SHARED", ROOT.parent / "shared"))
 
 TINY_OPTIONS = {
     "MODEL.PRETRAIN_CHOICE": "none",
