@@ -15,7 +15,7 @@ from tqdm import tqdm
 from utils.errors import InputError
 
 _BACKLOG = 10_000  # messages
-_PACKAGES = ("torch", "torchvision", "timm", "yacs", "numpy", "scikit-image", "scipy", "h5py", "av")
+_PACKAGES = ("torch", "torchvision", "timm", "yacs", "numpy", "scikit-image", "scipy", "h5py", "av", "lmdb")
 
 
 class _Backlog(logging.handlers.MemoryHandler):
