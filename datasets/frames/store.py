@@ -83,16 +83,19 @@ class FrameStore:
 
     def frames(self) -> Iterator[tuple[bytes, memoryview | None]]:
         """(key, bytes) of each frame in the order of the keys; None for bytes that were altered."""
-        for key in list(_transaction(*self._file).cursor().iternext(values=False)):
+        for key in list(self._begin().cursor().iternext(values=False)):
             if key != _ABOUT:
                 yield key, _content(self._record(key) or b"")
 
-    def _record(self, key: bytes) -> bytes | None:
-        """The value of a key; None where there is none, empty where LMDB finds it damaged."""
+    def _begin(self) -> lmdb.Transaction:
         try:
-            transaction = _transaction(*self._file)
+            return _transaction(*self._file)
         except (OSError, lmdb.Error) as error:
             raise self._fault(f"cannot be opened ({error})") from None
+
+    def _record(self, key: bytes) -> bytes | None:
+        """The value of a key; None where there is none, empty where LMDB finds it damaged."""
+        transaction = self._begin()
         try:
             return transaction.get(key)
         except lmdb.Error:
