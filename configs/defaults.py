@@ -54,7 +54,7 @@ _C.DATASETS.SPLIT = "0"  # iLIDS-VID: '0' to '9', or 'all' for ten models in OUT
 _C.DATASETS.TRAIN_HALF = "last"  # iLIDS-VID: half of a split to train on: 'last' (literature) or 'first' (release)
 _C.DATASETS.SAMPLING_STEP = 48  # LS-VID: frames per training item; short tracklets are kept; 0: whole tracklets
 _C.DATASETS.EXCLUDE = ""  # file of frames to leave out, as datasets.check --fix-list writes it
-_C.DATASETS.PACK = ""  # one file with all frames, as datasets.pack writes it; empty: frames are read from their files
+_C.DATASETS.PACK = ""  # one LMDB file with all frames, by datasets.pack; empty: frames are read from their files
 _C.DATASETS.VAL_FRACTION = 0.1  # share of training identities held out when SOLVER.SELECT_BY is 'val'
 _C.DATASETS.CACHE_DIR = ""  # unpacked archives, crops, features of the memory pass; empty: OUTPUT_DIR/cache
 

@@ -9,8 +9,7 @@ The splits of the configured data set name the frames; DATASETS.PACK FILE makes 
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from pathlib import Path
 
 from yacs.config import CfgNode
@@ -18,8 +17,8 @@ from yacs.config import CfgNode
 from configs import load_cfg
 from configs.command import CommandParser, run_command, say
 from datasets.build import configured_splits, official_name
-from datasets.frames import FILES, FrameStore, write_store
-from datasets.tracklet import ReIDSplits, below
+from datasets.frames import FILES, FrameStore, frame_key, write_store
+from datasets.tracklet import below
 from utils.errors import InputError
 from utils.files import write_atomically
 from utils.progress import progress
@@ -55,52 +54,42 @@ def _pack(cfg: CfgNode, out: Path, overwrite: bool) -> int:
     if out.exists() and not overwrite:
         raise InputError(f"--out {out} exists; choose another name, or replace it with --overwrite")
     root, names = _frames(cfg)
-
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file, closing(_contents(root, names)) as contents:
-            write_store(file, contents)
-
-    write_atomically(out, write)
+    with progress(names, "packing", "frame") as bar:  # gone also when a frame cannot be read
+        write_atomically(out, lambda temporary: write_store(temporary, ((name, _read(root, name)) for name in bar)))
     store = FrameStore(str(out))
-    size = out.stat().st_size / 2**20
-    say([f"{out}: {len(store):,} frames of {_set_name(cfg)} in {root}, {size:,.1f} MiB, digest {store.digest}"])
+    told = f"{len(store):,} frames of {official_name(cfg.DATASETS.NAMES)} in {root}"
+    say([f"{out}: {told}, {out.stat().st_size / 2**20:,.1f} MiB, digest {store.digest}"])
     return 0
 
 
-def _contents(root: str, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    """(name, bytes) of each frame."""
-    with progress(names, "packing", "frame") as bar:  # gone also when a frame cannot be read
-        for name in bar:
-            path = os.path.join(root, name)
-            try:
-                content = FILES.content(path)
-            except (OSError, ValueError) as error:
-                # Not a MissingFileError: as an OSError it would be taken for a fault of the file that is written.
-                raise InputError(f"frame {path} cannot be read ({getattr(error, 'strerror', None) or error})") from None
-            if not content:
-                raise InputError(f"frame {path} holds no byte; python -m datasets.check names all such frames")
-            yield name, content
+def _read(root: str, name: str) -> bytes:
+    path = os.path.join(root, name)
+    try:
+        content = FILES.content(path)
+    except (OSError, ValueError) as error:
+        # Not a MissingFileError: as an OSError it would be taken for a fault of the file that is written.
+        raise InputError(f"frame {path} cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    if not content:
+        raise InputError(f"frame {path} holds no byte; python -m datasets.check names all such frames")
+    return content
 
 
 def _check(cfg: CfgNode, out: Path) -> int:
     """Compare each frame of the file with the folder, or with its own checksum where the folder lacks it."""
-    store = FrameStore(str(out), "--out")
+    store = FrameStore(str(out))
     root, names = _frames(cfg)
-    differences = [f"{name} is named by the lists, the pack lacks it" for name in names if not store.holds(name)]
-    compared = 0
+    unseen = {frame_key(name): name for name in names}
+    differences, compared = [], 0
     with progress(store.frames(), "checking", "frame", total=len(store)) as bar:
-        for name, content, sound in bar:
-            try:
-                same = FILES.content(os.path.join(root, name)) == content
-                compared += 1
-            except FileNotFoundError:
-                same = True
-            except (OSError, ValueError) as error:
-                raise InputError(f"frame {os.path.join(root, name)} cannot be read ({error})") from None
-            if not sound:
+        for key, content in bar:
+            name = unseen.pop(key, key.decode("utf-8", "surrogateescape"))
+            gone = not os.path.exists(os.path.join(root, name))
+            compared += not gone
+            if content is None:
                 differences.append(f"{name}: its bytes in the pack were altered")
-            elif not same:
+            elif not gone and content != _read(root, name):
                 differences.append(f"{name}: the file in the folder holds other bytes")
+    differences += [f"{name} is named by the lists, the pack lacks it" for name in unseen.values()]
     rest = len(store) - compared
     told = f", {rest:,} with their checksums alone because their files are gone" if rest else ""
     say([f"{out}: {compared:,} of {len(store):,} frames compared with {root}{told}", *differences[:_SHOWN]])
@@ -113,27 +102,16 @@ def _check(cfg: CfgNode, out: Path) -> int:
 
 
 def _frames(cfg: CfgNode) -> tuple[str, list[str]]:
-    """The data set's folder, and the names of the frames of all its splits, in their order."""
-    several = cfg.DATASETS.SPLIT == "all"
-    parts = [_one_split(cfg, str(number) if several else "") for number in range(10 if several else 1)]
-    names: dict[str, None] = {}
-    for splits in parts:
+    """The data set's folder, and the names of the frames of all its splits, sorted as a pack holds them."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    names: set[str] = set()
+    for split in map(str, range(10)) if cfg.DATASETS.SPLIT == "all" else [cfg.DATASETS.SPLIT]:
+        cfg.DATASETS.SPLIT = split
+        splits = configured_splits(cfg, validation=True)
         for tracklets in (splits.train, splits.query, splits.gallery, splits.val_query, splits.val_gallery):
-            names |= dict.fromkeys(below(splits.root, frame) for t in tracklets for frame in t.frames)
-    return parts[0].root, list(names)
-
-
-def _one_split(cfg: CfgNode, number: str) -> ReIDSplits:
-    """The splits of the config, or of another value of DATASETS.SPLIT."""
-    if number:
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.DATASETS.SPLIT = number
-    return configured_splits(cfg, validation=True)
-
-
-def _set_name(cfg: CfgNode) -> str:
-    return official_name(cfg.DATASETS.NAMES)
+            names.update(below(splits.root, frame) for t in tracklets for frame in t.frames)
+    return splits.root, sorted(names, key=frame_key)
 
 
 if __name__ == "__main__":

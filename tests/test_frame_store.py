@@ -1,175 +1,214 @@
-"""One file of frames: every frame comes back as it went in, and a cut, altered or foreign file is said to be so."""
+"""The pack: every frame comes back as it went in, and a cut, altered or foreign file is said to be so."""
 
+import multiprocessing
+import os
 import pickle
-import struct
-import zlib
-from hashlib import blake2b
+import random
+from collections import Counter
 from pathlib import Path
 
+import lmdb
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from datasets.frames import store as frame_store
 from datasets.frames.reader import read_frame
-from datasets.frames.store import FrameStore, frame_source, write_store
+from datasets.frames.store import FrameStore, frame_key, frame_source, write_store
 from utils.errors import InputError, MissingFileError
 
-FRAMES = {f"train/{number:04d}/f{number % 3}.jpg": bytes([number % 256]) * (number % 50 + 1) for number in range(300)}
-FRAMES["test/ä\udcff b.png"] = b"\0\xff\xd8"  # a name that is no valid UTF-8
+FRAMES = {f"train/{n:04d}/f{n % 3}.jpg": random.Random(n).randbytes(n * 11 % 9000 + 1) for n in range(900)}
+FRAMES |= {"test/ä\udcff b.png": b"\0\xff\xd8", "x/" * 300 + "a.jpg": b"long name", "x/" * 300 + "b.jpg": b""}
 
 
-def written(path: Path, frames: dict[str, bytes]) -> str:
-    """Write a store; returns its digest."""
-    with path.open("wb") as file:
-        return write_store(file, frames.items())
+def written(path: Path, frames: dict[str, bytes] = FRAMES) -> Path:
+    write_store(path, ((name, frames[name]) for name in sorted(frames, key=frame_key)))
+    return path
 
 
-@pytest.fixture
-def path(tmp_path) -> Path:
-    written(tmp_path / "set.pack", FRAMES)
-    return tmp_path / "set.pack"
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory) -> Path:
+    return written(tmp_path_factory.mktemp("packs") / "set.pack")
 
 
-def test_every_frame_comes_back_and_no_other_is_there(path):
-    store = FrameStore(str(path))
+def refused(path: Path, told: str) -> None:
+    """Opening says it in one line that tells how to write the file again."""
+    with pytest.raises(InputError, match=rf"^pack {path} {told}; write it again: .*datasets.pack .*--overwrite$"):
+        FrameStore(str(path))
+
+
+def altered(path: Path, place: int, content: bytes) -> Path:
+    """A file with one byte changed, beside `path`."""
+    copy = path.with_name("altered.pack")
+    copy.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+    return copy
+
+
+def test_every_frame_comes_back_and_no_other_is_there(pack):
+    store = FrameStore(str(pack))
     assert len(store) == len(FRAMES)
-    assert {name: bytes(store.read(name)) for name in FRAMES} == FRAMES
-    assert not store.holds("train/0000/f1.jpg") and store.holds("train/0000/f0.jpg") and not store.holds("")
-    assert [(name, bytes(content), sound) for name, content, sound in store.frames()] == [
-        (name, content, True) for name, content in FRAMES.items()
-    ]
+    assert {name: bytes(store.content(name)) for name in FRAMES} == FRAMES
+    assert {key: bytes(content) for key, content in store.frames()} == {frame_key(n): c for n, c in FRAMES.items()}
+    with pytest.raises(InputError, match="does not hold frame train/0001/f0.jpg.* data set; write it again"):
+        store.content("train/0001/f0.jpg")
 
 
-def test_the_file_is_laid_out_as_the_docstring_says(path):
-    """Read with the struct module alone."""
-    content = path.read_bytes()
-    magic, version, zero, count, start, names_bytes, checksum, rest = struct.unpack("<8sIIQQQ16s8s", content[:64])
-    assert (magic, version, zero, count, rest) == (b"TFCLIPFR", 1, 0, len(FRAMES), bytes(8)) and start % 8 == 0
-    assert len(content) == start + 32 * count + names_bytes
-    covered = struct.pack("<IIQQQ", 1, 0, count, start, names_bytes) + content[start:]
-    assert checksum == blake2b(covered, digest_size=16).digest()
-    names = content[start + 32 * count :].split(b"\0")
-    assert names.pop() == b"" and len(names) == count
-    hashes, columns = [], []
-    for kind in "QQQII":
-        columns.append(struct.unpack_from(f"<{count}{kind}", content, start))
-        start += struct.calcsize(f"<{count}{kind}")
-    for name, first, second, place, length, crc in zip(names, *columns):
-        frame = content[place : place + length]
-        assert frame == FRAMES[name.decode("utf-8", "surrogateescape")] and crc == zlib.crc32(frame)
-        assert struct.pack("<QQ", first, second) == blake2b(name, digest_size=16).digest()
-        hashes.append((first, second))
-    assert hashes == sorted(hashes)
+@pytest.mark.parametrize("count", [0, 1, 199, 200, 201])
+def test_packs_of_any_size_can_be_read_by_lmdb_alone_too(tmp_path, count):
+    frames = {f"{n:03d}": bytes([n % 256]) * 3000 for n in range(count)}
+    path = written(tmp_path / "a", frames)
+    with lmdb.open(str(path), subdir=False, readonly=True, lock=False) as env, env.begin() as transaction:
+        found = {key.decode(): value[8:3008] for key, value in transaction.cursor() if key != b"\0pack"}
+    assert found == frames and len(FrameStore(str(path))) == count and os.listdir(tmp_path) == ["a"]
 
 
-def test_the_digest_names_the_content(tmp_path):
-    first = written(tmp_path / "a", FRAMES)
-    assert first == written(tmp_path / "b", dict(FRAMES)) == FrameStore(str(tmp_path / "a")).digest
-    assert len(bytes.fromhex(first)) == 16
+def test_file_and_map_are_about_as_large_as_the_frames(tmp_path):
+    frames = {f"{n:04d}": random.Random(n).randbytes(60_000) for n in range(600)}  # the map grows more than once
+    path, total = written(tmp_path / "a", frames), 600 * 60_000
+    assert total < path.stat().st_size < 1.05 * total and path.stat().st_blocks * 512 < 1.06 * total
+    with lmdb.open(str(path), subdir=False, readonly=True, lock=False, map_size=0) as env:
+        assert env.info()["map_size"] < total + 2 * 2**24
+
+
+def test_the_digest_names_the_content(tmp_path, pack):
     name = "train/0007/f1.jpg"
     renamed = {("x" + key if key == name else key): value for key, value in FRAMES.items()}
-    assert len({first, written(tmp_path / "c", FRAMES | {name: b"1234567!"}), written(tmp_path / "d", renamed)}) == 3
+    packs = [
+        pack,
+        written(tmp_path / "a"),
+        written(tmp_path / "b", FRAMES | {name: b"1"}),
+        written(tmp_path / "c", renamed),
+    ]
+    digests = [FrameStore(str(path)).digest for path in packs]
+    assert digests[0] == digests[1] and len(set(digests)) == 3
 
 
-def test_an_empty_store_and_an_empty_frame_can_be_read(tmp_path):
-    written(tmp_path / "none", {})
-    assert len(FrameStore(str(tmp_path / "none"))) == 0 and not FrameStore(str(tmp_path / "none")).holds("a")
-    written(tmp_path / "one", {"a": b""})
-    assert bytes(FrameStore(str(tmp_path / "one")).read("a")) == b""
+@pytest.mark.parametrize("names", ["aa", "ba"])
+def test_a_name_that_comes_twice_or_out_of_order_is_refused(tmp_path, names):
+    with pytest.raises(ValueError, match="twice or out of order"):
+        write_store(tmp_path / "a", ((name, b"1") for name in names))
 
 
-def test_a_name_that_comes_twice_is_refused(tmp_path):
-    with (tmp_path / "a").open("wb") as file, pytest.raises(ValueError, match="twice"):
-        write_store(file, [("a", b"1"), ("a", b"1")])
+def read_all(store: FrameStore) -> bool:
+    return all(store.content(name) == content for name, content in FRAMES.items())
 
 
-def test_names_whose_hashes_begin_alike_are_told_apart(tmp_path, monkeypatch):
-    monkeypatch.setattr(frame_store, "_hash", lambda name: (len(name) % 2, int(name[1:])))
-    written(tmp_path / "a", {f"f{number}": bytes([number]) for number in range(40)})
-    store = FrameStore(str(tmp_path / "a"))
-    assert [store.read(f"f{number}")[0] for number in range(40)] == list(range(40))
-    assert not store.holds("f40") and not store.holds("f100")
+def test_processes_read_it_at_once_while_several_stores_are_open(pack):
+    first, second = FrameStore(str(pack)), FrameStore(str(pack))
+    assert read_all(first) and read_all(second)
+    with multiprocessing.get_context("fork").Pool(2) as pool:  # each task gets a pickled copy
+        assert pool.map(read_all, [first, second] * 2) == [True] * 4
+    inherited = [multiprocessing.get_context("fork").Process(target=read_all, args=(first,)) for _ in range(2)]
+    for process in inherited:
+        process.start()
+    assert read_all(first) and len(pickle.dumps(first)) < 1000
+    for process in inherited:
+        process.join()
+        assert process.exitcode == 0
 
 
-def test_another_process_gets_the_path_alone(path):
-    store = FrameStore(str(path))
-    sent = pickle.dumps(store)
-    assert len(sent) < 1000 and bytes(pickle.loads(sent).read("train/0004/f1.jpg")) == FRAMES["train/0004/f1.jpg"]
-
-
-def test_a_missing_and_a_foreign_file_are_named(tmp_path):
-    with pytest.raises(MissingFileError, match="^DATASETS.PACK .*a.pack does not exist"):
-        FrameStore(str(tmp_path / "a.pack"))
-    for content in (b"", b"TFCLIPFR", b"PK\3\4" * 100):
-        (tmp_path / "b.pack").write_bytes(content)
-        with pytest.raises(InputError, match="^DATASETS.PACK .*b.pack (cannot be opened|is no file of)") as caught:
-            FrameStore(str(tmp_path / "b.pack"))
-        assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match="cannot be opened"):
-        FrameStore(str(tmp_path))
-
-
-def test_a_file_of_another_version_is_named(path):
-    content = bytearray(path.read_bytes())
-    content[8] = 2
-    path.write_bytes(content)
-    with pytest.raises(InputError, match="has version 2, this code reads 1"):
+def test_a_missing_a_foreign_and_an_old_file_are_named(tmp_path):
+    path = tmp_path / "a.pack"
+    with pytest.raises(MissingFileError, match="^pack .*a.pack does not exist; write it with"):
         FrameStore(str(path))
+    with lmdb.open(str(tmp_path / "other"), subdir=False, lock=False) as env, env.begin(write=True) as transaction:
+        transaction.put(b"train/0000/f0.jpg", b"content")
+    for content in (b"", b"PK\3\4" * 100, bytes(9000), (tmp_path / "other").read_bytes()):
+        path.write_bytes(content)
+        refused(path, "is no pack, or was cut or altered")
+    path.write_bytes(b"TFCLIPFR" + bytes(100))
+    refused(path, "has an old format")
+    refused(tmp_path, r"cannot be opened \(Is a directory\)")
 
 
-@pytest.mark.parametrize("change", [-1, -500, 1])
-def test_a_file_of_another_length_is_named(path, change):
-    content = path.read_bytes()
-    path.write_bytes(content[:change] if change < 0 else content + b"!")
-    with pytest.raises(InputError, match="set.pack has .* bytes, not .*: it was cut or altered"):
-        FrameStore(str(path))
+def test_a_cut_or_altered_index_is_refused(pack, tmp_path):
+    content = pack.read_bytes()
+    for part in (content[:-1], content + b"!", content[:-4096], content[:8192], content[: len(content) // 2]):
+        (tmp_path / "a.pack").write_bytes(part)
+        refused(tmp_path / "a.pack", "is no pack, or was cut or altered")
+    for place in (24, 4096 + 40, content.index(b'\0pack{"format"'), len(content) - 1):
+        refused(altered(tmp_path / "a.pack", place, content), "is no pack, or was cut or altered")
 
 
-def test_a_changed_byte_is_found_when_it_is_met_and_only_there(path):
-    """Each byte of header and index at opening, each byte of a frame when that frame is read."""
-    content = path.read_bytes()
-    start = struct.unpack_from("<Q", content, 24)[0]
-    for place in [*range(0, 56), start, start + 1000, len(content) - 5]:
-        altered = bytearray(content)
-        altered[place] ^= 4
-        path.write_bytes(altered)
-        with pytest.raises(InputError, match="^DATASETS.PACK .*set.pack "):
-            FrameStore(str(path))
-    altered = bytearray(content)
-    altered[64 + len(FRAMES["train/0000/f0.jpg"])] ^= 1  # the first byte of the second frame
-    path.write_bytes(altered)
-    store = FrameStore(str(path))
-    with pytest.raises(InputError, match="the bytes of frame train/0001/f1.jpg were altered"):
-        store.read("train/0001/f1.jpg")
-    assert bytes(store.read("train/0000/f0.jpg")) == FRAMES["train/0000/f0.jpg"]
-    assert [name for name, _, sound in store.frames() if not sound] == ["train/0001/f1.jpg"]
+def test_a_changed_byte_of_a_frame_is_found_when_it_is_read_and_only_there(pack, tmp_path):
+    content, name = pack.read_bytes(), "train/0500/f2.jpg"
+    store = FrameStore(str(altered(tmp_path / "a.pack", content.index(FRAMES[name]) + 9, content)))
+    with pytest.raises(InputError, match=f"altered.pack holds frame {name} with altered bytes; write it again"):
+        store.content(name)
+    assert store.content("train/0501/f0.jpg") == FRAMES["train/0501/f0.jpg"]
+    assert [key.decode() for key, found in store.frames() if found is None] == [name]
 
 
-def test_a_frame_that_is_not_there_is_named_with_the_file_and_a_way_out(path):
-    with pytest.raises(InputError, match="set.pack does not hold frame train/0001/f0.jpg: .*datasets.pack") as caught:
-        FrameStore(str(path)).read("train/0001/f0.jpg")
-    assert "\n" not in str(caught.value)
+def test_a_file_that_is_replaced_in_use_is_not_read_on(tmp_path):
+    store = FrameStore(str(written(tmp_path / "a")))
+    assert read_all(store)
+    written(tmp_path / "b", {"a": b"1"}).replace(tmp_path / "a")
+    with pytest.raises(InputError, match="cannot be opened .it was replaced while it was in use"):
+        multiprocessing.get_context("fork").Process(target=int).start()  # which closes the file
+        read_all(store)
 
 
-def test_frames_are_read_from_the_store_below_their_folder_and_from_files_without_one(tmp_path):
+def damaged(sound: bytes, number: int) -> bytes:
+    """The file with a damage of its own for each number; every second one hits the index."""
+    rng = random.Random(number)
+    content = bytearray(sound)
+    index = [place for place in range(0, len(sound) - 16, 4096) if sound[place + 10] in (1, 2, 8)]
+    place = rng.choice(index) + rng.randrange(200) if number % 2 else rng.randrange(len(content))
+    kind = ("bit", "page header", "zeros", "noise", "cut")[number // 2 % 5]
+    if kind == "bit":
+        content[place] ^= 1 << rng.randrange(8)
+    elif kind == "page header":
+        content[place - place % 4096 + rng.randrange(16)] ^= 1 << rng.randrange(8)
+    elif kind == "cut":
+        del content[place:]
+    else:
+        content[place : place + 64] = bytes(64) if kind == "zeros" else rng.randbytes(64)
+    return bytes(content)
+
+
+def try_damages(source: Path) -> None:
+    """Each frame of each damaged file: its bytes, or a line that names file and frame."""
+    sound, path, told = source.read_bytes(), source.with_name("damaged.pack"), Counter()
+    for number in range(400):
+        path.write_bytes(damaged(sound, number))
+        try:
+            store = FrameStore(str(path))
+        except InputError as error:
+            assert error.line.startswith(f"pack {path} is no pack, or was cut or altered; "), error
+            told["refused"] += 1
+            continue
+        for name, content in FRAMES.items():
+            try:
+                assert store.content(name) == content, (number, name)
+                told["read"] += 1
+            except InputError as error:
+                assert error.line.startswith(f"pack {path} holds frame {name} with altered bytes; "), error
+                told["altered"] += 1
+    assert told["refused"] > 100 and told["read"] > 50_000 and told["altered"] > 50, told
+
+
+@pytest.mark.slow
+def test_no_damage_crashes_python_or_gives_wrong_bytes(tmp_path):
+    process = multiprocessing.get_context("fork").Process(target=try_damages, args=(written(tmp_path / "a"),))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+
+
+def test_frames_are_read_from_the_pack_below_their_folder_and_from_files_without_one(tmp_path):
     (tmp_path / "set" / "train").mkdir(parents=True)
     frames = {}
     for name, size in (("train/a.jpg", (16, 32)), ("train/b.png", (20, 40))):
         image = tmp_path / "set" / name
         Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)).save(image)
         frames[name] = image.read_bytes()
-    frames["train/c.jpg"] = b"no image"
-    frames["train/d.jpg"] = frames["train/a.jpg"][:-300]
-    pack, root = str(tmp_path / "set.pack"), str(tmp_path / "set")
-    written(Path(pack), frames)
-    packed, files = frame_source(pack, root), frame_source("", root)
+    frames |= {"train/c.jpg": b"no image", "train/d.jpg": frames["train/a.jpg"][:-300]}
+    root = str(tmp_path / "set")
+    packed, files = frame_source(str(written(tmp_path / "set.pack", frames)), root), frame_source("", root)
     for name in ("train/a.jpg", "train/b.png"):
         expected = read_frame(f"{root}/{name}", (32, 16), files)
-        assert torch.equal(read_frame(f"{root}/{name}", (32, 16), packed), expected) and expected.float().std() > 0
         Path(root, name).unlink()
-        assert torch.equal(read_frame(f"{root}/{name}", (32, 16), packed), expected)
+        assert torch.equal(read_frame(f"{root}/{name}", (32, 16), packed), expected) and expected.float().std() > 0
     for name, line in (("c", "it is no image"), ("d", "image file is truncated")):
         with pytest.raises(InputError, match=rf"^frame {root}/train/{name}.jpg cannot be decoded \({line}"):
             read_frame(f"{root}/train/{name}.jpg", (32, 16), packed)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-_PACKAGES = ("torch", "torchvision", "timm", "yacs", "numpy", "scikit-image", "scipy", "h5py", "av")
+_PACKAGES = ("torch", "torchvision", "timm", "yacs", "numpy", "scikit-image", "scipy", "h5py", "av", "lmdb")
 
 
 def describe_environment(device: torch.device) -> str:

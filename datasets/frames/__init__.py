@@ -8,5 +8,6 @@ from datasets.frames.reader import FrameSource as FrameSource
 from datasets.frames.reader import read_frame as read_frame
 from datasets.frames.reader import read_frames_into as read_frames_into
 from datasets.frames.store import FrameStore as FrameStore
+from datasets.frames.store import frame_key as frame_key
 from datasets.frames.store import frame_source as frame_source
 from datasets.frames.store import write_store as write_store

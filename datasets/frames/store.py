@@ -1,193 +1,214 @@
-"""All frames of a data set in one file, as datasets.pack writes it.
+"""A pack: all frames of a data set in one LMDB file, as datasets.pack writes it.
 
-The file, all numbers little-endian:
-- 64 bytes: magic b'TFCLIPFR', version (uint32, 1), 4 zero bytes, number of frames n (uint64), place of the index
-  (uint64), bytes of all names (uint64), BLAKE2b-128 of these five fields, the index and the names, 8 zero bytes;
-- the frames: the very bytes of the image files, one after the other;
-- zeros up to a multiple of 8, then the index, sorted by the BLAKE2b-128 of the names, in columns of n entries: first
-  half of that hash (uint64), second half (uint64), place of the frame (uint64), its bytes (uint32), CRC-32 (uint32);
-- the names in the order of the index, each a path below the data set's folder in UTF-8 and a zero byte.
-
-The index is memory-mapped and searched as it lies: a million frames open in a fraction of a second, and processes share
-its memory.
+Each frame is a record: its path below the data set's folder -> CRC-32 of the rest, bytes of the image file, the file,
+zeros up to half a page (so that LMDB gives it pages of its own). One more record describes the pack. LMDB trusts its
+index, and a damaged one would crash Python; so a hash of the index ends the file and is compared before LMDB opens it.
 """
 
-import mmap
+import json
+import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from hashlib import blake2b
 from io import BytesIO
-from typing import BinaryIO, NamedTuple
+from itertools import islice
+from operator import itemgetter
+from pathlib import Path
+from typing import BinaryIO
 
-import numpy as np
+import lmdb
 
 from datasets.frames.reader import FILES, FrameSource
 from datasets.tracklet import below
 from utils.errors import InputError, MissingFileError
 
-_MAGIC, _VERSION = b"TFCLIPFR", 1
-_HEADER = struct.Struct("<8sIIQQQ16s8x")  # 64 bytes
-_COUNTS = struct.Struct("<IIQQQ")  # those fields of the header that the checksum covers
-_COLUMNS = ("<u8", "<u8", "<u8", "<u4", "<u4")
-_ENTRY_BYTES = 32
-_AGAIN = "write it again with python -m datasets.pack"
-
-
-class _Entry(NamedTuple):
-    """One frame of the index."""
-
-    first: int  # halves of the hash of its name
-    second: int
-    place: int  # of its first byte in the file
-    length: int  # bytes
-    crc: int
+_ABOUT, _FORMAT = b"\0pack", 2  # key of the record on the pack, where no path begins so; format 1 was no LMDB file
+_OLD_MAGIC = b"TFCLIPFR"
+_MAX_KEY, _HASH_BYTES = 511, 16
+_META = struct.Struct("<16x2I16xI84x3Q")  # of LMDB's first two pages: magic, version, page size, root, last page, age
+_BATCH, _STEP = 200, 2**24  # frames of a transaction, bytes by which the map grows
 
 
 class FrameStore:
-    """An open file of frames; `digest` (hex) names its content: the names, places, lengths and sums of all frames."""
+    """A pack as the source of the frames below the folder `root`; `digest` (hex) names its frames and their bytes."""
 
-    def __init__(self, path: str, called: str = "DATASETS.PACK") -> None:
-        """Open and check the file; raises MissingFileError / InputError naming it and how the user `called` it."""
+    def __init__(self, path: str, root: str = "") -> None:
+        """Check all but the frames; raises MissingFileError / InputError naming the file."""
         self.path = path
-        self.called = called
+        self.root = root
         try:
+            self._file = os.path.realpath(path), *_state(path)
             with open(path, "rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                if file.read(len(_OLD_MAGIC)) == _OLD_MAGIC:
+                    raise self._fault("has an old format")
+                if _index_hash(file) != file.read(_HASH_BYTES + 1):
+                    raise lmdb.CorruptedError
+        except (lmdb.Error, struct.error):
+            raise self._fault("is no pack, or was cut or altered") from None
         except FileNotFoundError:
-            raise MissingFileError(f"{called} {path} does not exist; {_AGAIN}, or name another file") from None
-        except (OSError, ValueError) as error:  # ValueError: the file is empty
-            reason = getattr(error, "strerror", None) or error
-            raise InputError(f"{called} {path} cannot be opened ({reason}); {_AGAIN}") from None
-        self._view = memoryview(self._map)
-        self._count, start, self._names_bytes, checksum = self._read_header()
-        columns = []
-        for kind in _COLUMNS:
-            columns.append(np.frombuffer(self._map, kind, self._count, start))
-            start += columns[-1].nbytes
-        self._first, self._second, self._place, self._length, self._crc = columns
-        self._names_start = start
-        self.digest = checksum.hex()
+            raise MissingFileError(f"pack {path} does not exist; write it with python -m datasets.pack") from None
+        except OSError as error:
+            raise self._fault(f"cannot be opened ({error.strerror})") from None
+        _transaction.cache_clear()  # LMDB would not open a file again that was written over in its place
+        about = json.loads(self._record(_ABOUT) or b"{}")
+        if about.get("format") != _FORMAT:
+            raise self._fault(f"has format {about.get('format')}, this code reads {_FORMAT}")
+        self._count, self.digest = about["frames"], about["digest"]
 
-    def _read_header(self) -> tuple[int, int, int, bytes]:
-        """(frames, start of the index, bytes of names, checksum), checked against the file."""
-        if self._view[:8] != _MAGIC or len(self._view) < _HEADER.size:
-            raise InputError(f"{self.called} {self.path} is no file of frames; {_AGAIN}")
-        _, version, spare, count, start, names, checksum = _HEADER.unpack_from(self._view)
-        if version != _VERSION:
-            raise InputError(f"{self.called} {self.path} has version {version}, this code reads {_VERSION}; {_AGAIN}")
-        end = start + count * _ENTRY_BYTES + names
-        if end != len(self._view):
-            raise InputError(
-                f"{self.called} {self.path} has {len(self._view)} bytes, not {end}: it was cut or altered; {_AGAIN}"
-            )
-        counts = _COUNTS.pack(version, spare, count, start, names)
-        if _checksum(counts, self._view[start:]) != checksum:
-            raise InputError(f"{self.called} {self.path} has a damaged index; {_AGAIN}")
-        return count, start, names, checksum
+    def _fault(self, told: str) -> InputError:
+        return InputError(f"pack {self.path} {told}; write it again: python -m datasets.pack --out FILE --overwrite")
 
     def __reduce__(self) -> tuple:
-        return FrameStore, (self.path, self.called)  # another process maps the file itself
+        return FrameStore, (self.path, self.root)  # another process opens the file itself
 
     def __len__(self) -> int:
         return self._count
 
-    def holds(self, name: str) -> bool:
-        """Whether the frame `name`, a path below the data set's folder, is in the file."""
-        return self._find(name) is not None
-
-    def read(self, name: str) -> memoryview:
-        """The bytes of the frame `name`; raises InputError when it is not there or its bytes were altered."""
-        row = self._find(name)
-        if row is None:
-            raise InputError(
-                f"{self.called} {self.path} does not hold frame {name}: it was written from other lists or of another "
-                f"data set; {_AGAIN}, or leave the key empty"
-            )
-        content = self._content(row)
-        if zlib.crc32(content) != self._crc[row]:
-            raise InputError(f"{self.called} {self.path}: the bytes of frame {name} were altered; {_AGAIN}")
-        return content
-
-    def frames(self) -> Iterator[tuple[str, memoryview, bool]]:
-        """(name, bytes, whether the bytes are those that were written) of each frame, in the order of the file."""
-        names = bytes(self._view[self._names_start :]).split(b"\0")[:-1]
-        for row in np.argsort(self._place, kind="stable").tolist():
-            content = self._content(row)
-            yield names[row].decode("utf-8", "surrogateescape"), content, zlib.crc32(content) == self._crc[row]
-
-    def _content(self, row: int) -> memoryview:
-        place = int(self._place[row])
-        return self._view[place : place + int(self._length[row])]
-
-    def _find(self, name: str) -> int | None:
-        first, second = _hash(name)
-        row = int(self._first.searchsorted(np.uint64(first)))
-        while row < self._count and self._first[row] == first:
-            if self._second[row] == second:
-                return row
-            row += 1
-        return None
-
-
-class PackedFrames:
-    """The frames below the folder `root`, from a file of frames."""
-
-    def __init__(self, store: FrameStore, root: str) -> None:
-        self.store = store
-        self.root = root
-
     def content(self, path: str) -> memoryview:
-        """The bytes of the frame; raises InputError when the store does not hold it."""
-        return self.store.read(below(self.root, path))
+        """The bytes of the frame; raises InputError when the pack lacks it or its bytes were altered."""
+        name = below(self.root, path)
+        value = self._record(frame_key(name))
+        if value is None:
+            raise self._fault(f"does not hold frame {name}, so it is of other lists or of another data set")
+        content = _content(value)
+        if content is None:
+            raise self._fault(f"holds frame {name} with altered bytes")
+        return content
 
     def open(self, path: str) -> BinaryIO:
         """The same bytes as a file."""
         return BytesIO(self.content(path))
 
+    def frames(self) -> Iterator[tuple[bytes, memoryview | None]]:
+        """(key, bytes) of each frame in the order of the keys; None for bytes that were altered."""
+        for key in list(self._begin().cursor().iternext(values=False)):
+            if key != _ABOUT:
+                yield key, _content(self._record(key) or b"")
+
+    def _begin(self) -> lmdb.Transaction:
+        try:
+            return _transaction(*self._file)
+        except (OSError, lmdb.Error) as error:
+            raise self._fault(f"cannot be opened ({error})") from None
+
+    def _record(self, key: bytes) -> bytes | None:
+        """The value of a key; None where there is none, empty where LMDB finds it damaged."""
+        transaction = self._begin()
+        try:
+            return transaction.get(key)
+        except lmdb.Error:
+            _transaction.cache_clear()  # this one is of no more use
+            return b""
+
+
+@lru_cache(maxsize=8)
+def _transaction(path: str, *state: int) -> lmdb.Transaction:
+    """To read a file: one for all stores, as a process may open a file but once; raises OSError or lmdb.Error."""
+    if _state(path) != state:
+        raise OSError("it was replaced while it was in use")
+    options = {"subdir": False, "readonly": True, "lock": False, "meminit": False}
+    return lmdb.open(path, create=False, **options).begin()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_transaction.cache_clear)  # LMDB's files must not be open across a fork
+
 
 def frame_source(pack: str, root: str) -> FrameSource:
     """Where the frames of the data set in `root` are read from: the file `pack`, or their own files when it is ''."""
-    return PackedFrames(FrameStore(pack), root) if pack else FILES
+    return FrameStore(pack, root) if pack else FILES
 
 
-def write_store(file: BinaryIO, frames: Iterable[tuple[str, bytes]]) -> str:
-    """Write (name, bytes of the image) of all frames into an empty file that can seek; returns the digest.
+def frame_key(name: str) -> bytes:
+    """The name in UTF-8; of one that is too long for LMDB, its first 479 bytes and 32 letters of its BLAKE2b."""
+    key = name.encode("utf-8", "surrogateescape")
+    return key if len(key) <= _MAX_KEY else key[: _MAX_KEY - 32] + blake2b(key, digest_size=16).hexdigest().encode()
 
-    Raises ValueError for a name that comes twice.
+
+def write_store(path: Path, frames: Iterable[tuple[str, bytes]]) -> None:
+    """Write (name, bytes) of frames, sorted by `frame_key`, to a new file; raises OSError when it cannot be written."""
+    path.unlink(missing_ok=True)  # of a run that was killed
+    frames, count, digest = iter(frames), 0, blake2b(digest_size=16)
+    try:
+        with lmdb.open(str(path), subdir=False, lock=False, sync=False, map_size=_STEP) as env:
+            half_page = env.stat()["psize"] // 2
+            while batch := [(frame_key(name), _value(content, half_page)) for name, content in islice(frames, _BATCH)]:
+                _put(env, batch, append=True)
+                count += len(batch)
+                for key, value in batch:
+                    digest.update(key + b"\0" + value)
+            about = {"format": _FORMAT, "frames": count, "digest": digest.hexdigest()}
+            _put(env, [(_ABOUT, json.dumps(about).encode())], append=False)
+            env.sync(True)
+        with path.open("r+b") as file:
+            index_hash = _index_hash(file)
+            file.truncate()
+            file.write(index_hash)
+    except lmdb.Error as error:
+        raise OSError(f"{error}; is the disk full?") from None
+
+
+def _put(env: lmdb.Environment, records: list[tuple[bytes, bytes]], append: bool) -> None:
+    """Write records in one transaction, into a map that grows as far as they need."""
+    while True:
+        try:
+            with env.begin(write=True) as transaction:
+                for key, value in records:
+                    if not transaction.put(key, value, append=append):
+                        raise ValueError(f"frame {key!r} comes twice or out of order")
+                return
+        except lmdb.MapFullError:
+            env.set_mapsize(env.info()["map_size"] + _STEP)
+
+
+def _value(content: bytes, least: int) -> bytes:
+    rest = struct.pack("<I", len(content)) + content.ljust(least, b"\0")
+    return struct.pack("<I", zlib.crc32(rest)) + rest
+
+
+def _content(value: bytes) -> memoryview | None:
+    """The image file in a frame's value, or None where the checksum is another."""
+    view = memoryview(value)
+    if len(view) < 8 or int.from_bytes(view[:4], "little") != zlib.crc32(view[4:]):
+        return None
+    return view[8 : 8 + int.from_bytes(view[4:8], "little")]
+
+
+def _index_hash(file: BinaryIO) -> bytes:
+    """Hash of LMDB's two meta pages and of its search tree, read without LMDB; `file` then stands behind its last page.
+
+    Raises lmdb.Error or struct.error for what cannot be read so.
     """
-    entries: list[tuple[_Entry, bytes]] = []
-    place = file.write(bytes(_HEADER.size))
-    for name, content in frames:
-        entries.append((_Entry(*_hash(name), place, len(content), zlib.crc32(content)), _encoded(name) + b"\0"))
-        place += file.write(content)
-    entries.sort()
-    hashes = [entry[:2] for entry, _ in entries]
-    if len(set(hashes)) < len(hashes):
-        raise ValueError("a frame is named twice")
-    place += file.write(bytes(-place % 8))
-    table = zip(*(entry for entry, _ in entries)) if entries else [()] * len(_COLUMNS)
-    columns = [np.array(column, kind).tobytes() for column, kind in zip(table, _COLUMNS)]
-    names = b"".join(name for _, name in entries)
-    counts = (_VERSION, 0, len(entries), place, len(names))
-    index = b"".join(columns) + names
-    checksum = _checksum(_COUNTS.pack(*counts), index)
-    file.write(index)
+    file_bytes = file.seek(0, os.SEEK_END)
     file.seek(0)
-    file.write(_HEADER.pack(_MAGIC, *counts, checksum))
-    return checksum.hex()
+    _, version, page_bytes, *_ = _META.unpack(file.read(_META.size))
+    if version != 1 or not 512 <= page_bytes <= 2**16:
+        raise lmdb.VersionMismatchError(f"LMDB's data version is {version}, not 1")
+    index_hash = blake2b(digest_size=_HASH_BYTES)
+
+    def page(number: int) -> bytes:
+        if (number + 1) * page_bytes > file_bytes:
+            raise lmdb.CorruptedError(f"there is no page {number}")
+        file.seek(number * page_bytes)
+        return file.read(page_bytes)
+
+    *_, root, last, _ = max((_META.unpack_from(page(number)) for number in (0, 1)), key=itemgetter(-1))
+    index = [0, 1, root]
+    for number in index:  # which grows on the way
+        content = page(number)
+        index_hash.update(content)
+        if content[10] & 1:  # a branch: from byte 16 on stand the places of its nodes, as many as byte 12 tells
+            places = struct.unpack_from(f"<{(int.from_bytes(content[12:14], 'little') - 16) // 2}H", content, 16)
+            nodes = [struct.unpack_from("<3H", content, place) for place in places]
+            index += [low | middle << 16 | high << 32 for low, middle, high in nodes]
+        if len(index) > last + 1:
+            raise lmdb.CorruptedError("the tree is larger than the file")
+    page(last)
+    return index_hash.digest()
 
 
-def _checksum(counts: bytes, index: bytes | memoryview) -> bytes:
-    digest = blake2b(counts, digest_size=16)
-    digest.update(index)
-    return digest.digest()
-
-
-def _encoded(name: str) -> bytes:
-    return name.encode("utf-8", "surrogateescape")
-
-
-def _hash(name: str) -> tuple[int, int]:
-    """Two numbers of 64 bits."""
-    return struct.unpack("<QQ", blake2b(_encoded(name), digest_size=16).digest())
+def _state(path: str) -> tuple[int, int]:
+    state = os.stat(path)
+    return state.st_size, state.st_mtime_ns
