@@ -8,7 +8,7 @@ import torch
 
 from datasets.synthetic import write_mars
 
-torch.set_num_threads(1)  # tiny tensors: threads cost more than they give
+torch.set_num_threads(int(os.environ.get("TFCLIP_TEST_THREADS", "1")))  # tiny tensors: threads cost more than they give
 
 # Files to compare with that do not belong to the project; tests that want them skip where they are absent.
 SHARED = Path(os.environ.get("TFCLIP_SHARED", Path(__file__).parent.parent.parent / "shared"))
