@@ -2,14 +2,15 @@
 
 A sum of floats depends on its order, and the order is chosen by the library: it differs between processors, numbers of
 threads, shapes and layouts of memory. Each addition rounds by at most the machine epsilon of its type. Roundings are as
-often up as down, so over a sum they grow like the square root of its terms; each layer or step that the result passes
-through (`passes`: layers, blocks, training steps; twice as many for a gradient) adds its own. So
+often up as down, so they grow like the square root of their number: of the terms of a sum, and of the `passes` through
+one such sum after the other (layers, blocks, training steps; a gradient passes the layers three times). So
 
-    allowed difference = 8 * epsilon * sqrt(terms) * passes * scale,
+    allowed difference = 8 * epsilon * sqrt(terms * passes) * scale,
 
 where `terms` is the length of the longest sum and `scale` the largest absolute value of what is expected, or of what
-was added up where larger terms cancel. The 8 stands for the sums, norms and residuals within one pass. Nothing here is
-taken from the last digits that some machine gave. A wrong formula, axis or term is off by a share of the scale itself.
+was added up where larger terms cancel. The 8 stands for the sums, norms and residuals within one pass, and for layers
+that enlarge what reaches them. Nothing here is taken from the last digits that some machine gave. A wrong formula, axis
+or term is off by a share of the scale itself.
 
 Exact comparison is for integers, bytes, copies, and the very same computation on the same shapes done twice.
 """
@@ -20,7 +21,10 @@ import os
 import pytest
 import torch
 
-_ROUNDINGS = 8  # of the size of epsilon, in a pass
+_ROUNDINGS = 8  # of the size of epsilon
+TINY_SUM = 4 * 64  # the longest sum of the models of tests/conftest.py: in the second layer of an MLP
+TINY_LAYERS = 2 + 2 + 2  # of encoder, SSP and TMD
+RN50_SUM, RN50_LAYERS = 9 * 512, 16 + 1  # convolutions of 3x3; bottlenecks and the attention pool
 
 # ATEN_CPU_CAPABILITY holds torch's own kernels to older instructions; compiled code and bfloat16 attention ignore it.
 any_instructions = pytest.mark.skipif(
@@ -30,7 +34,7 @@ any_instructions = pytest.mark.skipif(
 
 def allowed(scale: float, terms: int, passes: int = 1, dtype: torch.dtype = torch.float32) -> float:
     """The largest difference that rounding explains: see the rule above."""
-    return _ROUNDINGS * torch.finfo(dtype).eps * math.sqrt(terms) * passes * scale
+    return _ROUNDINGS * torch.finfo(dtype).eps * math.sqrt(terms * passes) * scale
 
 
 def assert_close(actual, expected, terms: int, passes: int = 1, dtype=torch.float32, scale: float | None = None):
