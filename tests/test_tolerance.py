@@ -53,9 +53,9 @@ def test_other_layouts_and_shapes_of_a_product_pass_and_another_axis_fails():
 
 
 def test_the_rule_by_hand():
-    assert allowed(scale=2, terms=9, passes=4) == 8 * 2**-23 * 6 * 2
-    assert allowed(scale=1, terms=1, dtype=torch.bfloat16) == 1 / 16
-    edge = 8 * 2**-23 * 4 * 3
+    assert allowed(scale=2, terms=9, passes=4) == 4 * 2**-23 * 6 * 2
+    assert allowed(scale=1, terms=1, dtype=torch.bfloat16) == 1 / 32
+    edge = 4 * 2**-23 * 4 * 3
     assert 3 + 0.99 * edge == approx(3, terms=16) and 3 + 1.01 * edge != approx(3, terms=16)
 
 

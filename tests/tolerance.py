@@ -5,10 +5,10 @@ threads, shapes and layouts of memory. Each addition rounds by at most the machi
 often up as down, so they grow like the square root of their number: of the terms of a sum, and of the `passes` through
 one such sum after the other (layers, blocks, training steps; a gradient passes the layers three times). So
 
-    allowed difference = 8 * epsilon * sqrt(terms * passes) * scale,
+    allowed difference = 4 * epsilon * sqrt(terms * passes) * scale,
 
 where `terms` is the length of the longest sum and `scale` the largest absolute value of what is expected, or of what
-was added up where larger terms cancel. The 8 stands for the sums, norms and residuals within one pass, and for layers
+was added up where larger terms cancel. The 4 stands for the sums, norms and residuals within one pass, and for layers
 that enlarge what reaches them. Nothing here is taken from the last digits that some machine gave. A wrong formula, axis
 or term is off by a share of the scale itself.
 
@@ -21,7 +21,7 @@ import os
 import pytest
 import torch
 
-_ROUNDINGS = 8  # of the size of epsilon
+_ROUNDINGS = 4  # of the size of epsilon
 TINY_SUM = 4 * 64  # the longest sum of the models of tests/conftest.py: in the second layer of an MLP
 TINY_LAYERS = 2 + 2 + 2  # of encoder, SSP and TMD
 RN50_SUM, RN50_LAYERS = 9 * 512, 16 + 1  # convolutions of 3x3; bottlenecks and the attention pool
