@@ -9,7 +9,7 @@ import torch
 from datasets.synthetic.command import write_mars
 from processor.run import train_main
 
-torch.set_num_threads(1)  # tiny tensors: threads cost more than they give
+torch.set_num_threads(int(os.environ.get("TFCLIP_TEST_THREADS", "1")))  # tiny tensors: threads cost more than they give
 
 ROOT = Path(__file__).parent.parent
 # Files to compare with that do not belong to the project; tests that want them skip where they are absent.

@@ -7,6 +7,7 @@ from model.weights import load_weights
 from model.weights.cameras import CameraFit, Cameras, TrainedCameras
 from tests.test_encoder import small_encoder
 from tests.test_weights import tiny_model
+from tests.tolerance import assert_close
 from utils.errors import InputError
 
 MARS = TrainedCameras("MARS", ("1", "2", "3"), (0, 2))  # camera 2 has a row, but training never saw it
@@ -53,9 +54,9 @@ def test_an_unseen_camera_gets_nothing_or_the_mean_of_the_trained_rows(unseen):
     encoder.map_cameras([2, None], trained=(0, 2), unseen=unseen)
     mean = (table[0] + table[2]) / 2
     expected = torch.stack([table[2], torch.zeros_like(mean) if unseen == "off" else mean])
-    torch.testing.assert_close(class_tokens(encoder, [0, 1]), expected, atol=1e-6, rtol=0)
+    assert_close(class_tokens(encoder, [0, 1]), expected, terms=1, scale=1)
     encoder.train()
-    torch.testing.assert_close(class_tokens(encoder, [0, 1]), table[:2], atol=1e-6, rtol=0)
+    assert_close(class_tokens(encoder, [0, 1]), table[:2], terms=1, scale=1)
     assert "camera_rows" not in encoder.state_dict() and "substitute_rows" not in encoder.state_dict()
 
 
@@ -82,7 +83,7 @@ def test_weights_of_another_set_with_as_many_cameras_never_lend_it_their_rows(tm
     assert not report.skipped and "4 of 4 cameras were not trained on" in report.lines()[-1]
     added = class_tokens(mean.eval().encoder, [0, 3])
     row = source.encoder.camera_embed.mean(dim=0).detach()
-    torch.testing.assert_close(added, torch.stack([row, row]), atol=1e-6, rtol=0)
+    assert_close(added, torch.stack([row, row]), terms=1, scale=1)
     same = tiny_model(num_cameras=4)
     assert load_weights(same, path, here=Cameras("MARS", tuple("1234"))).notes == []
     torch.testing.assert_close(embed(same), embed(source), atol=0, rtol=0)
@@ -95,7 +96,7 @@ def test_cameras_in_another_order_find_their_rows_by_name(tmp_path):
     target = tiny_model(num_cameras=2)
     load_weights(target, path, here=Cameras("folder", ("yard", "gate")))
     table = source.encoder.camera_embed.detach()
-    torch.testing.assert_close(class_tokens(target.eval().encoder, [0, 1]), table[[2, 0]], atol=1e-6, rtol=0)
+    assert_close(class_tokens(target.eval().encoder, [0, 1]), table[[2, 0]], terms=1, scale=1)
 
 
 def test_mean_serves_a_table_of_another_size_and_training_refuses_it(tmp_path):

@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from model.encoder import CLIPImageEncoder, check_name, create_vit, is_resnet, openai_file, resize_positions
+from tests.tolerance import assert_close
 from utils.errors import InputError
 
 SMALL = {"embed_dim": 64, "depth": 2, "num_heads": 2, "patch_size": 8, "num_classes": 64}
@@ -30,8 +31,8 @@ def test_agrees_with_timm_called_directly():
         expected = plain.forward_features(clips.flatten(0, 1)).unflatten(0, (2, 3))
         logits = plain(clips.flatten(0, 1)).unflatten(0, (2, 3)) - state["head.bias"]
     assert tokens.shape == (2, 3, 9, 128) and projected.shape == (2, 3, 9, 512)
-    torch.testing.assert_close(tokens, expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(projected[:, :, 0], logits, atol=1e-5, rtol=1e-5)
+    assert_close(tokens, expected, terms=4 * 128, passes=12)
+    assert_close(projected[:, :, 0], logits, terms=4 * 128, passes=12)
 
 
 def test_quick_gelu_and_layer_norm_eps():
@@ -185,7 +186,7 @@ def test_patches_that_do_not_fill_the_image(stride, grid):
         weight = encoder.vit.patch_embed.proj.weight.flatten(1)
         expected = (weight @ columns).transpose(1, 2) + encoder.vit.pos_embed[:, 1:]
     assert tokens.shape == (1, 2, 1 + grid[0] * grid[1], 64) and projected.shape[-1] == 768
-    torch.testing.assert_close(seen[0][:, 1:], expected, atol=1e-4, rtol=1e-4)
+    assert_close(seen[0][:, 1:], expected, terms=3 * 14 * 14)
 
 
 def test_gradient_checkpointing_changes_nothing_and_runs_each_block_again():

@@ -10,6 +10,7 @@ from loss import build_criterion
 from loss.criterion import Criterion
 from loss.triplet import batch_hard_triplet
 from model.output import TFCLIPOutput
+from tests.tolerance import approx
 
 PIDS = torch.tensor([0, 0, 1, 1, 2, 2, 2, 0])
 
@@ -72,15 +73,15 @@ def test_config_keys_reach_the_criterion():
     assert losses["frame_id"].item() == pytest.approx(frame_id, rel=1e-4)
     assert losses["id"].item() == pytest.approx(identity, rel=1e-4)
     total = 0.5 * losses["id"] + 2 * losses["triplet"] + 3 * losses["v2m"] + losses["frame_id"] / 3
-    assert losses["total"].item() == pytest.approx(total.item(), rel=1e-6)
+    assert losses["total"].item() == approx(total.item(), terms=4)
 
 
 def test_without_memory_the_v2m_term_is_zero():
     output = random_output()
     losses = Criterion()(TFCLIPOutput(output.scores, output.frame_scores, output.features, None), PIDS)
     assert losses["v2m"].item() == 0
-    assert losses["total"].item() == pytest.approx(
-        (0.25 * losses["id"] + losses["triplet"] + losses["frame_id"] / 3).item(), rel=1e-6
+    assert losses["total"].item() == approx(
+        (0.25 * losses["id"] + losses["triplet"] + losses["frame_id"] / 3).item(), terms=3
     )
 
 
@@ -88,21 +89,21 @@ def test_triplet_on_a_line_worked_by_hand():
     """Points 0, 1 (person a) and 3, 7 (person b): hardest positives 1, 1, 4, 4; hardest negatives 3, 2, 2, 6."""
     features, pids = torch.tensor([[0.0], [1.0], [3.0], [7.0]]), torch.tensor([0, 0, 1, 1])
     expected = (0 + 0 + (0.3 + 4 - 2) + 0) / 4
-    assert batch_hard_triplet(features, pids, 0.3).item() == pytest.approx(expected)
+    assert batch_hard_triplet(features, pids, 0.3).item() == approx(expected, terms=4)
 
 
 def test_triplet_of_equal_features_has_finite_gradients():
     features = torch.ones(4, 3, requires_grad=True)
     loss = batch_hard_triplet(features, torch.tensor([0, 0, 1, 1]), 0.3)
     loss.backward()
-    assert loss.item() == pytest.approx(0.3) and torch.isfinite(features.grad).all()
+    assert loss.item() == approx(0.3, terms=4) and torch.isfinite(features.grad).all()
 
 
 def test_triplet_is_computed_in_float32():
     features = (1000 + torch.arange(4.0)[:, None] * torch.ones(4, 8)).to(torch.bfloat16)
     loss = batch_hard_triplet(features, torch.tensor([0, 0, 1, 1]), 0.3)
     assert loss.dtype is torch.float32
-    assert loss.item() == pytest.approx(hard_triplet(features.float(), torch.tensor([0, 0, 1, 1])), rel=1e-5)
+    assert loss.item() == approx(hard_triplet(features.float(), torch.tensor([0, 0, 1, 1])), terms=8)
 
 
 def test_cross_entropies_are_computed_in_float32():

@@ -17,6 +17,7 @@ from model.weights import ArchitectureError, fill_model, load_pretrained, load_w
 from model.weights.file import WeightFile, read_weight_file
 from model.weights.torchscript import read_torchscript_tensors
 from processor.training.session import check_start
+from tests.tolerance import RN50_LAYERS, RN50_SUM, assert_close
 from utils.errors import InputError, MissingFileError
 
 SIZE = (64, 32)
@@ -175,8 +176,8 @@ def test_features_are_those_of_openai_network_with_the_last_stride_one(openai_st
         layer4 = tower(frames)
         expected = tower.attnpool(layer4, resize_positions(tower.attnpool.positional_embedding, (4, 2)))
     assert expected.std() > 0.1
-    torch.testing.assert_close(tokens[0], expected, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(pooled[0], layer4.mean(dim=(2, 3)), atol=1e-4, rtol=1e-4)
+    assert_close(tokens[0], expected, RN50_SUM, RN50_LAYERS)
+    assert_close(pooled[0], layer4.mean(dim=(2, 3)), RN50_SUM, RN50_LAYERS)
 
 
 def test_counters_of_batches_may_lack_and_nothing_else(openai_state, model):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from loss.supervised_contrastive import supervised_contrastive
+from tests.tolerance import approx
 
 
 def by_loops(anchors, anchor_pids, others, other_pids):
@@ -66,7 +67,8 @@ def test_order_does_not_matter():
     anchors, anchor_pids, others, other_pids = random_features()
     order, other_order = torch.tensor([3, 1, 0, 2]), torch.tensor([6, 0, 3, 1, 5, 2, 4])
     shuffled = supervised_contrastive(anchors[order], anchor_pids[order], others[other_order], other_pids[other_order])
-    assert shuffled.item() == pytest.approx(supervised_contrastive(anchors, anchor_pids, others, other_pids).item())
+    straight = supervised_contrastive(anchors, anchor_pids, others, other_pids)
+    assert shuffled.item() == approx(straight.item(), terms=5 * 7)
 
 
 def test_large_products_stay_finite_and_features_are_not_normalised():

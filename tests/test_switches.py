@@ -10,6 +10,7 @@ from loss import build_criterion
 from model import build_model
 from solver import build_optimizer
 from tests.conftest import TINY_OPTIONS
+from tests.tolerance import TINY_LAYERS, TINY_SUM, assert_close
 
 ROWS = sorted((Path(__file__).parent.parent / "configs" / "ablation").glob("*.yml"))
 NUM_CLASSES, NUM_CAMERAS = 5, 3
@@ -114,7 +115,7 @@ def test_every_temporal_branch_feeds_the_retrieval_feature(temporal, width):
     with torch.no_grad():
         output, feature = model(clips, camids, memory), model.embed(clips, camids)
     assert feature.shape == (4, width) and len(output.scores) == len(output.features) == width // 64
-    torch.testing.assert_close(feature, torch.cat(output.features, dim=1))
+    assert_close(feature, torch.cat(output.features, dim=1), TINY_SUM, TINY_LAYERS)
 
 
 def test_a_temporal_head_reads_the_projected_class_tokens_and_does_not_train_the_encoder():
@@ -122,7 +123,7 @@ def test_a_temporal_head_reads_the_projected_class_tokens_and_does_not_train_the
     clips, camids, _ = batch()
     projected = model.encoder(clips, camids).projected
     v_t = model(clips, camids, None).features[2]
-    torch.testing.assert_close(v_t, model.temporal_head(projected[:, :, 0]))
+    assert_close(v_t, model.temporal_head(projected[:, :, 0]), TINY_SUM, TINY_LAYERS)
     v_t.sum().backward()
     assert all(p.grad is None for p in model.encoder.parameters())
 
@@ -133,8 +134,9 @@ def test_tmc_alone_makes_its_memory_tokens_the_frame_features():
     with torch.no_grad():
         memory_BTD = model.tmd.construction(model.encoder(clips, camids).tokens)
         output = model(clips, camids, None)
-    torch.testing.assert_close(output.features[2], memory_BTD.mean(dim=1))
-    torch.testing.assert_close(output.frame_scores, model.classifier_t(model.neck_f(memory_BTD.flatten(0, 1))))
+    assert_close(output.features[2], memory_BTD.mean(dim=1), TINY_SUM, TINY_LAYERS)
+    by_hand = model.classifier_t(model.neck_f(memory_BTD.flatten(0, 1)))
+    assert_close(output.frame_scores, by_hand, TINY_SUM, TINY_LAYERS)
 
 
 def test_md_alone_sees_the_tokens_without_a_memory_token():
@@ -143,7 +145,7 @@ def test_md_alone_sees_the_tokens_without_a_memory_token():
     with torch.no_grad():
         tokens = model.encoder(clips, camids).tokens
         frames_BTD = model.tmd.diffusion(tokens.flatten(0, 1)).mean(dim=1).unflatten(0, (4, 2))
-        torch.testing.assert_close(model(clips, camids, None).features[2], frames_BTD.mean(dim=1))
+        assert_close(model(clips, camids, None).features[2], frames_BTD.mean(dim=1), TINY_SUM, TINY_LAYERS)
 
 
 def test_without_ssp_the_logits_are_plain_dot_products_with_the_memory():
@@ -151,7 +153,7 @@ def test_without_ssp_the_logits_are_plain_dot_products_with_the_memory():
     clips, camids, memory = batch()
     with torch.no_grad():
         output = model(clips, camids, memory)
-    torch.testing.assert_close(output.v2m_logits, output.features[1] @ memory.T, atol=1e-5, rtol=1e-4)
+    assert_close(output.v2m_logits, output.features[1] @ memory.T, terms=E)
 
 
 @pytest.mark.parametrize(

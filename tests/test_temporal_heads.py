@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from model.temporal_heads import TEMPORAL_HEADS, TemporalClassTransformer, TemporalConvolution, TemporalTransformer
+from tests.tolerance import assert_close
 
 
 def test_convolution_starts_as_a_shift_of_a_quarter_each_way():
@@ -15,7 +16,7 @@ def test_convolution_starts_as_a_shift_of_a_quarter_each_way():
         before = x[:, t - 1] if t > 0 else torch.zeros(2, 8)
         after = x[:, t + 1] if t < 4 else torch.zeros(2, 8)
         expected += torch.cat([before[:, :2], x[:, t, 2:6], after[:, 6:]], dim=1) + x[:, t]
-    torch.testing.assert_close(TemporalConvolution(8)(x), expected / 5)
+    assert_close(TemporalConvolution(8)(x), expected / 5, terms=2 * 5)
 
 
 def test_convolution_after_training_is_a_depth_wise_one():
@@ -23,7 +24,7 @@ def test_convolution_after_training_is_a_depth_wise_one():
     nn.init.normal_(head.shift.weight)
     padded = F.pad(x, (0, 0, 1, 1))  # zeros before and after
     by_hand = sum(head.shift.weight[:, 0, k] * padded[:, t + k] for t in range(3) for k in range(3))
-    torch.testing.assert_close(head(x), (by_hand + x.sum(dim=1)) / 3)
+    assert_close(head(x), (by_hand + x.sum(dim=1)) / 3, terms=3 * 4)
 
 
 def test_transformer_is_clip_blocks_on_placed_frames_with_a_residual():
@@ -41,7 +42,7 @@ def test_transformer_is_clip_blocks_on_placed_frames_with_a_residual():
         h = block.mlp.fc1(F.layer_norm(y, (64,), block.norm2.weight, block.norm2.bias, 1e-5))
         y = y + block.mlp.fc2(h * torch.sigmoid(1.702 * h))
     assert len(head.blocks) == 6
-    torch.testing.assert_close(head(x), (x + y).mean(dim=1), atol=1e-5, rtol=1e-4)
+    assert_close(head(x), (x + y).mean(dim=1), terms=4 * 64, passes=6)
 
 
 def test_class_transformer_returns_its_class_output():
@@ -51,7 +52,7 @@ def test_class_transformer_returns_its_class_output():
     for layer in head.encoder.layers:
         y = layer.norm1(y + layer.self_attn(y, y, y, need_weights=False)[0])
         y = layer.norm2(y + layer.linear2(torch.relu(layer.linear1(y))))
-    torch.testing.assert_close(head(x), head.encoder.norm(y)[:, 0], atol=1e-5, rtol=1e-4)
+    assert_close(head(x), head.encoder.norm(y)[:, 0], layer.linear2.in_features, passes=6)
     assert len(head.encoder.layers) == 6 and head.encoder.layers[0].self_attn.num_heads == 8
 
 
@@ -67,7 +68,7 @@ def test_convolution_averages_in_float32_under_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         feature, shifted = head(x), head.shift(x.transpose(1, 2)).transpose(1, 2)
     assert feature.dtype is torch.float32
-    torch.testing.assert_close(feature, (x.float() + shifted.float()).mean(dim=1), rtol=0, atol=1e-6)
+    assert_close(feature, (x.float() + shifted.float()).mean(dim=1), terms=8)
 
 
 @pytest.mark.parametrize("name", TEMPORAL_HEADS)
