@@ -36,6 +36,16 @@ TINY_OPTIONS = {
 }
 
 
+# Files that take longest, with several processes the first to be handed out.
+LONG = ("split_series", "synthetic_layouts", "ablation", "release_agreement", "synthetic", "layouts", "end_to_end")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole files in the order of LONG, then the rest as it was."""
+    place = {f"test_{name}.py": number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONG)))
+
+
 @pytest.fixture(scope="session")
 def tiny_mars(tmp_path_factory) -> Path:
     """6 training and 4 test identities, 3 cameras, 2 tracklets in each, 32x16 pixels; tests must not write into it."""

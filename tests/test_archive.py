@@ -194,7 +194,9 @@ def test_an_archive_that_is_cut_while_it_is_unpacked_leaves_nothing(tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"not a tar archive " * 100, gzip.compress(b"not a tar either" * 100, mtime=0)])
+@pytest.mark.parametrize(
+    "content", [b"", b"not a tar archive " * 100, gzip.compress(b"not a tar either" * 100, mtime=0)]
+)
 def test_a_file_that_is_no_archive_is_refused(tmp_path, content):
     path = tmp_path / "s.tar"
     path.write_bytes(content)
