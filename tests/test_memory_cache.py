@@ -15,21 +15,20 @@ from processor import build as processor_build
 from processor.run import train_main
 from processor.training import memory_cache
 from processor.training.memory_cache import cached_features, describe_frames, describe_weights
-from tests.conftest import TINY_OPTIONS
+from tests.conftest import tiny_options
 
 TAKEN = "taken from"
 
 
-KEYS = {"SOLVER.MAX_EPOCHS": "1", "TEST.EVAL_SAMPLING": "first"}
+KEYS = {"SOLVER__MAX_EPOCHS": 1, "TEST__EVAL_SAMPLING": "first"}
 
 
 @pytest.fixture(scope="module")
 def first_run(tiny_mars, tmp_path_factory):
     """Folder with a run of one epoch and with the cache that it filled."""
     folder = tmp_path_factory.mktemp("first")
-    options = TINY_OPTIONS | KEYS | {"DATASETS.ROOT_DIR": str(tiny_mars), "OUTPUT_DIR": str(folder / "run")}
-    options["DATASETS.CACHE_DIR"] = str(folder / "cache")
-    assert train_main([part for pair in options.items() for part in pair]) == 0
+    places = {"DATASETS__ROOT_DIR": tiny_mars, "OUTPUT_DIR": folder / "run", "DATASETS__CACHE_DIR": folder / "cache"}
+    assert train_main(tiny_options(**KEYS | places)) == 0
     return folder
 
 
@@ -174,7 +173,7 @@ def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path, caplog):
 
 
 def test_the_camera_embedding_does_not_matter_and_everything_else_does():
-    cfg = load_cfg(opts=[part for pair in TINY_OPTIONS.items() for part in pair])
+    cfg = load_cfg(opts=tiny_options())
     model = build_model(cfg, 5, 3)
     before = describe_weights(model.encoder)
     with torch.no_grad():
