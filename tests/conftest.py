@@ -1,5 +1,6 @@
 """Shared fixtures: a small data set in MARS layout and the options of a tiny model."""
 
+import json
 import os
 from pathlib import Path
 
@@ -37,6 +38,30 @@ TINY_OPTIONS = {
 }
 
 
+# Files that take longest, with several processes the first to be handed out.
+LONG = ("split_series", "synthetic_layouts", "ablation", "release_agreement", "synthetic", "layouts", "end_to_end")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole files in the order of LONG, then the rest as it was."""
+    place = {f"test_{name}.py": number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONG)))
+
+
+SCORES = ("mAP", "rank1", "rank5", "rank10", "rank20")
+
+
+def tiny_options(*flags: str, **overrides: object) -> list[str]:
+    """argv of the tiny model: flags, then KEY VALUE pairs; an override is written SECTION__KEY=value."""
+    options = TINY_OPTIONS | {key.replace("__", "."): str(value) for key, value in overrides.items()}
+    return [*flags, *(part for pair in options.items() for part in pair)]
+
+
+def metrics(folder: Path) -> dict:
+    """What a run or a test wrote of its scores."""
+    return json.loads((folder / "metrics.json").read_text())
+
+
 @pytest.fixture(scope="session")
 def tiny_mars(tmp_path_factory) -> Path:
     """6 training and 4 test identities, 3 cameras, 2 tracklets in each, 32x16 pixels; tests must not write into it."""
@@ -49,11 +74,8 @@ def tiny_mars(tmp_path_factory) -> Path:
 def trained_run(tiny_mars, tmp_path_factory) -> Path:
     """OUTPUT_DIR of a finished tiny run with every file asked for; a test that changes it copies it first."""
     out = tmp_path_factory.mktemp("trained") / "run"
-    options = TINY_OPTIONS | {
-        "DATASETS.ROOT_DIR": str(tiny_mars), "OUTPUT_DIR": str(out), "TEST.SAVE_FEATURES": "True",
-        "TEST.SAVE_RANKS": "True", "TEST.CONTACT_SHEET": "3", "TEST.UNTRAINED": "True",
-    }  # fmt: skip
-    assert train_main([part for pair in options.items() for part in pair]) == 0
+    files = {"TEST__SAVE_FEATURES": True, "TEST__SAVE_RANKS": True, "TEST__CONTACT_SHEET": 3, "TEST__UNTRAINED": True}
+    assert train_main(tiny_options(DATASETS__ROOT_DIR=tiny_mars, OUTPUT_DIR=out, **files)) == 0
     return out
 
 
@@ -62,8 +84,6 @@ def tiny_argv(tiny_mars, tmp_path):
     """argv for train_main / eval_main: the tiny model on the tiny set into tmp_path/run, with overrides."""
 
     def build(*flags: str, **overrides) -> list[str]:
-        options = TINY_OPTIONS | {"DATASETS.ROOT_DIR": str(tiny_mars), "OUTPUT_DIR": str(tmp_path / "run")}
-        options |= {key.replace("__", "."): str(value) for key, value in overrides.items()}
-        return [*flags, *(part for pair in options.items() for part in pair)]
+        return tiny_options(*flags, **{"DATASETS__ROOT_DIR": tiny_mars, "OUTPUT_DIR": tmp_path / "run"} | overrides)
 
     return build

@@ -15,7 +15,7 @@ import pytest
 from configs import load_cfg
 from processor.ablation.command import main
 from processor.ablation.paper import PAPER_ROWS
-from tests.conftest import TINY_OPTIONS
+from tests.conftest import tiny_options
 
 ROOT = Path(__file__).parent.parent
 ROWS = ROOT / "configs" / "ablation"
@@ -28,9 +28,8 @@ def row(*names: str) -> list[str]:
 @pytest.fixture
 def tiny(tiny_mars, tmp_path):
     """argv of the tiny model into tmp_path/out."""
-    options = TINY_OPTIONS | {"DATASETS.ROOT_DIR": str(tiny_mars), "OUTPUT_DIR": str(tmp_path / "out")}
-    options |= {"SOLVER.MAX_EPOCHS": "2", "SOLVER.STEPS": "[1]", "SOLVER.EVAL_PERIOD": "2"}
-    return [part for pair in options.items() for part in pair]
+    keys = {"SOLVER__MAX_EPOCHS": 2, "SOLVER__STEPS": "[1]", "SOLVER__EVAL_PERIOD": 2}
+    return tiny_options(DATASETS__ROOT_DIR=tiny_mars, OUTPUT_DIR=tmp_path / "out", **keys)
 
 
 def table(out: Path) -> list[dict[str, str]]:

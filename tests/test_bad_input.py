@@ -8,7 +8,7 @@ import scipy.io
 import torch
 
 from processor.run import eval_main, train_main
-from tests.conftest import TINY_OPTIONS
+from tests.conftest import tiny_options
 
 
 @pytest.fixture
@@ -110,9 +110,8 @@ def test_image_that_vanished_is_named(data, tiny_argv, caplog):
 @pytest.fixture(scope="module")
 def one_epoch_run(tiny_mars, tmp_path_factory):
     out = tmp_path_factory.mktemp("finished") / "run"
-    options = TINY_OPTIONS | {"DATASETS.ROOT_DIR": str(tiny_mars), "OUTPUT_DIR": str(out)}
-    options |= {"SOLVER.MAX_EPOCHS": "1", "SOLVER.STEPS": "[]"}
-    assert train_main([part for pair in options.items() for part in pair]) == 0
+    keys = {"DATASETS__ROOT_DIR": tiny_mars, "OUTPUT_DIR": out, "SOLVER__MAX_EPOCHS": 1, "SOLVER__STEPS": "[]"}
+    assert train_main(tiny_options(**keys)) == 0
     return out
 
 

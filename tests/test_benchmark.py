@@ -168,7 +168,7 @@ def test_the_temporary_folder_is_gone_after_any_end(fault, code, where, temporar
 def test_ctrl_c_in_a_terminal_ends_the_measuring_process_too(tmp_path):
     sizes = TINY | {"ranking": (500, 3000, 2048), "ranking_repeats": 10_000}
     script = (
-        "import sys; from dataclasses import replace; from processor import benchmark\n"
+        "import sys; from dataclasses import replace; from processor.benchmark import command as benchmark\n"
         f"benchmark.REDUCED = replace(benchmark.REDUCED, **{sizes})\n"
         "sys.exit(benchmark.main(sys.argv[1:]))"
     )

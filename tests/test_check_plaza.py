@@ -1,5 +1,6 @@
 """datasets.check on real footage in MARS layout: the original passes, each planted fault is found and left out."""
 
+import functools
 import os
 import re
 import shutil
@@ -12,12 +13,28 @@ from scipy.io import loadmat, savemat
 
 from datasets import load_splits
 from datasets.check import command as check
+from datasets.frames import probe
 from tests.conftest import SHARED
 
 PLAZA = SHARED / "data" / "plaza"
 FRAME = "bbox_train/0005/0005C1T0001F001.jpg"
 
 pytestmark = pytest.mark.skipif(not PLAZA.is_dir(), reason="the footage is absent")
+
+
+open_once = functools.cache(probe.open_frame)
+
+
+@pytest.fixture(autouse=True)
+def footage_is_opened_once(monkeypatch):
+    """A link to the footage stands for the same file in every copy; all other files are opened each time."""
+    open_frame, footage = probe.open_frame, PLAZA.resolve()
+
+    def open_linked(path):
+        target = Path(path).resolve()
+        return open_once(str(target)) if target.is_relative_to(footage) and target.is_file() else open_frame(path)
+
+    monkeypatch.setattr(probe, "open_frame", open_linked)
 
 
 @pytest.fixture

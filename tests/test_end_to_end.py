@@ -1,7 +1,6 @@
 """Whole runs through both scripts' entry points on the tiny set: train, resume, evaluate, bad input."""
 
 import csv
-import json
 import logging
 import shutil
 import signal
@@ -18,13 +17,9 @@ from processor.evaluation import session
 from processor.evaluation.evaluator import evaluate
 from processor.run import eval_main, train_main
 from processor.training import epoch as trainer
+from tests.conftest import SCORES, metrics
 
 ROOT = Path(__file__).parent.parent
-SCORES = ("mAP", "rank1", "rank5", "rank10", "rank20")
-
-
-def metrics(folder: Path) -> dict:
-    return json.loads((folder / "metrics.json").read_text())
 
 
 def assert_same_state(first: Path, second: Path) -> None:

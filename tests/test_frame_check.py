@@ -142,7 +142,11 @@ def test_ctrl_c_is_130_without_traceback_or_fix_list(tiny_mars, tmp_path, monkey
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
 @pytest.mark.slow
 def test_ctrl_c_in_a_terminal_ends_all_processes(tiny_mars, tmp_path):
-    script = "import sys; from datasets import check; check._FRAMES_PER_PROCESS = 1; sys.exit(check.main(sys.argv[1:]))"
+    script = (
+        "import sys; from datasets.check import command as check\n"
+        "check._FRAMES_PER_PROCESS = 1\n"
+        "sys.exit(check.main(sys.argv[1:]))"
+    )
     command = [sys.executable, "-c", script, "--fix-list", str(tmp_path / "fix.csv")]
     command += ["DATASETS.ROOT_DIR", str(tiny_mars), "DATALOADER.NUM_WORKERS", "2"]
     home = Path(check.__file__).parents[2]

@@ -1,7 +1,6 @@
 """Whole runs on image sets: their recipes, and training and evaluation of images as tracklets of one frame."""
 
 import csv
-import json
 
 import numpy as np
 import pytest
@@ -14,11 +13,10 @@ from datasets import load_splits
 from datasets.check.command import main as check_main
 from datasets.synthetic.command import write_set
 from processor.run import eval_main, train_main
-from tests.conftest import TINY_OPTIONS
+from tests.conftest import SCORES, metrics, tiny_options
 
 NAMES = {"market1501": "Market1501", "msmt17": "MSMT17"}
-SCORES = ("mAP", "rank1", "rank5", "rank10", "rank20")
-IMAGES = {"INPUT.SEQ_LEN": "1", "MODEL.TEMPORAL": "TAP", "MODEL.SSP.VARIANT": "simple", "SOLVER.MAX_EPOCHS": "2"}
+IMAGES = {"INPUT__SEQ_LEN": 1, "MODEL__TEMPORAL": "TAP", "MODEL__SSP__VARIANT": "simple", "SOLVER__MAX_EPOCHS": 2}
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -31,14 +29,8 @@ def data(request, tmp_path_factory):
 
 
 def argv(layout, root, out, **overrides):
-    options = TINY_OPTIONS | IMAGES
-    options |= {"DATASETS.NAMES": NAMES[layout], "DATASETS.ROOT_DIR": str(root), "OUTPUT_DIR": str(out)}
-    options |= {key.replace("__", "."): str(value) for key, value in overrides.items()}
-    return [part for pair in options.items() for part in pair]
-
-
-def metrics(folder):
-    return json.loads((folder / "metrics.json").read_text())
+    keys = IMAGES | {"DATASETS__NAMES": NAMES[layout], "DATASETS__ROOT_DIR": root, "OUTPUT_DIR": out}
+    return tiny_options(**keys | overrides)
 
 
 def names_of(tracklets):

@@ -10,24 +10,17 @@ import pytest
 from datasets import load_splits
 from datasets.synthetic.command import write_set
 from processor.run import eval_main, train_main
-from tests.conftest import TINY_OPTIONS
+from tests.conftest import SCORES, metrics, tiny_options
 
 NAMES = {
     "mars": "MARS", "lsvid": "LSVID", "ilids": "iLIDS-VID", "folder": "folder", "manifest": "Manifest",
     "video": "video",
 }  # fmt: skip
-SCORES = ("mAP", "rank1", "rank5", "rank10", "rank20")
 PLAN = {"train_ids": 4, "test_ids": 4, "frames": (3, 5), "size": (32, 16), "workers": 0}
 
 
-def metrics(folder):
-    return json.loads((folder / "metrics.json").read_text())
-
-
 def argv(layout, root, out, **overrides):
-    options = TINY_OPTIONS | {"DATASETS.NAMES": NAMES[layout], "DATASETS.ROOT_DIR": str(root), "OUTPUT_DIR": str(out)}
-    options |= {key.replace("__", "."): str(value) for key, value in overrides.items()}
-    return [part for pair in options.items() for part in pair]
+    return tiny_options(DATASETS__NAMES=NAMES[layout], DATASETS__ROOT_DIR=root, OUTPUT_DIR=out, **overrides)
 
 
 @pytest.fixture(scope="module")

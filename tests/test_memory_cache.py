@@ -14,21 +14,38 @@ from model import build_model
 from processor.run import train_main
 from processor.training import feature_cache, memory
 from processor.training.feature_cache import cached_features, describe_frames, describe_weights
-from tests.conftest import TINY_OPTIONS
+from tests.conftest import tiny_options
 
 TAKEN = "taken from"
 
 
+KEYS = {"SOLVER__MAX_EPOCHS": 1, "TEST__EVAL_SAMPLING": "first"}
+
+
+@pytest.fixture(scope="module")
+def first_run(tiny_mars, tmp_path_factory):
+    """Folder with a run of one epoch and with the cache that it filled."""
+    folder = tmp_path_factory.mktemp("first")
+    places = {"DATASETS__ROOT_DIR": tiny_mars, "OUTPUT_DIR": folder / "run", "DATASETS__CACHE_DIR": folder / "cache"}
+    assert train_main(tiny_options(**KEYS | places)) == 0
+    return folder
+
+
 @pytest.fixture
-def run(tiny_mars, tiny_argv, tmp_path, caplog):
-    """Train one epoch on a copy of the data -> (CLIP-Memory, whether it came from the cache)."""
-    data = tmp_path / "data"
-    shutil.copytree(tiny_mars, data, copy_function=shutil.copy2)
+def first(first_run):
+    """CLIP-Memory of the first run."""
+    return torch.load(first_run / "run" / "clip_memory.pt", weights_only=True)
+
+
+@pytest.fixture
+def run(tiny_mars, first_run, tiny_argv, tmp_path, caplog):
+    """Train on copies of the first run's data and cache -> (CLIP-Memory, whether it came from the cache)."""
+    data = shutil.copytree(tiny_mars, tmp_path / "data", copy_function=shutil.copy2)
+    shutil.copytree(first_run / "cache", tmp_path / "cache")
 
     def train(*flags, **overrides):
         caplog.clear()
-        keys = {"DATASETS__ROOT_DIR": data, "SOLVER__MAX_EPOCHS": 1, "DATASETS__CACHE_DIR": tmp_path / "cache",
-                "TEST__EVAL_SAMPLING": "first"} | overrides  # fmt: skip
+        keys = KEYS | {"DATASETS__ROOT_DIR": data, "DATASETS__CACHE_DIR": tmp_path / "cache"} | overrides
         with caplog.at_level(logging.INFO):
             assert train_main(tiny_argv("--overwrite", *flags, **keys)) == 0
         return torch.load(tmp_path / "run" / "clip_memory.pt", weights_only=True), TAKEN in caplog.text
@@ -37,9 +54,8 @@ def run(tiny_mars, tiny_argv, tmp_path, caplog):
     return train
 
 
-def test_a_second_run_takes_the_features_of_the_first_to_the_last_bit(run, monkeypatch):
-    first, taken = run()
-    assert not taken and len(list(run.cache.iterdir())) == 1
+def test_a_second_run_takes_the_features_of_the_first_to_the_last_bit(first_run, first, run, monkeypatch):
+    assert TAKEN not in (first_run / "run" / "train_log.txt").read_text() and len(list(run.cache.iterdir())) == 1
     monkeypatch.setattr(memory, "memory_features", lambda *args: pytest.fail("the pass was made again"))
     again, taken = run(SOLVER__BASE_LR=1e-4)  # a key that the pass does not depend on
     assert taken and torch.equal(again, first)
@@ -51,8 +67,7 @@ def test_a_second_run_takes_the_features_of_the_first_to_the_last_bit(run, monke
     {"INPUT__SIZE_TRAIN": "[40,16]", "INPUT__SIZE_TEST": "[40,16]"}, {"TEST__FRAMES_PER_BATCH": 6},
     {"MODEL__ENCODER__HEADS": 4}, {"SOLVER__AMP": "bf16"},
 ])  # fmt: skip
-def test_other_weights_sizes_or_transforms_are_computed_anew(run, change):
-    first, _ = run()
+def test_other_weights_sizes_or_transforms_are_computed_anew(first, run, change):
     second, taken = run(**change)
     assert not taken and len(list(run.cache.iterdir())) == 2
     if "TEST__FRAMES_PER_BATCH" not in change:  # which moves the last digits at most
@@ -60,8 +75,7 @@ def test_other_weights_sizes_or_transforms_are_computed_anew(run, change):
 
 
 @pytest.mark.parametrize("changed", ["time", "size"])
-def test_another_image_under_the_same_name_is_computed_anew(run, changed):
-    first, _ = run()
+def test_another_image_under_the_same_name_is_computed_anew(first, run, changed):
     frames = sorted(path for path in run.data.rglob("*.jpg") if "train" in path.as_posix())
     state, size = frames[0].stat(), frames[0].stat().st_size
     content = next(f.read_bytes() for f in frames[::-1] if f.read_bytes() != frames[0].read_bytes())
@@ -116,7 +130,6 @@ def test_changed_code_of_the_pass_is_another_key(tmp_path):
 
 
 def test_a_list_with_fewer_frames_is_computed_anew(run, tmp_path):
-    run()
     frame = sorted(path for path in run.data.rglob("*.jpg") if "train" in path.as_posix())[0]
     exclusions = tmp_path / "exclude.txt"
     exclusions.write_text(f"split,frame,reason\ntrain,{frame.relative_to(run.data).as_posix()},blurred\n")
@@ -124,8 +137,7 @@ def test_a_list_with_fewer_frames_is_computed_anew(run, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "changed", "of another key", "no tensor"])
-def test_a_file_that_is_not_what_it_should_be_is_made_anew(run, damage, caplog):
-    first, _ = run()
+def test_a_file_that_is_not_what_it_should_be_is_made_anew(first, run, damage, caplog):
     (path,) = run.cache.iterdir()
     if damage == "truncated":
         path.write_bytes(path.read_bytes()[:-200])
@@ -160,7 +172,7 @@ def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path, caplog):
 
 
 def test_the_camera_embedding_does_not_matter_and_everything_else_does():
-    cfg = load_cfg(opts=[part for pair in TINY_OPTIONS.items() for part in pair])
+    cfg = load_cfg(opts=tiny_options())
     model = build_model(cfg, 5, 3)
     before = describe_weights(model.encoder)
     with torch.no_grad():

@@ -7,20 +7,17 @@ import numpy as np
 import pytest
 
 from processor.run import eval_main, train_main
-from tests.conftest import SHARED, TINY_OPTIONS
+from tests.conftest import SCORES, SHARED, metrics, tiny_options
 from tests.plaza_video import write_plaza_csv
 
-SCORES = ("mAP", "rank1", "rank5", "rank10", "rank20")
 pytestmark = pytest.mark.skipif(not (SHARED / "data" / "plaza-video").is_dir(), reason="the footage is not here")
 # The cameras of the two sets have other names and numbers, and other queries are gallery items.
 ALIKE = {"MODEL__SIE_CAMERA": False, "TEST__GALLERY_INCLUDES_QUERY": True, "TEST__SAVE_FEATURES": True}
 
 
 def argv(name, root, out, **overrides):
-    options = TINY_OPTIONS | {"DATASETS.NAMES": name, "DATASETS.ROOT_DIR": str(root), "OUTPUT_DIR": str(out)}
-    options |= {"INPUT.SIZE_TRAIN": "[64, 32]", "INPUT.SIZE_TEST": "[64, 32]", "SOLVER.MAX_EPOCHS": "2"}
-    options |= {key.replace("__", "."): str(value) for key, value in overrides.items()}
-    return [part for pair in options.items() for part in pair]
+    keys = {"INPUT__SIZE_TRAIN": "[64, 32]", "INPUT__SIZE_TEST": "[64, 32]", "SOLVER__MAX_EPOCHS": 2} | overrides
+    return tiny_options(DATASETS__NAMES=name, DATASETS__ROOT_DIR=root, OUTPUT_DIR=out, **keys)
 
 
 def features(folder):
@@ -54,7 +51,7 @@ def test_evaluation_of_the_video_gives_the_scores_of_training(trained_on_video, 
     keys = ALIKE | {"TEST__WEIGHT": trained_on_video / "run" / "best.pth", "TEST__SAVE_RANKS": True}
     argument = argv("video", trained_on_video, tmp_path / "run", DATASETS__CACHE_DIR=trained_on_video / "cache", **keys)
     assert eval_main(argument) == 0
-    ours, theirs = (json.loads((f / "metrics.json").read_text()) for f in (tmp_path / "run", trained_on_video / "run"))
+    ours, theirs = metrics(tmp_path / "run"), metrics(trained_on_video / "run")
     assert {name: ours[name] for name in SCORES} == {name: theirs[name] for name in SCORES}
     rows = list(csv.DictReader((tmp_path / "run" / "ranks.csv").open()))
     assert {row["camera"] for row in rows} == {"C1", "C2", "C3", "C4"}

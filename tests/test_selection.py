@@ -1,17 +1,13 @@
 """How the best epoch is chosen: by the test set, by a validation part, or not at all."""
 
 import csv
-import json
 
 import pytest
 import torch
 
 from processor.evaluation import session
 from processor.run import eval_main, train_main
-
-
-def metrics(folder):
-    return json.loads((folder / "metrics.json").read_text())
+from tests.conftest import metrics
 
 
 @pytest.fixture

@@ -1,19 +1,13 @@
 """One weight file on several data sets in one run, the keys of the protocol, and the camera table."""
 
 import csv
-import json
 
 import pytest
 import torch
 
 from datasets.synthetic.command import write_mars
 from processor.run import eval_main, train_main
-
-SCORES = ("mAP", "rank1", "rank5", "rank10", "rank20")
-
-
-def metrics(folder):
-    return json.loads((folder / "metrics.json").read_text())
+from tests.conftest import SCORES, metrics
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,11 @@ from model import build_model
 from solver import build_lr_schedule, build_optimizer
 from solver.lr_schedule import lr_factor
 from solver.optimizer import parameter_groups
-from tests.conftest import TINY_OPTIONS
+from tests.conftest import TINY_OPTIONS, tiny_options
 
 
 def tiny_cfg(**overrides):
-    options = TINY_OPTIONS | {"SOLVER.BASE_LR": "5e-6"} | {k.replace("__", "."): str(v) for k, v in overrides.items()}
-    return load_cfg(opts=[part for pair in options.items() for part in pair])
+    return load_cfg(opts=tiny_options(**{"SOLVER__BASE_LR": "5e-6"} | overrides))
 
 
 def rates(cfg) -> dict[str, float]:

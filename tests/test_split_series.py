@@ -19,11 +19,10 @@ from processor.run import eval_main, train_main
 from processor.splits_table import mean_and_spread
 from processor.training import epoch as trainer
 from processor.training import session
-from tests.conftest import TINY_OPTIONS
+from tests.conftest import SCORES, metrics, tiny_options
 from tests.test_end_to_end import assert_same_state
 
 ROOT = Path(__file__).parent.parent
-SCORES = ("mAP", "rank1", "rank5", "rank10", "rank20")
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +33,11 @@ def ilids(tmp_path_factory):
 
 
 def argv(root, out, *flags, **overrides):
-    options = TINY_OPTIONS | {
-        "DATASETS.NAMES": "iLIDS-VID", "DATASETS.ROOT_DIR": str(root), "DATASETS.SPLIT": "all", "OUTPUT_DIR": str(out),
-        "SOLVER.MAX_EPOCHS": "2", "SOLVER.STEPS": "[1]",
+    keys = {
+        "DATASETS__NAMES": "iLIDS-VID", "DATASETS__ROOT_DIR": root, "DATASETS__SPLIT": "all", "OUTPUT_DIR": out,
+        "SOLVER__MAX_EPOCHS": 2, "SOLVER__STEPS": "[1]",
     }  # fmt: skip
-    options |= {key.replace("__", "."): str(value) for key, value in overrides.items()}
-    return [*flags, *(part for pair in options.items() for part in pair)]
+    return tiny_options(*flags, **keys | overrides)
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +46,6 @@ def series(ilids, tmp_path_factory):
     out = tmp_path_factory.mktemp("series") / "run"
     assert train_main(argv(ilids, out)) == 0
     return out
-
-
-def metrics(folder):
-    return json.loads((folder / "metrics.json").read_text())
 
 
 def table(out):

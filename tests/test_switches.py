@@ -9,7 +9,7 @@ from configs import ConfigError, load_cfg
 from loss import build_criterion
 from model import build_model
 from solver import build_optimizer
-from tests.conftest import TINY_OPTIONS
+from tests.conftest import tiny_options
 from tests.tolerance import TINY_LAYERS, TINY_SUM, assert_close
 
 ROWS = sorted((Path(__file__).parent.parent / "configs" / "ablation").glob("*.yml"))
@@ -18,14 +18,9 @@ D = E = 64  # widths of the tiny encoder
 NECK = 2  # weight and bias per channel
 
 
-def options(**overrides: object) -> list[str]:
-    merged = TINY_OPTIONS | {key.replace("__", "."): str(value) for key, value in overrides.items()}
-    return [part for pair in merged.items() for part in pair]
-
-
 def model_of(**overrides: object):
     torch.manual_seed(0)
-    return build_model(load_cfg(opts=options(**overrides)), NUM_CLASSES, NUM_CAMERAS)
+    return build_model(load_cfg(opts=tiny_options(**overrides)), NUM_CLASSES, NUM_CAMERAS)
 
 
 def sizes(model) -> dict[str, int]:
@@ -80,7 +75,7 @@ def batch(num_frames: int = 2):
 
 @pytest.mark.parametrize("path", [p for p in ROWS if "_cnn_" not in p.name], ids=lambda path: path.stem)
 def test_every_trainable_parameter_gets_a_gradient_in_every_row(path):
-    cfg = load_cfg(path, options())
+    cfg = load_cfg(path, tiny_options())
     torch.manual_seed(0)
     model = build_model(cfg, NUM_CLASSES, NUM_CAMERAS)
     clips, camids, memory = batch(cfg.INPUT.SEQ_LEN)
@@ -96,7 +91,7 @@ def test_every_trainable_parameter_gets_a_gradient_in_every_row(path):
 @pytest.mark.parametrize("path", ROWS, ids=lambda path: path.stem)
 def test_the_learning_rate_table_holds_only_what_a_row_builds(path):
     """build_optimizer refuses a pattern that matches nothing; x10 reaches just the modules that are there."""
-    cfg = load_cfg(path, options() if "_cnn_" not in path.name else [])
+    cfg = load_cfg(path, tiny_options() if "_cnn_" not in path.name else [])
     with torch.device("meta"):
         model = build_model(cfg, NUM_CLASSES, NUM_CAMERAS, pretrained=False)
     optimizer = build_optimizer(cfg, model)

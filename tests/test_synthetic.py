@@ -141,7 +141,7 @@ def test_the_legs_walk():
 
 
 def test_cameras_differ_in_colour():
-    plan = Plan(frames=(4, 4), cameras=6)
+    plan = Plan(frames=(2, 2), cameras=6)
     tracks = plan_tracklets(plan)
     looks = []
     for camera in range(1, 7):
@@ -162,7 +162,7 @@ def test_all_frame_sizes_draw(size):
 @pytest.fixture(scope="module")
 def gallery() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean frames (n, H, W, 3), track table and query rows of a test split of 16 identities, without junk."""
-    plan = Plan(test_ids=16, frames=(3, 3))
+    plan = Plan(test_ids=16, frames=(2, 2), size=(64, 32))
     tracks = [track for track in plan_tracklets(plan) if track.split == "test" and track.pid != -1]
     rows = np.array([(0, 0, track.pid, track.camera) for track in tracks])
     query = np.array([row for row, track in enumerate(tracks) if track.pid > 0 and track.number == 1])

@@ -8,15 +8,14 @@ from loss import build_criterion
 from model import build_model
 from model.encoder import ClipTokens
 from model.tfclip import TFCLIP
-from tests.conftest import TINY_OPTIONS
+from tests.conftest import tiny_options
 from tests.tolerance import TINY_LAYERS, TINY_SUM, assert_close
 
 NUM_CLASSES, NUM_CAMERAS = 5, 3
 
 
 def tiny_model(**overrides):
-    options = TINY_OPTIONS | {key.replace("__", "."): str(value) for key, value in overrides.items()}
-    cfg = load_cfg(opts=[part for pair in options.items() for part in pair])
+    cfg = load_cfg(opts=tiny_options(**overrides))
     torch.manual_seed(0)
     return cfg, build_model(cfg, NUM_CLASSES, NUM_CAMERAS)
 

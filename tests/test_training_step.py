@@ -17,7 +17,7 @@ from processor.runtime import Runtime
 from processor.training import step as training_step
 from processor.training.step import TrainingStep
 from tests import tolerance
-from tests.conftest import TINY_OPTIONS
+from tests.conftest import tiny_options
 from tests.tolerance import TINY_SUM, allowed, any_instructions
 from utils.errors import InputError
 
@@ -38,8 +38,7 @@ RUNTIME = Runtime(CPU, None, normalize)
 
 def parts_of_a_step(**overrides):
     """Model, criterion, memory and uint8 clips (6, 2, 3, 32, 16)."""
-    options = TINY_OPTIONS | {key.replace("__", "."): str(value) for key, value in overrides.items()}
-    cfg = load_cfg(opts=[part for pair in options.items() for part in pair])
+    cfg = load_cfg(opts=tiny_options(**overrides))
     torch.manual_seed(0)
     model = build_model(cfg, 5, 3).train()
     clips = torch.randint(0, 256, (6, 2, 3, 32, 16), dtype=torch.uint8)

@@ -15,14 +15,13 @@ from model.encoder import resize_positions
 from model.weights import ArchitectureError, fill_model, load_weights
 from model.weights.file import WeightFile
 from model.weights.torchscript import read_torchscript_tensors
-from tests.conftest import TINY_OPTIONS
+from tests.conftest import tiny_options
 from tests.reference import DATA, NARROW_OPTIONS, published_state
 from utils.errors import InputError, MissingFileError
 
 
 def tiny_model(num_classes=5, num_cameras=3, **overrides):
-    options = TINY_OPTIONS | {key.replace("__", "."): str(value) for key, value in overrides.items()}
-    cfg = load_cfg(opts=[part for pair in options.items() for part in pair])
+    cfg = load_cfg(opts=tiny_options(**overrides))
     return build_model(cfg, num_classes, num_cameras)
 
 
