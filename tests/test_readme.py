@@ -11,7 +11,9 @@ from configs.load import flatten
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-DOCS = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))
+# docs/extending.md names what is still to be added; tests/test_extending.py adds it.
+PAGES = sorted(set((ROOT / "docs").glob("*.md")) - {ROOT / "docs" / "extending.md"})
+DOCS = "\n".join(path.read_text(encoding="utf-8") for path in PAGES)
 LEAVES = dict(flatten(get_cfg()))
 SECTIONS = {leaf[:end] for leaf in LEAVES for end, letter in enumerate(leaf) if letter == "."}
 
@@ -36,7 +38,7 @@ def test_keys_with_values_load():
 
 
 @pytest.mark.parametrize(
-    "pattern", [r"`([a-z_]+/[a-z_]+\.(?:py|yml))`", r"python ([a-z]+-main\.py)", r"--config_file ([\w./-]+)"]
+    "pattern", [r"`((?:[a-z0-9_]+/)+[a-z0-9_]+\.(?:py|yml))`", r"python ([a-z]+-main\.py)", r"--config_file ([\w./-]+)"]
 )
 def test_every_file_is_there(pattern):
     names = set(re.findall(pattern, README + DOCS))

@@ -175,7 +175,7 @@ def _final_test(experiment: Experiment, run: RunState) -> None:
 
 
 def _log_epoch(run: RunState, means: Mapping[str, float], max_epochs: int) -> None:
-    terms = ", ".join(f"{name} {means[name]:.3f}" for name in sorted(LOSS_TERMS, key="total".__ne__))
+    terms = ", ".join(f"{name} {means[name]:.3f}" for name in LOSS_TERMS)
     left = timedelta(seconds=round((max_epochs - run.epoch) * means["seconds"]))
     logger.info(
         "epoch %d/%d: %s; %.0f s, %.0f frames/s, training left about %s",
