@@ -78,7 +78,7 @@ def test_ten_rows_then_mean_and_spread(series):
 def test_each_split_logs_into_its_own_folder(series):
     for split in (0, 9):
         log = (series / f"split{split}" / "train_log.txt").read_text()
-        assert log.count("epoch 2/2: total") == 1 and "iLIDS-VID read in" in log
+        assert log.count("epoch 2/2: id") == 1 and "iLIDS-VID read in" in log
         assert f"DATASETS:\n  CACHE_DIR: {series}/cache" in (series / f"split{split}" / "config.yml").read_text()
 
 
