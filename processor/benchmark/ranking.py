@@ -3,6 +3,7 @@
 Q queries, G gallery items, F features, N = Q + G items (queries first).
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.util import find_spec
@@ -19,6 +20,8 @@ from processor.benchmark.table import Limit, Measurement
 from utils.metrics import rank_features
 from utils.reranking import k_reciprocal_rerank
 
+logger = logging.getLogger(__name__)
+
 _RE_RANKINGS = ((20, 6), (50, 15))  # k1, k2: textbook, release
 _LAMBDA = 0.3  # weight of the original distance, as by default in ours
 _CPU = torch.device("cpu")
@@ -26,11 +29,14 @@ _CPU = torch.device("cpu")
 
 def ranking(sizes: Sequence[int], repeats: int, device: torch.device) -> Iterator[Measurement]:
     """CMC and mAP from features, `sizes` (Q, G, F), under MARS' protocol; on a GPU the features lie there already."""
+    has_peer = find_spec("oml") is not None
+    if not has_peer:
+        logger.info("open-metric-learning is not installed: its lines are left out")
     for kind in ("clusters", "random"):
         name = f"{kind}, {sizes[0]:,} x {sizes[1]:,} x {sizes[2]}"
         yield from _lines("rank", name, rank, kind, sizes, device, repeats)
         yield from _lines("rank", f"{name}, argsort reference", argsort_scores, kind, sizes, _CPU, 1)
-        if find_spec("oml"):
+        if has_peer:
             yield from _lines("rank", f"{name}, open-metric-learning", oml_scores, kind, sizes, _CPU, 1)
 
 
