@@ -3,9 +3,11 @@
 import operator
 import os
 import platform
+import signal
 import tempfile
 import time
 from io import BytesIO
+from multiprocessing.context import SpawnProcess
 
 import numpy as np
 import pytest
@@ -17,30 +19,35 @@ from datasets.clips.dataset import ClipBatch
 from datasets.tracklet import Tracklet
 from loss import build_criterion
 from model import build_model
-from processor.benchmark import data as benchmark_data
-from processor.benchmark import limits as benchmark_limits
-from processor.benchmark import parts as benchmark_parts
-from processor.benchmark import rows as benchmark_rows
-from processor.benchmark.limits import PeakMemory, StepClock, steady_rate
-from processor.benchmark.process import in_own_process
-from processor.benchmark.table import measurement, number_text
+from processor.benchmark import data, limits, parts, ranking
+from processor.benchmark.process import in_own_process, with_peak
+from processor.benchmark.table import Limit, Measurement, number_text
 from processor.runtime import Runtime
 from utils.errors import InputError
 from utils.metrics import rank_features
+from utils.reranking import k_reciprocal_rerank
 
 CPU = torch.device("cpu")
 
 
+@pytest.fixture
+def now(monkeypatch) -> list[float]:
+    """The time, which a test moves on; all modules share the clock."""
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    return now
+
+
 def test_lines_of_a_step_by_hand():
-    rows = benchmark_rows.step_rows("s", [0.2, 0.1, 0.4], 40, 6e12, 2_000_000, {"matmul": 1e14})
-    found = {row.what: (row.value, row.unit, row.limit_value, row.fraction) for row in rows}
-    assert found["s, forward and backward"] == (6.0, "TFLOP", None, None)
-    assert found["s, median"][0] == pytest.approx(200) and found["s, least"][0] == pytest.approx(100)
-    assert found["s, frames"][0] == pytest.approx(200)
-    assert found["s, MFU"][0] == pytest.approx(30) and found["s, MFU"][1:3] == ("TFLOP/s", 100)
-    assert found["s, MFU"][3] == pytest.approx(0.3)
-    assert found["s, peak memory"][:2] == (2.0, "MB")
-    assert "s, peak memory" not in {row.what for row in benchmark_rows.step_rows("s", [1], 1, 1, None, {"matmul": 1})}
+    lines = parts.step_lines("s", [0.2, 0.1, 0.4], 40, 6e12, 2_000_000, "RAM")
+    found = {line.what: line.cells({"matmul": 1e14}) for line in lines}
+    values = {"forward and backward": 6, "median": 200, "least": 100, "frames": 200, "MFU": 30, "peak RAM": 2}
+    for what, value in values.items():
+        assert found[f"s, {what}"]["value"] == pytest.approx(value)
+    assert found["s, epoch of 460 steps"]["value"] == pytest.approx(0.2 * 460 / 60)
+    assert found["s, MFU"]["limit_value"] == pytest.approx(100)
+    assert found["s, MFU"]["fraction"] == pytest.approx(0.3)
+    assert "s, peak RAM" not in {line.what for line in parts.step_lines("s", [1], 1, 1, None, "RAM")}
 
 
 @pytest.mark.parametrize(
@@ -48,25 +55,37 @@ def test_lines_of_a_step_by_hand():
     [(1e9, 2, "raw decode x 2", 800), (1e9, 0, "raw decode x 1", 400), (4e9, 2, "matmul / FLOP of a frame", 250)],
 )
 def test_a_pass_is_held_against_the_smaller_limit(flops, workers, limit, value):
-    limits = {"decode": 400.0, "matmul": 1e12}
-    first, mars = benchmark_rows.pass_rows("dense", "p", 100.0, 8, workers, flops, limits)
-    assert (first.limit, first.limit_value, first.fraction) == (limit, value, 100 / value)
+    first, mars = parts.pass_lines("dense", "p", 100.0, 8, workers, flops)
+    line = first.cells({"decode": 400.0, "matmul": 1e12})
+    assert line["limit"] == limit and line["limit_value"] == pytest.approx(value)
+    assert line["fraction"] == pytest.approx(100 / value)
     assert mars.what == "p: MARS, 87,000 clips of 8" and mars.value == pytest.approx(87_000 * 8 / 100 / 60)
 
 
-def test_a_ranking_is_held_against_the_product_and_the_matrix():
-    ranked = benchmark_parts.Ranked(3.0, 2.0, 5_000_000)
-    time_row, memory_row = benchmark_rows.ranking_rows("rank", "r", ranked, "bare product", 10_000_000, {})
-    assert (time_row.limit, time_row.fraction, memory_row.value, memory_row.fraction) == ("bare product", 1.5, 5.0, 0.5)
-    assert len(benchmark_rows.ranking_rows("rank", "r", ranked._replace(extra_bytes=None), "b", 1, {})) == 1
+@pytest.mark.parametrize(("workers", "per_core"), [(0, 3660.0), (3, 1220.0)])
+def test_a_loader_is_held_against_decoding_and_on_such_frames_against_the_release(workers, per_core):
+    rate, core = (line.cells({"decode": 7320.0}) for line in parts.loader_lines(workers, 3660.0, True))
+    assert (rate["value"], rate["limit_value"]) == (3660.0, 7320.0 * max(1, workers))
+    assert (core["value"], core["limit_value"], core["fraction"]) == (per_core, 1220, per_core / 1220)
+    assert not parts.loader_lines(workers, 3660.0, False)[1].limits
+
+
+@pytest.mark.parametrize(("part", "items"), [("rank", "40 x 100"), ("rerank", "140 x 140")])
+def test_a_ranking_is_held_against_the_product_and_the_matrix(part, items, monkeypatch):
+    rows, columns = map(int, items.split(" x "))
+    monkeypatch.setattr(ranking, "in_own_process", lambda *_: (3.0, 2.0, 8 * rows * columns))
+    seconds, memory = (line.cells({}) for line in ranking._lines(part, "r", print, "random", (40, 100, 8), CPU, 1))
+    assert (seconds["what"], seconds["fraction"]) == ("r, time", 1.5)
+    assert memory["what"] == "r, extra RAM" and memory["fraction"] == pytest.approx(2)
+    monkeypatch.setattr(ranking, "in_own_process", lambda *_: (3.0, 2.0, None))
+    assert len(list(ranking._lines(part, "r", print, "random", (40, 100, 8), CPU, 1))) == 1
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
 def test_what_is_no_number_is_no_measurement(value):
-    with pytest.raises(ValueError, match="no measured number"):
-        measurement("rank", "x", value, "s")
-    with pytest.raises(ValueError, match="no measured number"):
-        measurement("rank", "x", 1.0, "s", "limit", value)
+    for line in (Measurement("rank", "x", value, "s"), Measurement("rank", "x", 1.0, "s", [Limit("limit", value)])):
+        with pytest.raises(ValueError, match="no measured number"):
+            line.cells({})
 
 
 @pytest.mark.parametrize(
@@ -76,50 +95,20 @@ def test_numbers_have_four_digits(value, text):
     assert number_text(value) == text
 
 
-def test_step_clock_gives_the_time_of_each_step(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(benchmark_limits.time, "perf_counter", lambda: now[0])
-    clock = StepClock("batch", 3, CPU)
-    assert len(clock) == 3
-    for batch, seconds in zip(clock, (3.0, 1.0, 2.0, 9.0)):
-        assert batch == "batch"
-        now[0] += seconds
-    assert clock.seconds() == [3.0, 1.0, 2.0]
-
-
-def test_steps_that_warm_up_are_not_counted(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(benchmark_limits.time, "perf_counter", lambda: now[0])
-
+def test_each_step_is_timed_and_those_that_warm_up_are_not_counted(now, monkeypatch):
     def epoch(run, criterion, loader, *_):
-        for number, _batch in enumerate(loader):
-            now[0] += (9.0, 8.0, 1.0, 2.0)[number]
+        for seconds, _batch in zip((9.0, 8.0, 1.0, 2.0), loader):
+            now[0] += seconds
+        assert next(loader, None) is None
 
-    monkeypatch.setattr(benchmark_parts, "train_one_epoch", epoch)
-    batch = benchmark_data.random_batch((4, 2, 8, 8), 2, 10)
+    monkeypatch.setattr(parts, "train_one_epoch", epoch)
+    batch = data.random_batch((4, 2, 8, 8), 2, 10)
     assert batch.clips.shape == (4, 2, 3, 8, 8) and batch.pids[0] == batch.pids[1] != batch.pids[2] == batch.pids[3]
     runtime = Runtime(CPU, None, None)
-    assert benchmark_parts.step_seconds(None, None, batch, runtime, 1, warm_up=2, steps=2) == [1.0, 2.0]
+    assert parts.step_seconds(None, None, batch, runtime, 1, warm_up=2, steps=2) == [1.0, 2.0]
 
 
-def test_a_steady_rate_leaves_the_first_batches_out(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(benchmark_limits.time, "perf_counter", lambda: now[0])
-
-    def arrivals(*seconds):
-        for number, wait in enumerate(seconds):
-            now[0] += wait
-            yield number
-
-    # Batches 0 and 1 fill the queues; 2, 3, 4 take 2 s each.
-    assert steady_rate(arrivals(50, 1, 2, 2, 2), lambda _: 10, 2, 100) == 5
-    # Stops once the time is up: the slow batch after it does not count.
-    assert steady_rate(arrivals(50, 1, 2, 2, 2000), lambda _: 10, 2, 4) == 5
-    with pytest.raises(ValueError, match="no batch"):
-        steady_rate(arrivals(1, 1), lambda _: 10, 2, 4)
-
-
-def test_the_loader_goes_round_and_round_its_first_batches():
+def test_the_loader_goes_round_its_first_batches_and_what_was_ready_is_not_counted(now):
     class Sampler:
         batches: list = []
 
@@ -127,51 +116,47 @@ def test_the_loader_goes_round_and_round_its_first_batches():
             self.batches = [f"{epoch}a", f"{epoch}b"]
 
     class Loader:
-        batch_sampler, num_workers, prefetch_factor, seen = Sampler(), 0, None, []
+        batch_sampler, num_workers, prefetch_factor, seen = Sampler(), 1, 2, []
 
         def __iter__(self):
             for batch in self.batch_sampler.batches:
                 self.seen.append(batch)
-                time.sleep(0.002)
-                yield ClipBatch(torch.empty(2, 3, 1), None, None)
+                now[0] += 2.0 if len(self.seen) > 3 + 4 else 50.0  # a round of 3, then 2 in the queue and 2 more
+                yield ClipBatch(torch.empty(2, 5, 1), None, None)
 
-    loader = Loader()
-    rate = benchmark_parts.training_loader_rate(loader, 3, 0.05)
-    assert 0 < rate <= 6 / 0.002
-    assert loader.seen[:9] == ["0a", "0b", "1a"] * 3 and len(loader.seen) < 100
+    assert parts.training_loader_rate(Loader(), 3, seconds=6.0) == 3 * 10 / 6
+    assert Loader.seen == (["0a", "0b", "1a"] * 4)[: 3 + 4 + 3]
 
 
-def test_least_seconds_warms_up_and_takes_the_best(monkeypatch):
-    times = iter([10.0, 13.0, 20.0, 22.0, 30.0, 37.0])
-    calls = []
-    monkeypatch.setattr(benchmark_limits.time, "perf_counter", lambda: next(times))
-    assert benchmark_limits.least_seconds(lambda: calls.append(1), CPU, 3) == 2.0
-    assert len(calls) == 4
+def test_least_seconds_warms_up_and_takes_the_best(now):
+    seconds = iter((99.0, 3.0, 2.0, 7.0))
+    assert limits.least_seconds(lambda: operator.setitem(now, 0, now[0] + next(seconds)), CPU, 3) == 2.0
+    assert list(seconds) == []
 
 
 def test_rates_are_work_by_seconds(monkeypatch):
-    monkeypatch.setattr(benchmark_limits, "least_seconds", lambda work, device, repeats: work() is None or 0.5)
-    assert benchmark_limits.matmul_rate(8, CPU, torch.float32, 3) == 2 * 8**3 / 0.5
-    assert benchmark_limits.copy_rate(100, CPU, 3) == 2 * 100 / 0.5
+    monkeypatch.setattr(limits, "least_seconds", lambda work, device, repeats: work() is None or 0.5)
+    assert limits.matmul_rate(8, CPU, torch.float32, 3) == 2 * 8**3 / 0.5
+    assert limits.copy_rate(100, CPU, 3) == 2 * 100 / 0.5
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_the_decode_rate_decodes_every_frame(kind, monkeypatch):
-    frames, decoded = [], []
+def test_the_decode_rate_decodes_every_frame(kind, now, monkeypatch):
+    frames, decoded, decode = [], [], limits._decode
     for side in (16, 24):
         file = BytesIO()
         Image.fromarray(np.full((side, 8, 3), (200, 100, 50), np.uint8)).save(file, kind)
         frames.append(file.getvalue())
-    decode = benchmark_limits._decode
 
-    def watched(data, buffer):
-        decode(data, buffer)
-        decoded.append((data, buffer[:3].tolist()))
+    def watched(content, buffer):
+        decode(content, buffer)
+        decoded.append((content, buffer[:3].tolist()))
+        now[0] += 0.25
 
-    monkeypatch.setattr(benchmark_limits, "_decode", watched)
-    assert benchmark_limits.decode_rate(frames, 0.0) > 0
-    assert [data for data, _ in decoded] == frames * 2
-    if kind == "JPEG":  # into the buffer
+    monkeypatch.setattr(limits, "_decode", watched)
+    assert limits.decode_rate(frames, 2) == 4
+    assert [content for content, _ in decoded] == frames * 3  # one round is not timed
+    if kind == "JPEG":  # into the buffer; what a JPEG of one colour may differ by
         assert all(np.abs(np.subtract(pixel, (200, 100, 50))).max() < 4 for _, pixel in decoded)
 
 
@@ -185,20 +170,20 @@ def test_flops_are_those_of_the_formulas():
     with torch.device("meta"):
         model = build_model(cfg, 625, 6, pretrained=False).eval()
     shape = (clips, frames, 256, 128)
-    memory_pass = benchmark_parts.pass_flops(benchmark_parts.memory_encoder(model), shape)
+    memory_pass = parts.pass_flops(lambda batch, _camids: model.encode_memory(batch), shape)
     assert memory_pass == pytest.approx(2 * clips * frames * encoder, rel=1e-6)
-    dense = benchmark_parts.pass_flops(model.embed, shape)
+    dense = parts.pass_flops(model.embed, shape)
     assert dense == pytest.approx(2 * clips * frames * (encoder + temporal), rel=1e-6)
-    step = benchmark_parts.training_flops(model, build_criterion(cfg), shape, memory=True)
+    step = parts.training_flops(model, build_criterion(cfg), shape, memory=True)
     assert 2.9 * dense < step < 3.3 * dense  # backward twice the forward pass; SSP and classifiers on top
 
 
 def test_clusters_are_found_and_random_features_are_not():
     scores = {}
     for kind in ("clusters", "random"):
-        given = benchmark_data.ranking_input(kind, 60, 400, 64)
+        given = data.ranking_input(kind, 60, 400, 64)
         for feats in given[:2]:
-            np.testing.assert_allclose(np.linalg.norm(feats, axis=1), 1, rtol=1e-5)
+            np.testing.assert_allclose(np.linalg.norm(feats, axis=1), 1, rtol=64 * np.finfo(np.float32).eps)
         np.testing.assert_array_equal(given.q_feats, given.g_feats[:60])
         np.testing.assert_array_equal(given.q_pids, given.g_pids[:60])
         assert (given.q_pids > 0).all() and 0.2 < (given.g_pids[60:] == 0).mean() < 0.4
@@ -206,53 +191,52 @@ def test_clusters_are_found_and_random_features_are_not():
     assert scores["clusters"] > 0.9 and scores["random"] < 0.3
 
 
+@pytest.mark.parametrize(("k1", "k2"), [(20, 6), (50, 15), (5, 1)])
+def test_the_textbook_s_re_ranking_gives_our_distances(k1, k2):
+    given = data.ranking_input("clusters", 40, 300, 64)
+    expected = ranking.textbook_rerank(given.q_feats, given.g_feats, k1, k2)
+    # Jaccard distances add up the weights of all items twice, in another order.
+    bound = 2 * 340 * np.finfo(np.float32).eps
+    np.testing.assert_allclose(k_reciprocal_rerank(given.q_feats, given.g_feats, k1, k2), expected, rtol=0, atol=bound)
+
+
 def test_files_are_spread_over_the_tracklets_and_a_missing_one_is_named(tmp_path):
     for number in range(10):
         (tmp_path / str(number)).write_bytes(b"x" * number)
     tracklets = [Tracklet(tuple(str(tmp_path / str(n)) for n in part), 1, 0) for part in (range(3), range(3, 10))]
-    assert [len(content) for content in benchmark_data.read_bytes(tracklets, 4)] == [0, 2, 4, 6]
-    assert len(benchmark_data.read_bytes(tracklets, 100)) == 10
+    assert [len(content) for content in data.read_bytes(tracklets, 4)] == [0, 2, 4, 6]
+    assert len(data.read_bytes(tracklets, 100)) == 10
     (tmp_path / "5").unlink()
     with pytest.raises(InputError, match=f"{tmp_path / '5'} does not exist"):
-        benchmark_data.read_bytes(tracklets, 100)
+        data.read_bytes(tracklets, 100)
 
 
 def test_tracklets_are_taken_again_until_there_are_enough_clips():
     tracklets = [Tracklet(("a",) * count, 1, 0) for count in (9, 1)]
-    chosen = benchmark_data.some_tracklets(tracklets, 4, 6)
+    chosen = data.some_tracklets(tracklets, 4, 6)
     assert [len(t.frames) for t in chosen] == [9, 1, 9]  # clips: 3 + 1 + 3
 
 
 def test_the_synthetic_set_has_small_jpegs_and_goes(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with benchmark_data.synthetic_mars(2, 2, (256, 128), 0) as root:
+    with data.synthetic_mars(2, 2, (256, 128), 0) as root:
         sizes = [path.stat().st_size for path in root.rglob("*.jpg")]
         assert len(sizes) == 24 * 2  # tracklets: 8 to train with; 8 of people, 4 of nobody and 4 of junk to test with
         assert 4000 < np.mean(sizes) < 6500
     assert list(tmp_path.iterdir()) == []
 
 
-def test_peak_memory_sees_what_is_gone_again():
-    with PeakMemory(CPU) as peak:
-        np.ones(200_000_000, np.uint8)
-    if peak.bytes is None:
-        pytest.skip("the system cannot reset the peak")
-    assert 190e6 < peak.bytes < 240e6
-    with PeakMemory(CPU) as peak:
-        pass
-    assert peak.bytes < 10e6
-
-
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library keeps freed memory for itself")
-def test_peak_memory_is_not_hidden_by_what_was_freed_before():
-    np.ones(30_000_000, np.uint8)  # arrays up to this size now lie in the heap, whose free end is kept up to 60 MB
+@pytest.mark.parametrize("held", [0, 30_000_000, 200_000_000])
+def test_the_peak_of_memory_is_seen_though_it_is_gone_again_and_freed_memory_lay_ready(held):
+    np.ones(30_000_000, np.uint8)  # arrays up to this size now lie in the heap, whose free end is kept
     several = [np.ones(18_000_000, np.uint8) for _ in range(3)]
     del several
-    with PeakMemory(CPU) as peak:
-        np.ones(50_000_000, np.uint8)
-    if peak.bytes is None:
+    _, peak = with_peak(lambda: len(np.ones(held, np.uint8)), CPU)
+    if peak is None:
         pytest.skip("the system cannot reset the peak")
-    assert 45e6 < peak.bytes < 70e6
+    # The system counts in pages and per processor; what else Python and numpy take is small.
+    assert 0.9 * held <= peak < held + 10e6
 
 
 @pytest.mark.slow
@@ -264,9 +248,16 @@ def test_a_process_of_its_own_gives_result_fault_or_death():
         in_own_process(os._exit, 7)
 
 
-@pytest.mark.parametrize(("workers", "per_core"), [(0, 3660.0), (3, 1220.0)])
-def test_a_loader_is_held_against_decoding_and_on_such_frames_against_the_release(workers, per_core):
-    rate, core = benchmark_rows.loader_rows(workers, 3660.0, True, {"decode": 7320.0})
-    assert (rate.value, rate.limit_value) == (3660.0, 7320.0 * max(1, workers))
-    assert (core.value, core.limit_value, core.fraction) == (per_core, 1220, per_core / 1220)
-    assert benchmark_rows.loader_rows(workers, 3660.0, False, {"decode": 7320.0})[1].limit_value is None
+@pytest.mark.slow
+def test_a_ctrl_c_while_the_process_starts_is_not_lost(monkeypatch):
+    started, spawn = [], SpawnProcess.start
+
+    def start(process):
+        spawn(process)
+        started.append(process)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(SpawnProcess, "start", start)
+    with pytest.raises(KeyboardInterrupt):
+        in_own_process(time.sleep, 60)
+    assert [process.is_alive() for process in started] == [False]

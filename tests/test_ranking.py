@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.compare_ranking import argsort_scores, made_features, sorted_scores
+from processor.benchmark.data import ranking_input
+from processor.benchmark.ranking import argsort_scores, sorted_scores
 from utils import metrics, ranking
 from utils.metrics import euclidean_distances, evaluate_ranking, rank_features
 from utils.ranking import Roles, average_precision, device_match_positions, match_positions, query_blocks
@@ -171,15 +172,15 @@ def test_products_on_a_device_are_full_float32_and_the_setting_comes_back(monkey
 @pytest.mark.parametrize("kind", ["clusters", "random"])
 def test_scores_are_those_of_a_full_sort_of_the_same_distances(kind):
     """Exactly, at a size of many blocks; and those of distances computed in another way."""
-    given = made_features(150, 2_000, 64, kind)
+    given = ranking_input(kind, 150, 2_000, 64)
     dist_QG = euclidean_distances(*given[:2])
     scores = rank_features(*given, max_rank=2_000)
-    mean_ap, cmc = sorted_scores(dist_QG, *given[2:])
+    mean_ap, cmc = sorted_scores(dist_QG, given)
     assert scores["mAP"] == pytest.approx(mean_ap, abs=1e-14) and scores["cmc"].tolist() == pytest.approx(cmc.tolist())
     same(evaluate_ranking(dist_QG, *given[2:], max_rank=2_000), scores)
     # Distances computed in another way may order near ties in another way, so this time all of them are exact.
-    given = tuple(on_a_grid(feats) for feats in given[:2]) + given[2:]
-    assert rank_features(*given)["mAP"] == pytest.approx(argsort_scores(*given)[0], abs=1e-14)
+    given = given._replace(q_feats=on_a_grid(given.q_feats), g_feats=on_a_grid(given.g_feats))
+    assert rank_features(*given)["mAP"] == pytest.approx(argsort_scores(given)[0], abs=1e-14)
 
 
 @pytest.mark.parametrize("num_query", [0, 1, 7, 8, 9, 1_000])

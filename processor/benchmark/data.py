@@ -1,4 +1,4 @@
-"""What the benchmark measures with: a synthetic set in a temporary folder, tracklets, batches, features to rank."""
+"""What the benchmark measures with: sizes, a synthetic set in a temporary folder, batches, features to rank."""
 
 import shutil
 import tempfile
@@ -19,6 +19,29 @@ from datasets.synthetic import write_mars
 from datasets.tracklet import Tracklet
 from utils.errors import MissingFileError
 from utils.interrupt import deferred_interrupts
+
+# How much is measured: reduced, for CPU cores, and --full, for a GPU.
+_AS_CONFIGURED = 10**9
+SIZES = {
+    "image": ((128, 64), (_AS_CONFIGURED, _AS_CONFIGURED)),  # pixels [height, width] at most, of step and passes
+    "clip_frames": (4, _AS_CONFIGURED),  # at most, of step and passes
+    "batch": ((2, 4), (_AS_CONFIGURED, _AS_CONFIGURED)),  # identities and clips of each at most, of the step
+    "frames_per_batch": (64, _AS_CONFIGURED),  # at most, of the passes
+    "compiled": ((), (False, True)),  # SOLVER.COMPILE of the steps; empty: as the config has it
+    "warm_up": (1, 10),  # steps
+    "steps": (4, 40),
+    "pass_clips": (64, 4000),
+    "identities": (8, 8),  # of the synthetic set, or as many as a batch has
+    "loader_batches": (16, 32),  # different ones
+    "loader_rounds": (8, 8),
+    "loader_seconds": (0.6, 5.0),  # of a round
+    "decode_frames": (2048, 2048),
+    "matmul_side": (2048, 2048),  # four times that on a GPU, as the bytes of the copy
+    "copy_bytes": (2**28, 2**28),
+    "ranking": ((495, 2828, 2048), (1980, 11_310, 2048)),  # queries, gallery items, features: a quarter of MARS, MARS
+    "ranking_repeats": (5, 3),
+    "re_ranking_repeats": (2, 1),
+}
 
 PREFIX = "tfclip-benchmark-"  # of temporary folders
 _JPEG_QUALITY = 80  # gives files of 4-6 KB at 256x128 pixels, as the frames of MARS are

@@ -1,15 +1,12 @@
-"""What each part of a run takes: loader, training step, passes over tracklets, ranking, re-ranking.
+"""What loader, training step and passes over tracklets take.
 
-B clips, T frames, H, W pixels, C identities, E projection width, Q queries, G gallery items, F features.
+B clips, T frames, H, W pixels, C identities, E projection width, F features.
 """
 
+import statistics
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
-from operator import matmul
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -18,32 +15,39 @@ from torch.utils.flop_counter import FlopCounterMode
 from datasets.clips import ClipBatch
 from loss.criterion import Criterion
 from model.tfclip import TFCLIP
-from processor.benchmark.data import RankingInput, ranking_input
-from processor.benchmark.limits import PeakMemory, StepClock, least_seconds, steady_rate
+from processor.benchmark.limits import synchronize
+from processor.benchmark.table import Limit, Measurement
 from processor.evaluation import tracklet_means
 from processor.runtime import Runtime
 from processor.training import RunState, train_one_epoch
-from utils.metrics import rank_features
-from utils.reranking import k_reciprocal_rerank
 
+# Of MARS: steps of an epoch (P 4, K 4), frames to train with, dense clips of the test.
+_EPOCH_STEPS, _TRAIN_FRAMES, _TEST_CLIPS = 460, 509_914, 87_000
+_RELEASE_LOADER = 1220  # training frames/s on a core of the release's pipeline, on such files; not measured here
 _SKIPPED_BATCHES = 2  # besides those that wait in the workers' queues
 _MANY_BATCHES = 10_000  # more than there is time for
 _NO_LOG = 10**9  # steps between two log lines
 
-
-class Steps(NamedTuple):
-    """Training steps one after the other."""
-
-    seconds: list[float]
-    peak_bytes: int | None  # over what was held before the model was built; None where it cannot be measured
+Encode = Callable[[Tensor, Tensor], Tensor]  # clips (B, T, 3, H, W), cameras (B,) -> features (B, F)
 
 
-class Ranked(NamedTuple):
-    """Seconds of one kind of ranking, of the bare product of its features, and the memory it took beside them."""
+def _decode_limit(workers: int) -> Limit:
+    """What the cores at work decode together, of a loader with `workers` processes or, with 0, none."""
+    cores = max(1, workers)
+    return Limit(f"raw decode x {cores}", cores, "decode")
 
-    seconds: float
-    product_seconds: float
-    extra_bytes: int | None  # None where it cannot be measured
+
+def loader_lines(workers: int, rate: float, like_release: bool) -> list[Measurement]:
+    """A train loader with `workers` processes, 0 for none, of `rate` frames/s.
+
+    `like_release` says that the frames are such as the release's rate is known for.
+    """
+    where = f"{workers} worker{'s' if workers > 1 else ''}" if workers else "in this process"
+    release = [Limit("release (known, not measured)", _RELEASE_LOADER)] if like_release else []
+    return [
+        Measurement("loader", where, rate, "frames/s", [_decode_limit(workers)]),
+        Measurement("loader", f"{where}, per core", rate / max(1, workers), "frames/s/core", release),
+    ]
 
 
 def training_loader_rate(loader: DataLoader, batches: int, seconds: float) -> float:
@@ -56,30 +60,68 @@ def training_loader_rate(loader: DataLoader, batches: int, seconds: float) -> fl
     for epoch in range(batches):  # an epoch has one batch or more
         sampler.set_epoch(epoch)
         drawn += sampler.batches
-    drawn = drawn[:batches]
-    sampler.batches = drawn
+    sampler.batches = drawn[:batches]
     for _ in loader:
         pass
-    sampler.batches = drawn * (1 + _MANY_BATCHES // batches)
+    sampler.batches = drawn[:batches] * (1 + _MANY_BATCHES // batches)
     skipped = _SKIPPED_BATCHES + loader.num_workers * (loader.prefetch_factor or 0)
-    return steady_rate(loader, lambda batch: batch.clips.shape[0] * batch.clips.shape[1], skipped, seconds)
+    frames, start, last = 0, 0.0, 0.0
+    for number, batch in enumerate(loader, start=1):
+        last = time.perf_counter()
+        if number <= skipped:
+            start = last
+        else:
+            frames += batch.clips.shape[0] * batch.clips.shape[1]
+            if last - start >= seconds:
+                break
+    return frames / (last - start)
+
+
+def step_lines(
+    name: str, seconds: Sequence[float], frames: int, flops: float, peak: int | None, memory: str
+) -> list[Measurement]:
+    """Training steps of `frames` frames and `flops` FLOP, in `seconds` each; `peak` bytes of `memory`, where known."""
+    median = statistics.median(seconds)
+    lines = [
+        ("forward and backward", flops / 1e12, "TFLOP"),
+        ("median", median * 1000, "ms"),
+        ("least", min(seconds) * 1000, "ms"),
+        ("frames", frames / median, "frames/s"),
+        ("MFU", flops / median / 1e12, "TFLOP/s", [Limit("matmul", 1e-12, "matmul")]),
+        (f"epoch of {_EPOCH_STEPS} steps", median * _EPOCH_STEPS / 60, "min"),
+        *([(f"peak {memory}", peak / 1e6, "MB")] if peak else []),
+    ]
+    return [Measurement("step", f"{name}, {what}", *rest) for what, *rest in lines]
 
 
 def step_seconds(
-    run: RunState,
-    criterion: Criterion,
-    batch: ClipBatch,
-    runtime: Runtime,
-    num_parts: int,
-    warm_up: int,
-    steps: int,
+    run: RunState, criterion: Criterion, batch: ClipBatch, runtime: Runtime, num_parts: int, warm_up: int, steps: int
 ) -> list[float]:
-    """Seconds of each of `steps` training steps on the same batch, after `warm_up` steps that are not counted."""
-    if runtime.device.type == "cuda":
-        batch = ClipBatch(*(tensor.pin_memory() for tensor in batch))
-    clock = StepClock(batch, warm_up + steps, runtime.device)
-    train_one_epoch(run, criterion, clock, runtime, 0.0, _NO_LOG, num_parts)
-    return clock.seconds()[warm_up:]
+    """Seconds of each of `steps` training steps on the same batch, after `warm_up` steps that are not counted.
+
+    From one batch to the next, and from the last one to the end; on a GPU by its own clock, so that nothing waits.
+    """
+    on_gpu = runtime.device.type == "cuda"
+    marks: list = []
+
+    def mark() -> None:
+        if on_gpu:
+            marks.append(torch.cuda.Event(enable_timing=True))
+            marks[-1].record()
+        else:
+            marks.append(time.perf_counter())
+
+    def batches() -> Iterator[ClipBatch]:
+        sent = ClipBatch(*(tensor.pin_memory() for tensor in batch)) if on_gpu else batch
+        for _ in range(warm_up + steps):
+            mark()
+            yield sent
+        mark()
+
+    train_one_epoch(run, criterion, batches(), runtime, 0.0, _NO_LOG, num_parts)
+    synchronize(runtime.device)
+    pairs = zip(marks[warm_up:], marks[warm_up + 1 :])
+    return [before.elapsed_time(after) / 1000 if on_gpu else after - before for before, after in pairs]
 
 
 def training_flops(model: TFCLIP, criterion: Criterion, batch_shape: Sequence[int], memory: bool) -> int:
@@ -96,8 +138,8 @@ def training_flops(model: TFCLIP, criterion: Criterion, batch_shape: Sequence[in
     return counter.get_total_flops()
 
 
-def pass_flops(encode: Callable[[Tensor, Tensor], Tensor], batch_shape: Sequence[int]) -> int:
-    """FLOP of `encode(clips, camids)` of a batch (B, T, H, W), counted on the meta device."""
+def pass_flops(encode: Encode, batch_shape: Sequence[int]) -> int:
+    """FLOP of `encode` of a batch (B, T, H, W), counted on the meta device."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         encode(*_meta_batch(batch_shape))
     return counter.get_total_flops()
@@ -110,73 +152,35 @@ def _meta_batch(batch_shape: Sequence[int]) -> tuple[Tensor, Tensor]:
     return empty, torch.zeros(clips, dtype=torch.long, device="meta")
 
 
-def tracklet_pass_rate(
-    encode: Callable[[Tensor, Tensor], Tensor],
-    passes: Sequence[tuple[DataLoader, int]],
-    runtime: Runtime,
-    title: str,
-) -> float:
+def tracklet_pass_rate(encode: Encode, passes: Sequence[tuple[DataLoader, int]], runtime: Runtime, title: str) -> float:
     """Frames per second of `encode` in a pass over a test loader: reading, decoding, the start of workers included.
 
     `passes` are two, a test loader and its number of tracklets each; the first one warms up. Frames that fill up a clip
     count.
     """
+    frames = []
+
+    def counted(clips: Tensor, camids: Tensor) -> Tensor:
+        frames.append(clips.shape[0] * clips.shape[1])
+        return encode(clips, camids)
+
     (warm_loader, warm), (loader, timed) = passes
     tracklet_means(encode, warm_loader, warm, runtime, f"{title}, warming up")
-    counting = _Counting(encode)
     start = time.perf_counter()
-    tracklet_means(counting, loader, timed, runtime, title).cpu()
-    return counting.frames / (time.perf_counter() - start)
+    tracklet_means(counted, loader, timed, runtime, title).cpu()
+    return sum(frames) / (time.perf_counter() - start)
 
 
-def memory_encoder(model: TFCLIP) -> Callable[[Tensor, Tensor], Tensor]:
-    """What the CLIP-Memory pass computes of clips; cameras do not matter to it."""
-    return lambda clips, _camids: model.encode_memory(clips)
-
-
-def embedder(model: TFCLIP) -> Callable[[Tensor, Tensor], Tensor]:
-    """What the dense test computes of clips."""
-    return model.embed
-
-
-class _Counting:
-    """`encode` that adds up the frames it is given."""
-
-    def __init__(self, encode: Callable[[Tensor, Tensor], Tensor]) -> None:
-        self.encode = encode
-        self.frames = 0
-
-    def __call__(self, clips: Tensor, camids: Tensor) -> Tensor:
-        self.frames += clips.shape[0] * clips.shape[1]
-        return self.encode(clips, camids)
-
-
-def ranking_seconds(kind: str, sizes: Sequence[int], device: torch.device, repeats: int) -> Ranked:
-    """CMC and mAP from features of `kind` 'clusters' or 'random', `sizes` (Q, G, F), under MARS' protocol.
-
-    On a GPU the features lie there already, and so does what the bare product is measured with.
-    """
-    given = ranking_input(kind, *sizes)
-    if device.type != "cpu":
-        on_device = (torch.from_numpy(feats).to(device) for feats in (given.q_feats, given.g_feats))
-        given = given._replace(**dict(zip(("q_feats", "g_feats"), on_device)))
-    own_rows = np.arange(len(given.q_pids))  # (Q,) the queries stand in front
-    product = least_seconds(partial(matmul, given.q_feats, given.g_feats.T), device, repeats)
-    with PeakMemory(device) as peak:
-        seconds = least_seconds(lambda: rank_features(*given, own_rows=own_rows), device, repeats)
-    return Ranked(seconds, product, peak.bytes)
-
-
-def re_ranking_seconds(sizes: Sequence[int], k1: int, k2: int, repeats: int) -> Ranked:
-    """k-reciprocal re-ranking of clustered features, `sizes` (Q, G, F), against a product of all with all."""
-    given, cpu = ranking_input("clusters", *sizes), torch.device("cpu")
-    product = _product_of_all(given, cpu, repeats)
-    with PeakMemory(cpu) as peak:
-        seconds = least_seconds(lambda: k_reciprocal_rerank(given.q_feats, given.g_feats, k1, k2), cpu, repeats)
-    return Ranked(seconds, product, peak.bytes)
-
-
-def _product_of_all(given: RankingInput, device: torch.device, repeats: int) -> float:
-    """Seconds; what it holds is freed on the way out."""
-    feats = np.concatenate([given.q_feats, given.g_feats])  # (Q + G, F)
-    return least_seconds(partial(matmul, feats, feats.T), device, repeats)
+def pass_lines(
+    part: str, name: str, rate: float, clip_frames: int, workers: int, frame_flops: float
+) -> list[Measurement]:
+    """A pass ('memory' or 'dense') of `rate` frames/s and `frame_flops` FLOP per frame; how long MARS would take."""
+    if part == "memory":
+        mars, frames = f"{_TRAIN_FRAMES:,} frames", _TRAIN_FRAMES
+    else:
+        mars, frames = f"{_TEST_CLIPS:,} clips of {clip_frames}", _TEST_CLIPS * clip_frames
+    limits = [_decode_limit(workers), Limit("matmul / FLOP of a frame", 1 / frame_flops, "matmul")]
+    return [
+        Measurement(part, name, rate, "frames/s", limits),
+        Measurement(part, f"{name}: MARS, {mars}", frames / rate / 60, "min"),
+    ]
