@@ -2,6 +2,7 @@
 
 import ast
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -226,3 +227,13 @@ def test_the_top_level_holds_only_the_agreed_names():
         pytest.skip("not a checkout")
     names = {line.split("/")[0] for line in done.stdout.splitlines()}
     assert {name for name in names - TOP_LEVEL if not name.startswith(".git")} == set()
+
+
+def test_a_mistyped_key_is_answered_without_torch():
+    """torch takes seconds to import; the answer to a typo must not wait for it."""
+    code = (
+        "import sys; from processor.run import train_main; code = train_main(['SOLVER.BASE_RL', '1']); "
+        "print(code, {'torch', 'torchvision', 'timm', 'scipy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "2 set()" and "did you mean SOLVER.BASE_LR?" in done.stderr
