@@ -1,7 +1,5 @@
 """Draws walking people and the scenes they cross, as float RGB pictures with values in 0..1."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """The public image sets' layouts that the frames of the synthetic walks can be written in: Market-1501 and MSMT17."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
