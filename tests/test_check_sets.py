@@ -1,6 +1,5 @@
 """datasets.check on sets other than MARS: ten splits, a validation part, own data, and what a training refuses."""
 
-import csv
 import re
 import shutil
 from pathlib import Path
@@ -18,6 +17,7 @@ from datasets.check.report import table
 from datasets.frames.probe import OpenedFrame
 from datasets.tracklet import RawSplits, Tracklet
 from tests import ilidsvid_files, lsvid_files
+from tests.test_check import rows
 from utils.errors import InputError
 
 SMALL_BATCH = ("SOLVER.IMS_PER_BATCH", "4", "DATALOADER.NUM_INSTANCE", "2")
@@ -30,25 +30,23 @@ def draw(path: Path, number: int) -> None:
     Image.fromarray(pixels).save(path)
 
 
-def draw_all(root: Path) -> None:
-    paths = sorted(path for path in root.rglob("*") if path.suffix in (".png", ".jpg"))
-    for number, path in enumerate(paths):
+def draw_all(root: Path) -> Path:
+    """Turn the empty images below the root into pictures."""
+    for number, path in enumerate(sorted(path for path in root.rglob("*") if path.suffix in (".png", ".jpg"))):
         draw(path, number)
+    return root
 
 
 @pytest.fixture
 def ilids(tmp_path) -> Path:
-    root = ilidsvid_files.write_set(tmp_path / "set")
-    draw_all(root)
-    return root
+    return draw_all(ilidsvid_files.write_set(tmp_path / "set"))
 
 
 @pytest.fixture
 def lsvid(tmp_path) -> Path:
     root = lsvid_files.write_set(tmp_path / "LS-VID")
     lsvid_files.write_val(root)
-    draw_all(root)
-    return root
+    return draw_all(root)
 
 
 @pytest.fixture
@@ -72,11 +70,6 @@ def run(capsys):
     return call
 
 
-def rows(path: Path) -> list[list[str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.reader(file))[1:]
-
-
 def test_a_fix_list_of_all_splits_holds_for_each_of_them(run, ilids, tmp_path):
     frames = [f"sequences/cam{camera}/person001/cam{camera}_person001_{number:05d}.png"
               for camera, number in ((1, 9998), (2, 9999))]  # fmt: skip
@@ -86,7 +79,7 @@ def test_a_fix_list_of_all_splits_holds_for_each_of_them(run, ilids, tmp_path):
     rc, report, _ = run("iLIDS-VID", ilids, "--fix-list", str(fix), "DATASETS.SPLIT", "all")
     assert rc == 1 and f"frames that cannot be decoded: 1\n  {frames[1]} is no image\n" in report
     assert report.endswith("\n1 problem found (see above)\n")
-    assert [row[:2] for row in rows(fix)] == [["", frames[1]]]
+    assert [row[:2] for row in rows(fix)[1:]] == [["", frames[1]]]
     for split in "0123456789":
         splits = load_splits("iLIDS-VID", str(ilids), exclude=str(fix), split=split)
         assert all(not f.endswith(frames[1]) for p in (splits.train, splits.query, splits.gallery)
@@ -110,7 +103,7 @@ def test_problems_that_depend_on_the_split_are_sought_in_all_and_name_it(run, il
     assert rc == 0 and "without a frame" not in report
 
 
-def test_an_emptied_tracklet_of_ls_vid_is_told_once_and_can_be_left_out(run, lsvid, tmp_path):
+def test_an_emptied_tracklet_of_ls_vid_is_named_once_and_can_be_left_out(run, lsvid, tmp_path):
     prefix = lsvid_files.prefix("test", 5, 9)  # query row 6 of the list
     for path in (lsvid / prefix).parent.glob("0009_05*"):
         path.unlink()
@@ -118,7 +111,7 @@ def test_an_emptied_tracklet_of_ls_vid_is_told_once_and_can_be_left_out(run, lsv
     rc, report, _ = run("LS-VID", lsvid, "--fix-list", str(fix))
     assert rc == 1 and "line 6: no image starts with" in report and "do not delete the line" in report
     assert report.endswith("\n1 problem found (see above)\n") and "cannot be left out" not in report
-    assert [row[:2] for row in rows(fix)] == [["query", prefix]]
+    assert [row[:2] for row in rows(fix)[1:]] == [["query", prefix]]
     with pytest.raises(InputError, match="line 6: no image starts"):
         load_splits("LS-VID", str(lsvid))
     splits = load_splits("LS-VID", str(lsvid), exclude=str(fix))
@@ -127,20 +120,19 @@ def test_an_emptied_tracklet_of_ls_vid_is_told_once_and_can_be_left_out(run, lsv
     assert rc == 0 and "without a frame" not in report
 
 
-def test_a_folder_that_a_tracklet_of_ls_vid_needs_is_not_told_twice(run, lsvid):
-    folder = lsvid / "tracklet_train" / "my people" / "0008"
-    for path in folder.iterdir():
+def test_a_folder_that_a_tracklet_of_ls_vid_needs_is_not_named_twice(run, lsvid):
+    for path in (lsvid / "tracklet_train" / "my people" / "0008").iterdir():
         path.unlink()
     rc, report, _ = run("LS-VID", lsvid)
     assert rc == 1 and "holds no file" not in report and "faults of the lists: 1\n" in report
 
 
-def test_too_few_persons_are_a_problem_that_no_list_cures(run, own, tmp_path):
+def test_too_few_persons_are_a_problem_that_no_list_solves(run, own, tmp_path):
     fix = tmp_path / "fix.csv"
     batch = ("SOLVER.IMS_PER_BATCH", "6", "DATALOADER.NUM_INSTANCE", "2")
     rc, report, _ = run("folder", own, "--fix-list", str(fix), batch=batch)
     text = "too few persons to train with: 1\n  train has 2 persons, a batch takes 3 (SOLVER.IMS_PER_BATCH"
-    assert rc == 1 and text in report and "1 problem cannot be left out" in report and rows(fix) == []
+    assert rc == 1 and text in report and "1 problem cannot be left out" in report and len(rows(fix)) == 1
     assert run("folder", own)[0] == 0
     rc, report, _ = run("folder", own, "SOLVER.SELECT_BY", "val")
     assert rc == 1 and "2 of 2 training identities cannot be held out" in report
@@ -208,7 +200,7 @@ def test_a_dot_or_a_list_beside_the_pictures_is_looked_into_no_further(run, own,
     # A frame right in the root, and one above it, are no reason to look into a folder.
     assert scan_folders(".", {"./1.png", "../own/train/a/c1_1/1.png"}) == (set(), set(), {})
     monkeypatch.chdir(own)
-    assert list(scan_folders(".", {"train/a/c1_1/1.png"}).unnamed) == [str(own / "train")]
+    assert list(scan_folders(".", {"train/a/c1_1/1.png"}).unlisted) == [str(own / "train")]
     assert "query/z/c1_1/1.png" in unused_images(".", {"./train/a/c1_1/1.png"}, ("gallery",))
 
 
@@ -224,8 +216,8 @@ def test_reasons_are_kept_when_a_list_is_written_again(run, own, tmp_path):
     (own / "train" / "a" / "c2_1" / "1.png").write_bytes(b"")
     draw(own / "train" / "a" / "c3_1" / "1.png", 77)
     run("folder", own, "--fix-list", str(fix), "DATASETS.EXCLUDE", str(fix))
-    assert [row[2] for row in rows(fix)[:2]] == ["too dark", "left out before"]
-    assert rows(fix)[2][:2] == ["train", "train/a/c2_1/1.png"] and "holds no byte" in rows(fix)[2][2]
+    assert [row[2] for row in rows(fix)[1:3]] == ["too dark", "left out before"]
+    assert rows(fix)[3][:2] == ["train", "train/a/c2_1/1.png"] and "holds no byte" in rows(fix)[3][2]
 
 
 def test_other_sets_to_test_are_said_to_be_unchecked(run, own):

@@ -17,6 +17,8 @@ from utils.errors import InputError
 
 _WRITTEN_BY = "MAT-file, walking figures"
 _MOST_ILIDS_PEOPLE, _ILIDS_SPLITS = 750, 10
+# Where the first tracklet of a test person in a camera is the query, a single one would leave no gallery.
+TWO_TRACKLETS = {"tracklets": (2, 9)}
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,8 @@ def draw_images(
     return drawn
 
 
-def count_walks(walks: Sequence[Walk], drawn: Sequence[Sequence]) -> dict[str, int]:
-    """Tracklets and frames of each split, and queries of the test."""
+def count_walks(root: Path, plan: Plan, walks: Sequence[Walk], drawn: Sequence[Sequence]) -> dict[str, int]:
+    """Tracklets and frames of each split, and queries of the test; the `describe` of a layout without lists."""
     counts = {}
     for split in dict.fromkeys(walk.split for walk in walks):
         lengths = [len(frames) for walk, frames in zip(walks, drawn) if walk.split == split]
@@ -108,7 +110,7 @@ def _describe_mars(root: Path, plan: Plan, walks: Sequence[Walk], drawn: Sequenc
         _save_matlab5(info / f"tracks_{split}_info.mat", f"track_{split}_info", np.array(rows, np.int32))
     query = [row for row, (walk, _) in enumerate(mine, 1) if walk.is_query]
     _save_matlab5(info / "query_IDX.mat", "query_IDX", np.array([query], np.uint16))
-    return count_walks(walks, drawn)
+    return count_walks(root, plan, walks, drawn)
 
 
 def _lsvid_walks(plan: Plan) -> list[Walk]:
@@ -140,7 +142,7 @@ def _describe_lsvid(
             tables = root / ("info/data" if lists_in_info else f"{split}/data")
             query = [row for row, walk in enumerate(mine, 1) if walk.is_query]
             _save_matlab73(tables / f"info_{split}.mat", "query", np.array([query]))
-    return count_walks(walks, drawn) | {"val_queries": len(query)}
+    return count_walks(root, plan, walks, drawn) | {"val_queries": len(query)}
 
 
 def _ilids_walks(plan: Plan) -> list[Walk]:

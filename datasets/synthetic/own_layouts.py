@@ -9,13 +9,11 @@ import av
 import numpy as np
 
 from datasets.synthetic import figure as drawing
-from datasets.synthetic.layouts import Layout, count_walks, draw_images
+from datasets.synthetic.layouts import TWO_TRACKLETS, Layout, count_walks, draw_images
 from datasets.synthetic.walks import CAMERAS, JUNK, Plan, Walk, generator, photograph, plan_tracklets, render
 
 CAMERA_NAMES = ("north gate", "south gate", "car park", "footbridge", "main hall", "stairs")
 _FRAMES_PER_SECOND = 25
-# The first tracklet of each test person in a camera is the query, so one in a camera would leave no gallery.
-_LIMITS = {"tracklets": (2, 9)}
 
 
 def _walks(plan: Plan) -> list[Walk]:
@@ -33,10 +31,6 @@ def _key(walk: Walk) -> tuple[str, str, str, str]:
 def _folder_name(walk: Walk, plan: Plan, number: int) -> str:
     split, person, camera, tracklet = _key(walk)
     return f"{split}/{person}/{camera}_{tracklet}/{number:06d}.jpg"
-
-
-def _describe_folder(root: Path, plan: Plan, walks: Sequence[Walk], drawn: Sequence[Sequence[str]]) -> dict[str, int]:
-    return count_walks(walks, drawn)
 
 
 def _full_size(plan: Plan) -> tuple[int, int]:
@@ -113,14 +107,14 @@ def _describe_manifest(
         for walk, frames in zip(walks, drawn):
             head = (*_key(walk), _video_name(walk)) if film else _key(walk)
             writer.writerows((*head, frame, *box) for frame, box in zip(frames, _boxes(walk, plan, len(frames))))
-    return count_walks(walks, drawn)
+    return count_walks(root, plan, walks, drawn)
 
 
-FOLDER = Layout(partial(draw_images, name=_folder_name), _describe_folder, walks=_walks, limits=_LIMITS)
+FOLDER = Layout(partial(draw_images, name=_folder_name), count_walks, walks=_walks, limits=TWO_TRACKLETS)
 MANIFEST = Layout(
     partial(draw_images, name=_picture_name, pictures=_full_pictures),
     partial(_describe_manifest, film=False),
     walks=_walks,
-    limits=_LIMITS,
+    limits=TWO_TRACKLETS,
 )
-VIDEO = Layout(_film, partial(_describe_manifest, film=True), walks=_walks, by_camera=True, limits=_LIMITS)
+VIDEO = Layout(_film, partial(_describe_manifest, film=True), walks=_walks, by_camera=True, limits=TWO_TRACKLETS)
