@@ -12,7 +12,7 @@ from datasets.check import command as check
 from datasets.check.base import Disk, Problem, split_frames
 from datasets.check.fix_list import leave_out
 from datasets.check.folders import scan_folders
-from datasets.check.problems import LEAK, Ranking, Training, find_problems, folder_problems, row_notes, row_problems
+from datasets.check.problems import LEAK, Rules, find_problems, folder_problems, row_notes, row_problems
 from datasets.check.report import exclusion_notes, odd_shapes, short_identities
 from datasets.exclusion import Exclusions
 from datasets.frames.probe import OpenedFrame
@@ -21,7 +21,7 @@ from datasets.sets.mars import MARS
 from datasets.tracklet import Fault, RawSplits, Tracklet
 
 FRAME = "bbox_train/0001/0001C1T0001F001.jpg"
-MARS_TEST = Ranking(includes_query=True, camera_filter=True, distractor=0)
+MARS_TEST = Rules(includes_query=True, camera_filter=True, distractor=0)
 
 
 @pytest.fixture
@@ -67,9 +67,9 @@ def on_disk(raw: RawSplits, **special: OpenedFrame) -> Disk:
     return Disk(opened | {f"/data/{name}": frame for name, frame in special.items()}, frozenset())
 
 
-def find(raw: RawSplits, disk: Disk, ranking: Ranking) -> list[Problem]:
-    """The problems of a set of one split, whose training takes any number of persons."""
-    return find_problems({"0": raw}, False, disk, ranking, Training(identities=1))
+def find(raw: RawSplits, disk: Disk, rules: Rules) -> list[Problem]:
+    """The problems of a set of one split."""
+    return find_problems({"0": raw}, False, disk, rules)
 
 
 SOUND = {"train": [(1, 0, "a b")], "query": [(2, 0, "q")], "gallery": [(2, 1, "g"), (0, 1, "d")]}
@@ -179,28 +179,28 @@ UNMATCHED_Q, UNMATCHED_R = "person 2, camera 1, 1 frame from q", "person 2, came
 
 
 @pytest.mark.parametrize(
-    ("splits", "ranking", "found"),
+    ("splits", "rules", "found"),
     [
         (SOUND, MARS_TEST, []),
         (SOUND | {"train": [(0, 0, "a"), (1, 0, "b b")]}, MARS_TEST, []),
-        (SOUND | {"train": [(0, 0, "a")]}, Ranking(True, True, None),
+        (SOUND | {"train": [(0, 0, "a")]}, Rules(True, True, None),
          ["person 0 is in train (1 tracklet) and in gallery"]),
         (SOUND | {"train": [(2, 0, "a"), (2, 1, "b")]}, MARS_TEST,
          ["person 2 is in train (2 tracklets) and in query and gallery"]),
         (SOUND | {"gallery": [(2, 0, "g")]}, MARS_TEST, [UNMATCHED_Q]),
-        (SOUND | {"gallery": [(2, 0, "g")]}, Ranking(True, False, 0), []),
-        (SOUND | {"gallery": [(3, 1, "g")]}, Ranking(True, False, 0), [UNMATCHED_Q]),
-        (SOUND | {"gallery": [(3, 1, "g")]}, Ranking(False, False, 0), [UNMATCHED_Q]),
+        (SOUND | {"gallery": [(2, 0, "g")]}, Rules(True, False, 0), []),
+        (SOUND | {"gallery": [(3, 1, "g")]}, Rules(True, False, 0), [UNMATCHED_Q]),
+        (SOUND | {"gallery": [(3, 1, "g")]}, Rules(False, False, 0), [UNMATCHED_Q]),
         (TWO_QUERIES, MARS_TEST, []),
-        (TWO_QUERIES, Ranking(False, True, 0), [UNMATCHED_Q, UNMATCHED_R]),
+        (TWO_QUERIES, Rules(False, True, 0), [UNMATCHED_Q, UNMATCHED_R]),
         (SOUND | {"gallery": []}, MARS_TEST, [UNMATCHED_Q]),
         (SOUND | {"gallery": [], "gallery_includes_query": False}, MARS_TEST, ["gallery has no tracklet", UNMATCHED_Q]),
         (SOUND | {"gallery": [(2, 1, "q")]}, MARS_TEST, ["gallery q is query q"]),
     ],
 )  # fmt: skip
-def test_hand_made_splits(splits, ranking, found):
+def test_hand_made_splits(splits, rules, found):
     raw = raw_splits(**splits)
-    assert [problem.text for problem in find(raw, on_disk(raw), ranking)] == found
+    assert [problem.text for problem in find(raw, on_disk(raw), rules)] == found
 
 
 def test_leaving_out_one_frame_may_call_for_another_and_one_list_is_enough():
@@ -274,10 +274,10 @@ def test_an_empty_folder_that_a_parser_names_is_not_named_twice(tmp_path):
 def test_a_set_that_may_number_persons_twice_is_not_accused_of_sharing_most_of_them():
     raw = raw_splits(train=[(1, 0, "a"), (2, 0, "b"), (3, 0, "c")], query=[(1, 0, "q"), (2, 0, "r")],
                      gallery=[(1, 1, "g"), (2, 1, "h")])  # fmt: skip
-    cfg = load_cfg(opts=["DATALOADER.NUM_WORKERS", "0"])
+    cfg = load_cfg()
     for facts, shared in ((MARS, True), (LSVID, False)):
-        ranking = check._ranking(cfg, raw, facts)
-        leaks = [p.text for p in find(raw, on_disk(raw), ranking) if p.kind == LEAK]
-        assert bool(ranking.own_numbers) is not shared and len(leaks) == (2 if shared else 0)
+        rules = check._rules(cfg, raw, facts)
+        leaks = [p.text for p in find(raw, on_disk(raw), rules) if p.kind == LEAK]
+        assert bool(rules.own_numbers) is not shared and len(leaks) == (2 if shared else 0)
     one_shared = raw_splits([(1, 0, "a"), (4, 0, "b"), (3, 0, "c")], [(1, 0, "q")], [(1, 1, "g")])
-    assert check._ranking(cfg, one_shared, LSVID).own_numbers == ()
+    assert check._rules(cfg, one_shared, LSVID).own_numbers == ()

@@ -12,7 +12,7 @@ from datasets import load_splits
 from datasets.check import command as check
 from datasets.check.base import Disk
 from datasets.check.folders import scan_folders, unused_images
-from datasets.check.problems import Ranking, Training, find_problems
+from datasets.check.problems import Rules, find_problems
 from datasets.check.report import table
 from datasets.frames.probe import OpenedFrame
 from datasets.tracklet import RawSplits, Tracklet
@@ -143,8 +143,9 @@ def test_persons_held_out_are_missing_in_training():
     raw = RawSplits("/d", train, [Tracklet(("/d/q",), 9, 0)], [Tracklet(("/d/g",), 9, 1)], ("1", "2"), False)
     disk = Disk({p: OpenedFrame(digest=p.encode(), width=20, height=40) for t in (*train, *raw.query, *raw.gallery)
                  for p in t.frames}, frozenset())  # fmt: skip
-    for training, found in ((Training(4), 0), (Training(2, 0.5), 0), (Training(3, 0.5), 1)):
-        problems = find_problems({"0": raw}, False, disk, Ranking(False, True, None), training)
+    for batch_identities, fraction, found in ((4, 0.0, 0), (2, 0.5, 0), (3, 0.5, 1)):
+        rules = Rules(False, True, None, batch_identities=batch_identities, val_fraction=fraction)
+        problems = find_problems({"0": raw}, False, disk, rules)
         assert [problem.kind for problem in problems] == ["too few persons to train with"] * found
         assert all(p.text.startswith("train has 2 persons, without those held out") for p in problems)
 

@@ -20,8 +20,7 @@ from datasets.check.base import Disk, Problem, counted, frames_to_check, named_f
 from datasets.check.fix_list import check_writable, earlier_reasons, leave_out, write_list
 from datasets.check.folders import scan_folders, unused_images
 from datasets.check.problems import (
-    Ranking,
-    Training,
+    Rules,
     find_problems,
     folder_problems,
     parts_with_own_numbers,
@@ -87,11 +86,11 @@ def _check(cfg: CfgNode, arguments: argparse.Namespace) -> int:
     named = named_frames(splits.values(), faults)
     folders = scan_folders(root, named)
     unused = unused_images(root, named, dataset.spare) if dataset.spare is not None else ()
-    ranking, training, disk = _ranking(cfg, first, dataset), _training(cfg), Disk(opened, folders.empty_named)
+    rules, disk = _rules(cfg, first, dataset), Disk(opened, folders.empty_named)
 
     def find(left_out: Exclusions) -> list[Problem]:
         rest = {number: left_out.apply(raw) for number, raw in splits.items()}
-        return find_problems(rest, several, disk, ranking, training)
+        return find_problems(rest, several, disk, rules)
 
     remaining = [fault for fault in faults if not exclusions.cover(fault)]
     problems = [
@@ -100,7 +99,7 @@ def _check(cfg: CfgNode, arguments: argparse.Namespace) -> int:
         *find(exclusions),
     ]
     notes = [
-        *_config_notes(cfg, ranking),
+        *_config_notes(cfg, rules),
         *other_counts(first_kept, dataset.official),
         *row_notes(remaining),
         *short_identities(first_kept, cfg.DATALOADER.NUM_INSTANCE),
@@ -141,24 +140,22 @@ def _open(splits: Iterable[RawSplits], most_processes: int) -> dict[str, OpenedF
     return opened
 
 
-def _ranking(cfg: CfgNode, raw: RawSplits, dataset: DataSet) -> Ranking:
-    """What the test of this config ranks."""
-    includes = resolve_auto(cfg.TEST.GALLERY_INCLUDES_QUERY, raw.gallery_includes_query)
-    camera_filter = resolve_auto(cfg.TEST.SAME_CAMERA_FILTER, len(raw.cameras) > 1)
-    own_numbers = parts_with_own_numbers(raw) if dataset.may_number_twice else ()
-    return Ranking(includes, camera_filter, dataset.distractor, own_numbers)
+def _rules(cfg: CfgNode, raw: RawSplits, dataset: DataSet) -> Rules:
+    return Rules(
+        includes_query=resolve_auto(cfg.TEST.GALLERY_INCLUDES_QUERY, raw.gallery_includes_query),
+        camera_filter=resolve_auto(cfg.TEST.SAME_CAMERA_FILTER, len(raw.cameras) > 1),
+        distractor=dataset.distractor,
+        own_numbers=parts_with_own_numbers(raw) if dataset.may_number_twice else (),
+        batch_identities=cfg.SOLVER.IMS_PER_BATCH // cfg.DATALOADER.NUM_INSTANCE,
+        val_fraction=cfg.DATASETS.VAL_FRACTION if cfg.SOLVER.SELECT_BY == "val" else 0.0,
+        seed=cfg.SOLVER.SEED,
+    )
 
 
-def _training(cfg: CfgNode) -> Training:
-    """What the training of this config does with the persons."""
-    fraction = cfg.DATASETS.VAL_FRACTION if cfg.SOLVER.SELECT_BY == "val" else 0.0
-    return Training(cfg.SOLVER.IMS_PER_BATCH // cfg.DATALOADER.NUM_INSTANCE, fraction, cfg.SOLVER.SEED)
-
-
-def _config_notes(cfg: CfgNode, ranking: Ranking) -> list[str]:
+def _config_notes(cfg: CfgNode, rules: Rules) -> list[str]:
     """What this check cannot tell."""
     notes = ["of the sets, DATASETS.NAMES alone is checked; TEST.DATASETS is not"] if cfg.TEST.DATASETS else []
-    for split, others in ranking.own_numbers:
+    for split, others in rules.own_numbers:
         other = others[0] if len(others) == 1 else "test"
         notes.append(
             f"{split} and {other} number their persons separately, so ids cannot tell whether a person is in both"

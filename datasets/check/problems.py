@@ -38,20 +38,14 @@ PARTS_APART = (("train", TESTS), ("train", ("val",)), ("val", TESTS))
 
 
 @dataclass(frozen=True)
-class Ranking:
-    """What the test compares a query with."""
+class Rules:
+    """What the test and the training of a config do with the persons of a data set."""
 
     includes_query: bool  # queries are gallery items too
     camera_filter: bool  # gallery items of the query's person and camera are left out
     distractor: int | None  # the id that stands for nobody
     own_numbers: tuple[tuple[str, Sequence[str]], ...] = ()  # those of PARTS_APART in which equal ids are two persons
-
-
-@dataclass(frozen=True)
-class Training:
-    """What a training does with the persons."""
-
-    identities: int  # persons in a batch
+    batch_identities: int = 1  # persons in a training batch
     val_fraction: float = 0.0  # share of the persons held out where the set has no validation part; 0: none
     seed: int = 0  # of the draw of these persons
 
@@ -98,9 +92,7 @@ def folder_problems(
     return problems
 
 
-def find_problems(
-    splits: Mapping[str, RawSplits], several: bool, disk: Disk, ranking: Ranking, training: Training
-) -> list[Problem]:
+def find_problems(splits: Mapping[str, RawSplits], several: bool, disk: Disk, rules: Rules) -> list[Problem]:
     """All problems of `splits` (number of a split -> its tracklets), whose frames were all opened.
 
     A set of `several` splits leaves a faulty frame out of all of them. Where more than one split is checked, problems
@@ -109,7 +101,7 @@ def find_problems(
     raws = list(splits.values())
     numbers_of: dict[Problem, list[str]] = defaultdict(list)
     for number, raw in splits.items():
-        for problem in _protocol_problems(raw, disk, ranking, training):
+        for problem in _protocol_problems(raw, disk, rules):
             numbers_of[problem].append(number)
     problems = frame_problems(raws[0].root, frames_to_check(raws, several), disk)
     for problem, numbers in numbers_of.items():
@@ -118,32 +110,32 @@ def find_problems(
     return problems
 
 
-def _protocol_problems(raw: RawSplits, disk: Disk, ranking: Ranking, training: Training) -> list[Problem]:
+def _protocol_problems(raw: RawSplits, disk: Disk, rules: Rules) -> list[Problem]:
     """What is wrong with one split as a whole."""
     return [
         *_empty_splits(raw),
-        *_few_identities(raw, training),
-        *_leaks(raw, ranking),
-        *_unmatched_queries(raw, ranking),
+        *_few_identities(raw, rules),
+        *_leaks(raw, rules),
+        *_unmatched_queries(raw, rules),
         *_same_pictures(raw.root, split_frames(raw), disk.frames),
     ]
 
 
-def _few_identities(raw: RawSplits, training: Training) -> list[Problem]:
+def _few_identities(raw: RawSplits, rules: Rules) -> list[Problem]:
     """Fewer persons than a batch takes, with which no training starts."""
     train, remaining = raw.train, ""
-    if training.val_fraction and not raw.val_query and train:
+    if rules.val_fraction and not raw.val_query and train:
         try:
-            train = hold_out(train, training.val_fraction, training.seed).train
+            train = hold_out(train, rules.val_fraction, rules.seed).train
             remaining = ", without those held out for SOLVER.SELECT_BY val"
         except InputError as error:
             return [Problem(FEW_IDENTITIES, error.line)]
     count = len({t.pid for t in train})
-    if not train or count >= training.identities:
+    if not train or count >= rules.batch_identities:
         return []
     text = (
-        f"train has {counted(count, 'person')}{remaining}, a batch takes {training.identities} (SOLVER.IMS_PER_BATCH / "
-        "DATALOADER.NUM_INSTANCE): lower SOLVER.IMS_PER_BATCH"
+        f"train has {counted(count, 'person')}{remaining}, a batch takes {rules.batch_identities} "
+        "(SOLVER.IMS_PER_BATCH / DATALOADER.NUM_INSTANCE): lower SOLVER.IMS_PER_BATCH"
     )
     return [Problem(FEW_IDENTITIES, text)]
 
@@ -174,14 +166,14 @@ def parts_with_own_numbers(raw: RawSplits) -> tuple[tuple[str, Sequence[str]], .
     return tuple(part for part in PARTS_APART if 2 * len(_shared(ids, *part)) > len(ids[part[0]]))
 
 
-def _leaks(raw: RawSplits, ranking: Ranking) -> list[Problem]:
+def _leaks(raw: RawSplits, rules: Rules) -> list[Problem]:
     """Persons of two parts that must share none."""
     tracklets = split_tracklets(raw)
     ids = _ids(tracklets)
     problems = []
-    for split, others in (part for part in PARTS_APART if part not in ranking.own_numbers):
+    for split, others in (part for part in PARTS_APART if part not in rules.own_numbers):
         kind = VAL_LEAK if "val" in (split, *others) else LEAK
-        for pid in sorted(_shared(ids, split, others) - {ranking.distractor}):
+        for pid in sorted(_shared(ids, split, others) - {rules.distractor}):
             mine = [t for t in tracklets[split] if t.pid == pid]
             places = " and ".join(other for other in others if pid in ids[other])
             text = f"person {raw.person(pid)} is in {split} ({counted(len(mine), 'tracklet')}) and in {places}"
@@ -190,9 +182,9 @@ def _leaks(raw: RawSplits, ranking: Ranking) -> list[Problem]:
     return problems
 
 
-def _unmatched_queries(raw: RawSplits, ranking: Ranking) -> list[Problem]:
+def _unmatched_queries(raw: RawSplits, rules: Rules) -> list[Problem]:
     problems = []
-    matched = have_true_match(raw.query, raw.gallery, ranking.includes_query, ranking.camera_filter)
+    matched = have_true_match(raw.query, raw.gallery, rules.includes_query, rules.camera_filter)
     for t in (t for t, is_matched in zip(raw.query, matched) if not is_matched):
         camera = f", camera {raw.cameras[t.camid]}" if raw.cameras else ""
         names = [below(raw.root, frame) for frame in t.frames]

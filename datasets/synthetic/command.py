@@ -39,7 +39,7 @@ _TOP_NAMES = {
 
 def _portions(layout: Layout, plan: Plan) -> list[list[Walk]]:
     """The walks that are drawn in one piece: all walks past a camera, or each one by itself."""
-    walks = layout.walks(plan)
+    walks = [walk for walk in layout.walks(plan) if walk.pid >= layout.lowest_pid]
     if not layout.by_camera:
         return [[walk] for walk in walks]
     cameras = sorted({walk.camera for walk in walks})
@@ -90,11 +90,7 @@ def _plan(name: str, arguments: dict[str, Any]) -> Plan:
     limits = LAYOUTS[name].limits
     nearest = {part: min(max(getattr(Plan, part), low), high) for part, (low, high) in limits.items()}
     plan = Plan(**(nearest | arguments))
-    plan.check()
-    for part, (low, high) in limits.items():
-        if not low <= getattr(plan, part) <= high:
-            allowed = str(low) if low == high else f"{low} to {high}"
-            raise InputError(f"{part} must be {allowed} with --layout {name}, not {getattr(plan, part)}")
+    plan.check(name, limits)
     return plan
 
 

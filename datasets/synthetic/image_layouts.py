@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from datasets.synthetic.layouts import TWO_TRACKLETS, Layout, draw_images
-from datasets.synthetic.walks import JUNK, Plan, Walk, plan_tracklets
+from datasets.synthetic.walks import JUNK, Plan, Walk
 
 _SEQUENCES = 6  # of a camera of Market-1501
 _DAYTIMES = ("morning", "noon", "afternoon")
@@ -27,10 +27,6 @@ def _count_images(root: Path, plan: Plan, walks: Sequence[Walk], drawn: Sequence
     trained = sum(len(names) for walk, names in zip(walks, drawn) if walk.split == "train")
     tested = sum(map(len, drawn)) - trained
     return {"train_images": trained, "test_images": tested, "queries": sum(walk.is_query for walk in walks)}
-
-
-def _msmt_walks(plan: Plan) -> list[Walk]:
-    return [walk for walk in plan_tracklets(plan) if walk.pid > 0]
 
 
 def _label(walk: Walk, plan: Plan) -> int:
@@ -64,4 +60,4 @@ def _describe_msmt(root: Path, plan: Plan, walks: Sequence[Walk], drawn: Sequenc
 
 
 MARKET1501 = Layout(partial(draw_images, name=_market_name), _count_images, limits=TWO_TRACKLETS)
-MSMT17 = Layout(partial(draw_images, name=_msmt_name), _describe_msmt, walks=_msmt_walks, limits=TWO_TRACKLETS)
+MSMT17 = Layout(partial(draw_images, name=_msmt_name), _describe_msmt, lowest_pid=1, limits=TWO_TRACKLETS)

@@ -32,6 +32,7 @@ class Layout:
     draw: Callable[..., list[list]]
     describe: Callable[..., dict[str, int]]
     walks: Callable[[Plan], list[Walk]] = plan_tracklets
+    lowest_pid: int = JUNK  # of what the layout holds: JUNK, DISTRACTOR (no junk) or 1 (people alone)
     by_camera: bool = False  # whether `draw` gets all walks past one camera at once; else one walk
     limits: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # closer bounds of fields of Plan
 
@@ -151,7 +152,7 @@ def _ilids_walks(plan: Plan) -> list[Walk]:
     if people % 2 or people > _MOST_ILIDS_PEOPLE:
         rule = f"must be even and at most {_MOST_ILIDS_PEOPLE} with --layout ilids, whose splits halve the people"
         raise InputError(f"train ids + test ids {rule}, not {people}")
-    return [walk for walk in plan_tracklets(plan) if walk.pid > 0]
+    return plan_tracklets(plan)
 
 
 def _ilids_name(walk: Walk, plan: Plan, number: int) -> str:
@@ -198,5 +199,6 @@ ILIDS = Layout(
     partial(draw_images, name=_ilids_name),
     _describe_ilids,
     walks=_ilids_walks,
+    lowest_pid=1,
     limits={"cameras": (2, 2), "tracklets": (1, 1)},
 )

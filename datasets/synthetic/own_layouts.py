@@ -10,14 +10,10 @@ import numpy as np
 
 from datasets.synthetic import figure as drawing
 from datasets.synthetic.layouts import TWO_TRACKLETS, Layout, count_walks, draw_images
-from datasets.synthetic.walks import CAMERAS, JUNK, Plan, Walk, generator, photograph, plan_tracklets, render
+from datasets.synthetic.walks import CAMERAS, DISTRACTOR, Plan, Walk, generator, photograph, render
 
 CAMERA_NAMES = ("north gate", "south gate", "car park", "footbridge", "main hall", "stairs")
 _FRAMES_PER_SECOND = 25
-
-
-def _walks(plan: Plan) -> list[Walk]:
-    return [walk for walk in plan_tracklets(plan) if walk.pid != JUNK]
 
 
 def _key(walk: Walk) -> tuple[str, str, str, str]:
@@ -110,11 +106,10 @@ def _describe_manifest(
     return count_walks(root, plan, walks, drawn)
 
 
-FOLDER = Layout(partial(draw_images, name=_folder_name), count_walks, walks=_walks, limits=TWO_TRACKLETS)
+# Junk is left out: data that users bring have no such class.
+_OWN = {"lowest_pid": DISTRACTOR, "limits": TWO_TRACKLETS}
+FOLDER = Layout(partial(draw_images, name=_folder_name), count_walks, **_OWN)
 MANIFEST = Layout(
-    partial(draw_images, name=_picture_name, pictures=_full_pictures),
-    partial(_describe_manifest, film=False),
-    walks=_walks,
-    limits=TWO_TRACKLETS,
+    partial(draw_images, name=_picture_name, pictures=_full_pictures), partial(_describe_manifest, film=False), **_OWN
 )
-VIDEO = Layout(_film, partial(_describe_manifest, film=True), walks=_walks, by_camera=True, limits=TWO_TRACKLETS)
+VIDEO = Layout(_film, partial(_describe_manifest, film=True), by_camera=True, **_OWN)

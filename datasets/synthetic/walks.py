@@ -1,7 +1,7 @@
 """Plans the walks of a synthetic data set and draws their frames, whatever its layout on disk."""
 
 from collections import namedtuple
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import product
 from operator import attrgetter
@@ -43,12 +43,14 @@ class Plan:
     size: tuple[int, int] = field(default=(64, 32), metadata={"help": "frame size in pixels", "names": ("H", "W")})
     seed: int = field(default=0, metadata={"help": "seed of every draw", "bounds": (0, 2**31)})
 
-    def check(self) -> None:
-        """Raise InputError naming the first argument whose value is out of its bounds."""
+    def check(self, layout: str, limits: Mapping[str, tuple[int, int]]) -> None:
+        """Raise InputError naming the first field out of its bounds, or out of the closer `limits` of the layout."""
         for part in (part for part in fields(self) if isinstance(part.default, int)):
-            (low, high), value = part.metadata["bounds"], getattr(self, part.name)
+            (low, high), value = limits.get(part.name, part.metadata["bounds"]), getattr(self, part.name)
             if not low <= value <= high:
-                raise InputError(f"{part.name.replace('_', ' ')} must be {low} to {high}, not {value}")
+                allowed = str(low) if low == high else f"{low} to {high}"
+                where = f" with --layout {layout}" if part.name in limits else ""
+                raise InputError(f"{part.name.replace('_', ' ')} must be {allowed}{where}, not {value}")
         if not 1 <= self.frames[0] <= self.frames[1] <= 999:
             raise InputError(f"frames must be LO HI with 1 <= LO <= HI <= 999, not {self.frames[0]} {self.frames[1]}")
         if not (32 <= self.size[0] <= 1024 and self.size[0] <= 3 * self.size[1] <= 3 * self.size[0]):
