@@ -1,4 +1,4 @@
-"""datasets.check on sets other than MARS: ten splits, a validation part, own data, and what a training refuses."""
+"""datasets.check on sets other than MARS: ten splits, a validation part, own data, and sets too small for a batch."""
 
 import re
 import shutil
@@ -150,7 +150,7 @@ def test_persons_held_out_are_missing_in_training():
         assert all(p.text.startswith("train has 2 persons, without those held out") for p in problems)
 
 
-def test_a_split_that_the_set_does_not_have_is_refused(run, own):
+def test_a_split_that_the_set_does_not_have_is_an_error(run, own):
     rc, _, errors = run("folder", own, "DATASETS.SPLIT", "3")
     assert rc == 2 and errors == "error: DATASETS.SPLIT 3: folder has one split; the key belongs to iLIDS-VID\n"
 
@@ -224,4 +224,4 @@ def test_reasons_are_kept_when_a_list_is_written_again(run, own, tmp_path):
 def test_other_sets_to_test_are_said_to_be_unchecked(run, own):
     assert "TEST.DATASETS" not in run("folder", own)[1]
     report = run("folder", own, "TEST.DATASETS", f"['MARS:{own}']")[1]
-    assert report.count("note: of the sets, DATASETS.NAMES alone is checked; TEST.DATASETS is not\n") == 1
+    assert report.count("note: only the set of DATASETS.NAMES is checked, not those of TEST.DATASETS\n") == 1

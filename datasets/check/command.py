@@ -80,7 +80,7 @@ def _check(cfg: CfgNode, arguments: argparse.Namespace) -> int:
     shown = f", split {number} of the {len(splits)} that are checked" if len(splits) > 1 else ""
     say([f"{dataset.name} in {root}{shown}", *table(first_kept, dataset.official)])
     if cfg.DATASETS.PACK:
-        say(["DATASETS.PACK is not opened here, files are; python -m datasets.pack --check compares it with them"])
+        say(["files are checked, not DATASETS.PACK; python -m datasets.pack --check compares it with the files"])
 
     opened = _open(kept.values(), cfg.DATALOADER.NUM_WORKERS)
     named = named_frames(splits.values(), faults)
@@ -154,7 +154,7 @@ def _rules(cfg: CfgNode, raw: RawSplits, dataset: DataSet) -> Rules:
 
 def _config_notes(cfg: CfgNode, rules: Rules) -> list[str]:
     """What this check cannot tell."""
-    notes = ["of the sets, DATASETS.NAMES alone is checked; TEST.DATASETS is not"] if cfg.TEST.DATASETS else []
+    notes = ["only the set of DATASETS.NAMES is checked, not those of TEST.DATASETS"] if cfg.TEST.DATASETS else []
     for split, others in rules.own_numbers:
         other = others[0] if len(others) == 1 else "test"
         notes.append(
