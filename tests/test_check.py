@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from datasets.check.base import Disk, Problem, split_frames
 from datasets.check.fix_list import leave_out
 from datasets.check.folders import scan_folders
 from datasets.check.problems import LEAK, Rules, find_problems, folder_problems, row_notes, row_problems
-from datasets.check.report import exclusion_notes, odd_shapes, short_identities
+from datasets.check.report import exclusion_notes, odd_shapes, short_identities, table
 from datasets.exclusion import Exclusions
 from datasets.frames.probe import OpenedFrame
 from datasets.sets.lsvid import LSVID
@@ -130,6 +131,15 @@ def test_an_empty_or_missing_folder_is_reported_once(run, data, tmp_path):
     assert rc == 1 and "folders without any file: 1\n  bbox_train/0099 holds no file\n" in report
     (data / "bbox_train" / "0099").rmdir()
     assert run("DATASETS.EXCLUDE", str(fix))[0] == 0
+
+
+def test_a_frame_of_no_tracklet_cannot_be_left_out(run, data, tmp_path):
+    with (data / "info" / "train_name.txt").open("a") as file:
+        file.write("0001C1T0099F001.jpg\n")
+    rc, report, _ = run("--fix-list", str(tmp_path / "fix.csv"))
+    assert rc == 1 and "\nfaults of the lists: 1\n" in report and "frames together, " in report
+    assert "1 problem cannot be left out and must be mended:" in report
+    assert run("DATASETS.EXCLUDE", str(tmp_path / "fix.csv"))[0] == 1
 
 
 def test_images_that_no_list_names_are_counted_but_for_junk(run, data):
@@ -269,6 +279,20 @@ def test_an_empty_folder_that_a_parser_names_is_not_named_twice(tmp_path):
     named = Fault(f"{tmp_path / 'cam1' / 'person12'} holds no image")
     problems = folder_problems(str(tmp_path), folders, [named], None)
     assert [problem.text for problem in problems] == ["cam1/person1 holds no file"]
+
+
+def test_persons_held_out_are_missing_in_training():
+    train = [(pid, cam, f"{pid}{cam}") for pid in range(4) for cam in (0, 1)]
+    raw = raw_splits(train, [(9, 0, "q")], [(9, 1, "g")])
+    for batch_identities, fraction, found in ((4, 0.0, 0), (2, 0.5, 0), (3, 0.5, 1)):
+        problems = find(raw, on_disk(raw), replace(MARS_TEST, batch_identities=batch_identities, val_fraction=fraction))
+        assert [problem.kind for problem in problems] == ["too few persons to train with"] * found
+        assert all(p.text.startswith("train has 2 persons, without those held out") for p in problems)
+
+
+def test_a_set_without_cameras_has_a_dash_in_their_place():
+    for cameras, cell in (((), "-"), (("1",), "1")):
+        assert table(raw_splits(**SOUND, cameras=cameras), {})[1].split()[-1] == cell
 
 
 def test_a_set_that_may_number_persons_twice_is_not_accused_of_sharing_most_of_them():

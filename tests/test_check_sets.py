@@ -10,12 +10,7 @@ from PIL import Image
 
 from datasets import load_splits
 from datasets.check import command as check
-from datasets.check.base import Disk
 from datasets.check.folders import scan_folders, unused_images
-from datasets.check.problems import Rules, find_problems
-from datasets.check.report import table
-from datasets.frames.probe import OpenedFrame
-from datasets.tracklet import RawSplits, Tracklet
 from tests import ilidsvid_files, lsvid_files
 from tests.test_check import rows
 from utils.errors import InputError
@@ -138,18 +133,6 @@ def test_too_few_persons_are_a_problem_that_no_list_solves(run, own, tmp_path):
     assert rc == 1 and "2 of 2 training identities cannot be held out" in report
 
 
-def test_persons_held_out_are_missing_in_training():
-    train = [Tracklet((f"/d/{pid}{cam}",), pid, cam) for pid in range(4) for cam in (0, 1)]
-    raw = RawSplits("/d", train, [Tracklet(("/d/q",), 9, 0)], [Tracklet(("/d/g",), 9, 1)], ("1", "2"), False)
-    disk = Disk({p: OpenedFrame(digest=p.encode(), width=20, height=40) for t in (*train, *raw.query, *raw.gallery)
-                 for p in t.frames}, frozenset())  # fmt: skip
-    for batch_identities, fraction, found in ((4, 0.0, 0), (2, 0.5, 0), (3, 0.5, 1)):
-        rules = Rules(False, True, None, batch_identities=batch_identities, val_fraction=fraction)
-        problems = find_problems({"0": raw}, False, disk, rules)
-        assert [problem.kind for problem in problems] == ["too few persons to train with"] * found
-        assert all(p.text.startswith("train has 2 persons, without those held out") for p in problems)
-
-
 def test_a_split_that_the_set_does_not_have_is_an_error(run, own):
     rc, _, errors = run("folder", own, "DATASETS.SPLIT", "3")
     assert rc == 2 and errors == "error: DATASETS.SPLIT 3: folder has one split; the key belongs to iLIDS-VID\n"
@@ -203,12 +186,6 @@ def test_a_dot_or_a_list_beside_the_pictures_is_looked_into_no_further(run, own,
     monkeypatch.chdir(own)
     assert list(scan_folders(".", {"train/a/c1_1/1.png"}).unlisted) == [str(own / "train")]
     assert "query/z/c1_1/1.png" in unused_images(".", {"./train/a/c1_1/1.png"}, ("gallery",))
-
-
-def test_a_set_without_cameras_has_a_dash_in_their_place():
-    part = [Tracklet(("/d/x",), 1, 0)]
-    for cameras, cell in (((), "-"), (("1",), "1")):
-        assert table(RawSplits("/d", part, part, part, cameras, False), {})[1].split()[-1] == cell
 
 
 def test_reasons_are_kept_when_a_list_is_written_again(run, own, tmp_path):
