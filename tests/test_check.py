@@ -20,6 +20,7 @@ from datasets.frames.probe import OpenedFrame
 from datasets.sets.lsvid import LSVID
 from datasets.sets.mars import MARS
 from datasets.tracklet import Fault, RawSplits, Tracklet
+from tests.test_synthetic_layouts import contents
 
 FRAME = "bbox_train/0001/0001C1T0001F001.jpg"
 MARS_TEST = Rules(includes_query=True, camera_filter=True, distractor=0)
@@ -32,6 +33,12 @@ def data(tiny_mars, tmp_path) -> Path:
 
 
 @pytest.fixture
+def fix(tmp_path) -> Path:
+    """Where a check writes the frames to leave out."""
+    return tmp_path / "fix.csv"
+
+
+@pytest.fixture
 def run(data, capsys):
     """Check the copy: exit code, report, messages on stderr."""
 
@@ -40,10 +47,6 @@ def run(data, capsys):
         return rc, *capsys.readouterr()
 
     return call
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 def rows(path: Path) -> list[list[str]]:
@@ -91,13 +94,12 @@ def test_a_clean_set_passes_and_nothing_is_written_into_it(run, data):
     assert "Traceback" not in errors
 
 
-def test_broken_frames_are_named_and_can_be_left_out(run, data, tmp_path):
+def test_broken_frames_are_named_and_can_be_left_out(run, data, fix):
     gone, cut, empty, text = (f"bbox_train/000{person}/000{person}C1T0001F001.jpg" for person in (1, 2, 3, 4))
     (data / gone).unlink()
     (data / cut).write_bytes((data / cut).read_bytes()[:-60])
     (data / empty).write_bytes(b"")
     (data / text).write_bytes(b"no image")
-    fix = tmp_path / "fix.csv"
     rc, report, _ = run("--fix-list", str(fix))
     assert rc == 1 and report.endswith("\n4 problems found (see above)\n")
     assert f"\nmissing frames: 1\n  train {gone} does not exist\n" in report
@@ -114,12 +116,11 @@ def test_broken_frames_are_named_and_can_be_left_out(run, data, tmp_path):
     assert rc == 0 and "note: DATASETS.EXCLUDE leaves out 4 of " in report
 
 
-def test_an_empty_or_missing_folder_is_reported_once(run, data, tmp_path):
+def test_an_empty_or_missing_folder_is_reported_once(run, data, fix):
     (data / "bbox_train" / "0099").mkdir()
     for path in (data / "bbox_train" / "0003").iterdir():
         path.unlink()
     shutil.rmtree(data / "bbox_test" / "0008")
-    fix = tmp_path / "fix.csv"
     rc, report, _ = run("--fix-list", str(fix))
     assert rc == 1 and "folders without any file: 3\n" in report and "missing frames" not in report
     assert "  bbox_train/0099 holds no file\n" in report
@@ -133,13 +134,13 @@ def test_an_empty_or_missing_folder_is_reported_once(run, data, tmp_path):
     assert run("DATASETS.EXCLUDE", str(fix))[0] == 0
 
 
-def test_a_frame_of_no_tracklet_cannot_be_left_out(run, data, tmp_path):
+def test_a_frame_of_no_tracklet_cannot_be_left_out(run, data, fix):
     with (data / "info" / "train_name.txt").open("a") as file:
         file.write("0001C1T0099F001.jpg\n")
-    rc, report, _ = run("--fix-list", str(tmp_path / "fix.csv"))
+    rc, report, _ = run("--fix-list", str(fix))
     assert rc == 1 and "\nfaults of the lists: 1\n" in report and "frames together, " in report
     assert "1 problem cannot be left out and must be mended:" in report
-    assert run("DATASETS.EXCLUDE", str(tmp_path / "fix.csv"))[0] == 1
+    assert run("DATASETS.EXCLUDE", str(fix))[0] == 1
 
 
 def test_images_that_no_list_names_are_counted_but_for_junk(run, data):
@@ -161,11 +162,10 @@ def test_a_folder_behind_a_link_is_looked_into_and_a_loop_ends(data, tmp_path):
     assert str(data / FRAME) not in folders.unlisted[str(data / "bbox_train")]
 
 
-def test_the_same_picture_in_two_splits_is_found(run, data, tmp_path):
+def test_the_same_picture_in_two_splits_is_found(run, data, fix):
     query, gallery = "bbox_test/0007/0007C1T0001F001.jpg", "bbox_test/0008/0008C2T0002F002.jpg"
     shutil.copy(data / query, data / FRAME)
     shutil.copy(data / query, data / gallery)
-    fix = tmp_path / "fix.csv"
     rc, report, _ = run("--fix-list", str(fix))
     assert rc == 1 and "the same picture in two splits: 2\n" in report
     assert f"  train {FRAME} is query {query}\n" in report and f"  gallery {gallery} is query {query}\n" in report

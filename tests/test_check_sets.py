@@ -55,6 +55,12 @@ def own(tmp_path) -> Path:
 
 
 @pytest.fixture
+def fix(tmp_path) -> Path:
+    """Where a check writes the frames to leave out."""
+    return tmp_path / "fix.csv"
+
+
+@pytest.fixture
 def run(capsys):
     """Check a set: exit code, report, messages on stderr."""
 
@@ -65,12 +71,11 @@ def run(capsys):
     return call
 
 
-def test_a_fix_list_of_all_splits_holds_for_each_of_them(run, ilids, tmp_path):
+def test_a_fix_list_of_all_splits_holds_for_each_of_them(run, ilids, fix):
     frames = [f"sequences/cam{camera}/person001/cam{camera}_person001_{number:05d}.png"
               for camera, number in ((1, 9998), (2, 9999))]  # fmt: skip
     (ilids / "i-LIDS-VID" / frames[0]).unlink()  # the parser lists what is there, so this one is no fault
     (ilids / "i-LIDS-VID" / frames[1]).write_bytes(b"no image")
-    fix = tmp_path / "fix.csv"
     rc, report, _ = run("iLIDS-VID", ilids, "--fix-list", str(fix), "DATASETS.SPLIT", "all")
     assert rc == 1 and f"frames that cannot be decoded: 1\n  {frames[1]} is no image\n" in report
     assert report.endswith("\n1 problem found (see above)\n")
@@ -84,13 +89,12 @@ def test_a_fix_list_of_all_splits_holds_for_each_of_them(run, ilids, tmp_path):
     assert "note: DATASETS.EXCLUDE leaves out 1 of 29 frames\n" in report
 
 
-def test_problems_that_depend_on_the_split_are_sought_in_all_and_name_it(run, ilids, tmp_path):
+def test_problems_that_depend_on_the_split_are_sought_in_all_and_name_it(run, ilids, fix):
     home = ilids / "i-LIDS-VID" / "sequences"
     first, second = (min((home / "cam1" / person).iterdir()) for person in ("person001", "person300"))
     shutil.copy(first, second)
     # Persons 1 and 300 have the numbers 1 and 6, which rows 8 and 9 of the splits put into one half.
     apart = list(range(8))
-    fix = tmp_path / "fix.csv"
     rc, report, _ = run("iLIDS-VID", ilids, "--fix-list", str(fix), "--all", "DATASETS.SPLIT", "all")
     found = re.findall(r"  splits? ([\d, ]+): (train \S+) is query", report)
     assert rc == 1 and sorted(int(text) for numbers, _ in found for text in numbers.split(", ")) == apart
@@ -98,11 +102,10 @@ def test_problems_that_depend_on_the_split_are_sought_in_all_and_name_it(run, il
     assert rc == 0 and "without a frame" not in report
 
 
-def test_an_emptied_tracklet_of_ls_vid_is_named_once_and_can_be_left_out(run, lsvid, tmp_path):
+def test_an_emptied_tracklet_of_ls_vid_is_named_once_and_can_be_left_out(run, lsvid, fix):
     prefix = lsvid_files.prefix("test", 5, 9)  # query row 6 of the list
     for path in (lsvid / prefix).parent.glob("0009_05*"):
         path.unlink()
-    fix = tmp_path / "fix.csv"
     rc, report, _ = run("LS-VID", lsvid, "--fix-list", str(fix))
     assert rc == 1 and "line 6: no image starts with" in report and "do not delete the line" in report
     assert report.endswith("\n1 problem found (see above)\n") and "cannot be left out" not in report
@@ -122,8 +125,7 @@ def test_a_folder_that_a_tracklet_of_ls_vid_needs_is_not_named_twice(run, lsvid)
     assert rc == 1 and "holds no file" not in report and "faults of the lists: 1\n" in report
 
 
-def test_too_few_persons_are_a_problem_that_no_list_solves(run, own, tmp_path):
-    fix = tmp_path / "fix.csv"
+def test_too_few_persons_are_a_problem_that_no_list_solves(run, own, fix):
     batch = ("SOLVER.IMS_PER_BATCH", "6", "DATALOADER.NUM_INSTANCE", "2")
     rc, report, _ = run("folder", own, "--fix-list", str(fix), batch=batch)
     text = "too few persons to train with: 1\n  train has 2 persons, a batch takes 3 (SOLVER.IMS_PER_BATCH"
@@ -188,8 +190,7 @@ def test_a_dot_or_a_list_beside_the_pictures_is_looked_into_no_further(run, own,
     assert "query/z/c1_1/1.png" in unused_images(".", {"./train/a/c1_1/1.png"}, ("gallery",))
 
 
-def test_reasons_are_kept_when_a_list_is_written_again(run, own, tmp_path):
-    fix = tmp_path / "fix.csv"
+def test_reasons_are_kept_when_a_list_is_written_again(run, own, fix):
     fix.write_text("split,frame,reason\ntrain,train/a/c1_1/1.png,too dark\nquery,gone.png\n")
     (own / "train" / "a" / "c2_1" / "1.png").write_bytes(b"")
     draw(own / "train" / "a" / "c3_1" / "1.png", 77)

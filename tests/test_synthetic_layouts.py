@@ -18,21 +18,12 @@ from utils.errors import InputError
 TINY = {"train_ids": 3, "test_ids": 3, "frames": (2, 4), "size": (48, 24), "seed": 5}
 TINY_WORDS = "--train-ids 3 --test-ids 3 --frames 2 4 --size 48 24 --seed 5 --workers 0".split()
 TWO_CAMERAS = {"cameras": 2, "tracklets": 2}
-# What to write: arguments of write_set, words of the command.
-SETS = {
-    "mars": ({"layout": "mars", **TWO_CAMERAS}, "--layout mars --cameras 2"),
-    "lsvid": ({"layout": "lsvid", **TWO_CAMERAS}, "--layout lsvid --cameras 2"),
-    "lsvid in info": (
-        {"layout": "lsvid", "lists_in_info": True, **TWO_CAMERAS}, "--layout lsvid --lists-in-info --cameras 2"
-    ),
-    "ilids": ({"layout": "ilids"}, "--layout ilids"),
-    "ilids tar": ({"layout": "ilids", "tar": True}, "--layout ilids --tar"),
-    "market1501": ({"layout": "market1501", **TWO_CAMERAS}, "--layout market1501 --cameras 2"),
-    "msmt17": ({"layout": "msmt17", **TWO_CAMERAS}, "--layout msmt17 --cameras 2"),
-    "folder": ({"layout": "folder", **TWO_CAMERAS}, "--layout folder --cameras 2"),
-    "manifest": ({"layout": "manifest", **TWO_CAMERAS}, "--layout manifest --cameras 2"),
-    "video": ({"layout": "video", **TWO_CAMERAS}, "--layout video --cameras 2"),
-}  # fmt: skip
+SETS = {  # name -> arguments of write_set
+    **{layout: {"layout": layout, **TWO_CAMERAS} for layout in LAYOUTS if layout != "ilids"},
+    "lsvid in info": {"layout": "lsvid", "lists_in_info": True, **TWO_CAMERAS},
+    "ilids": {"layout": "ilids"},
+    "ilids tar": {"layout": "ilids", "tar": True},
+}
 PLAN = Plan(**TINY, **TWO_CAMERAS)
 
 
@@ -44,10 +35,18 @@ def written(tmp_path_factory):
     def write(name: str) -> Path:
         if name not in roots:
             roots[name] = tmp_path_factory.mktemp("synthetic") / "set"
-            write_set(roots[name], workers=0, **SETS[name][0], **TINY)
+            write_set(roots[name], workers=0, **SETS[name], **TINY)
         return roots[name]
 
     return write
+
+
+def words_of(name: str) -> list[str]:
+    """The arguments of one of SETS as words of the command."""
+    words = []
+    for key, value in SETS[name].items():
+        words += [f"--{key.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return words + TINY_WORDS
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -79,7 +78,7 @@ def drawn_frames(pid: int, camera: int, number: int) -> list[np.ndarray]:
     [*((name, 0) for name in SETS), *(pytest.param(name, 1, marks=pytest.mark.slow) for name in ("mars", "video"))],
 )
 def test_equal_arguments_give_equal_bytes(written, tmp_path, name, workers):
-    write_set(tmp_path / "again", workers=workers, **SETS[name][0], **TINY)
+    write_set(tmp_path / "again", workers=workers, **SETS[name], **TINY)
     assert contents(written(name)) == contents(tmp_path / "again")
 
 
@@ -87,7 +86,7 @@ def test_equal_arguments_give_equal_bytes(written, tmp_path, name, workers):
 def test_a_second_run_is_up_to_date_and_writes_nothing(written, capsys, name):
     root = written(name)
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
-    assert main(["--root", str(root), *SETS[name][1].split(), *TINY_WORDS]) == 0
+    assert main(["--root", str(root), *words_of(name)]) == 0
     assert re.match(rf"{re.escape(str(root))}: up to date, \d+ train \w+, .*\d+ queries", capsys.readouterr().out)
     assert before == {path: path.stat().st_mtime_ns for path in root.rglob("*")}
 
@@ -97,14 +96,14 @@ def test_a_folder_with_another_layout_is_not_replaced(written):
     for name, other in zip(names, [*names[1:], names[0]]):
         before = contents(written(name))
         with pytest.raises(InputError, match="other arguments"):
-            write_set(written(name), workers=0, **SETS[other][0], **TINY)
+            write_set(written(name), workers=0, **SETS[other], **TINY)
         assert contents(written(name)) == before
 
 
 @pytest.mark.parametrize("name", SETS)
 def test_an_interrupted_run_leaves_nothing(tmp_path, capsys, monkeypatch, name):
     monkeypatch.setattr("datasets.synthetic.walks.photograph", _interrupting(after=5))
-    assert main(["--root", str(tmp_path / "set"), *SETS[name][1].split(), *TINY_WORDS]) == 130
+    assert main(["--root", str(tmp_path / "set"), *words_of(name)]) == 130
     assert "Traceback" not in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 

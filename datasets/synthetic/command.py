@@ -3,14 +3,13 @@
 import argparse
 import json
 import multiprocessing
-import os
-import shutil
 import signal
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from configs.command import CommandParser, run_command, say
@@ -117,23 +116,22 @@ def write_set(
     # The record of a set in the layout of MARS names no layout, as it was before there were others.
     named = {} if layout == "mars" else {"layout": layout, **options}
     recorded = json.loads(json.dumps({"version": VERSION, **named, **asdict(plan)}))
-    part, old = (root.parent / f".{root.name}.{kind}-{os.getpid()}" for kind in ("part", "old"))
     try:
         if counts := _recorded_counts(root, recorded, overwrite):
             return counts | {"up_to_date": True}
-        part.mkdir(parents=True)
-        portions = _portions(LAYOUTS[layout], plan)
-        drawn = _draw_all(LAYOUTS[layout], portions, plan, part, workers, progress)
-        counts = LAYOUTS[layout].describe(part, plan, list(chain.from_iterable(portions)), drawn, **options)
-        (part / RECORD).write_text(json.dumps({"arguments": recorded, "counts": counts}, indent=1) + "\n")
-        if root.exists():
-            root.rename(old)
-        part.rename(root)
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent, ignore_cleanup_errors=True) as folder:
+            new = Path(folder) / "new"
+            new.mkdir()
+            portions = _portions(LAYOUTS[layout], plan)
+            drawn = _draw_all(LAYOUTS[layout], portions, plan, new, workers, progress)
+            counts = LAYOUTS[layout].describe(new, plan, list(chain.from_iterable(portions)), drawn, **options)
+            (new / RECORD).write_text(json.dumps({"arguments": recorded, "counts": counts}, indent=1) + "\n")
+            if root.exists():
+                root.rename(Path(folder) / "old")
+            new.rename(root)
     except OSError as fault:
         raise InputError(f"cannot write {root}: {fault.strerror or fault}") from fault
-    finally:
-        for left in (part, old):
-            shutil.rmtree(left, ignore_errors=True)
     return counts | {"up_to_date": False}
 
 
