@@ -61,7 +61,7 @@ def row_problems(faults: Sequence[Fault], several: bool) -> list[Problem]:
 
 
 def row_notes(faults: Sequence[Fault]) -> list[str]:
-    """What a parser found wrong in a validation part and what stops no run."""
+    """What a parser found wrong in a validation part, where it stops no run."""
     return [fault.message for fault in faults if _is_note(fault)]
 
 
