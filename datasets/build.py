@@ -114,6 +114,13 @@ def check_split_key(cfg: CfgNode) -> None:
         )
 
 
+def split_numbers(cfg: CfgNode) -> list[str]:
+    """The splits that DATASETS.SPLIT chooses: one, or with 'all' every one of the data set."""
+    if cfg.DATASETS.SPLIT != "all":
+        return [cfg.DATASETS.SPLIT]
+    return [str(number) for number in range(find_dataset(cfg.DATASETS.NAMES).num_splits)]
+
+
 def dataset_options(cfg: CfgNode, name: str) -> dict[str, Any]:
     """The options of this data set, from their keys."""
     values = {

@@ -1,4 +1,4 @@
-"""Which queries have a true match in the gallery: the rule that the test and the check of a data set share."""
+"""Which queries have a true match in the gallery: one rule for the test and for the check of a data set."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,10 +9,10 @@ from datasets.tracklet import Tracklet
 def have_true_match(
     query: Sequence[Tracklet], gallery: Sequence[Tracklet], includes_query: bool, camera_filter: bool
 ) -> list[bool]:
-    """For each query whether the ranked gallery holds its person beyond what is left out for it.
+    """For each query whether the gallery that is ranked for it holds its person.
 
-    `gallery` is without queries; `includes_query` puts them in front of it. With `camera_filter` the query's person in
-    the query's camera is left out, which includes the query itself; without it the query alone is.
+    `gallery` is without queries; `includes_query` adds them. With `camera_filter` tracklets of the query's person in
+    the query's camera are left out of its gallery, the query among them; without it only the query itself is.
     """
     ranked = (*query, *gallery) if includes_query else gallery
     of_person = Counter(t.pid for t in ranked)

@@ -3,7 +3,7 @@
 python -m datasets.pack [--config_file F] --out FILE [--overwrite | --check] [KEY VALUE ...]
 
 The splits of the configured data set name the frames; DATASETS.PACK FILE makes a run read them from there.
-0 done, or no difference found; 1 differences; 2 wrong arguments, lists or files, said in one line; 130 Ctrl-C.
+Exit codes: 0 done, or no difference found; 1 differences; 2 wrong arguments, lists or files; 130 Ctrl-C.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from yacs.config import CfgNode
 
 from configs import load_cfg
 from configs.command import CommandParser, run_command, say
-from datasets.build import configured_splits, official_name
+from datasets.build import configured_splits, official_name, split_numbers
 from datasets.frames import FILES, FrameStore, frame_key, write_store
 from datasets.tracklet import below
 from utils.errors import InputError
@@ -48,17 +48,17 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _pack(cfg: CfgNode, out: Path, overwrite: bool) -> int:
-    """Write the file; nothing is left of one that is not finished."""
+    """Write the file whole or not at all."""
     if (out.exists() and not out.is_file()) or not out.parent.is_dir():
         raise InputError(f"--out {out} must name a file in a folder that exists, not a folder or device")
     if out.exists() and not overwrite:
         raise InputError(f"--out {out} exists; choose another name, or replace it with --overwrite")
     root, names = _frames(cfg)
-    with progress(names, "packing", "frame") as bar:  # gone also when a frame cannot be read
+    with progress(names, "packing", "frame") as bar:  # closes the bar also when a frame cannot be read
         write_atomically(out, lambda temporary: write_store(temporary, ((name, _read(root, name)) for name in bar)))
     store = FrameStore(str(out))
-    told = f"{len(store):,} frames of {official_name(cfg.DATASETS.NAMES)} in {root}"
-    say([f"{out}: {told}, {out.stat().st_size / 2**20:,.1f} MiB, digest {store.digest}"])
+    packed = f"{len(store):,} frames of {official_name(cfg.DATASETS.NAMES)} in {root}"
+    say([f"{out}: {packed}, {out.stat().st_size / 2**20:,.1f} MiB, digest {store.digest}"])
     return 0
 
 
@@ -67,7 +67,7 @@ def _read(root: str, name: str) -> bytes:
     try:
         content = FILES.content(path)
     except (OSError, ValueError) as error:
-        # Not a MissingFileError: as an OSError it would be taken for a fault of the file that is written.
+        # Not a MissingFileError: write_atomically would take that OSError for a fault of the file it writes.
         raise InputError(f"frame {path} cannot be read ({getattr(error, 'strerror', None) or error})") from None
     if not content:
         raise InputError(f"frame {path} holds no byte; python -m datasets.check names all such frames")
@@ -78,21 +78,21 @@ def _check(cfg: CfgNode, out: Path) -> int:
     """Compare each frame of the file with the folder, or with its own checksum where the folder lacks it."""
     store = FrameStore(str(out))
     root, names = _frames(cfg)
-    unseen = {frame_key(name): name for name in names}
+    not_in_pack = {frame_key(name): name for name in names}
     differences, compared = [], 0
     with progress(store.frames(), "checking", "frame", total=len(store)) as bar:
         for key, content in bar:
-            name = unseen.pop(key, key.decode("utf-8", "surrogateescape"))
-            gone = not os.path.exists(os.path.join(root, name))
-            compared += not gone
+            name = not_in_pack.pop(key, key.decode("utf-8", "surrogateescape"))
+            in_folder = os.path.exists(os.path.join(root, name))
+            compared += in_folder
             if content is None:
                 differences.append(f"{name}: its bytes in the pack were altered")
-            elif not gone and content != _read(root, name):
+            elif in_folder and content != _read(root, name):
                 differences.append(f"{name}: the file in the folder holds other bytes")
-    differences += [f"{name} is named by the lists, the pack lacks it" for name in unseen.values()]
-    rest = len(store) - compared
-    told = f", {rest:,} with their checksums alone because their files are gone" if rest else ""
-    say([f"{out}: {compared:,} of {len(store):,} frames compared with {root}{told}", *differences[:_SHOWN]])
+    differences += [f"{name} is named by the lists, the pack lacks it" for name in not_in_pack.values()]
+    gone = len(store) - compared
+    rest = f", {gone:,} with their checksums alone because their files are gone" if gone else ""
+    say([f"{out}: {compared:,} of {len(store):,} frames compared with {root}{rest}", *differences[:_SHOWN]])
     if differences:
         more = f" ({_SHOWN} named)" if len(differences) > _SHOWN else ""
         say([f"{len(differences):,} of the frames differ{more}; write the pack again, or restore the files"])
@@ -102,15 +102,15 @@ def _check(cfg: CfgNode, out: Path) -> int:
 
 
 def _frames(cfg: CfgNode) -> tuple[str, list[str]]:
-    """The data set's folder, and the names of the frames of all its splits, sorted as a pack holds them."""
+    """The data set's folder, and the paths below it of the frames of all its splits, in the order of a pack."""
     cfg = cfg.clone()
     cfg.defrost()
     names: set[str] = set()
-    for split in map(str, range(10)) if cfg.DATASETS.SPLIT == "all" else [cfg.DATASETS.SPLIT]:
-        cfg.DATASETS.SPLIT = split
+    for number in split_numbers(cfg):
+        cfg.DATASETS.SPLIT = number
         splits = configured_splits(cfg, validation=True)
-        for tracklets in (splits.train, splits.query, splits.gallery, splits.val_query, splits.val_gallery):
-            names.update(below(splits.root, frame) for t in tracklets for frame in t.frames)
+        tracklets = splits.train + splits.query + splits.gallery + splits.val_query + splits.val_gallery
+        names.update(below(splits.root, frame) for t in tracklets for frame in t.frames)
     return splits.root, sorted(names, key=frame_key)
 
 

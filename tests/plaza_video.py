@@ -27,12 +27,8 @@ def write_plaza_csv(shared: Path, target_folder: Path) -> Path:
                 name = Path(frame).name  # 0001C1T0001F001.jpg: person, camera, tracklet, number in the tracklet
                 row = boxes[name]
                 video = (source / row["video"]).resolve()
-                box = box_within_picture(*(int(row[side]) for side in "xywh"))
+                x, y, w, h = (int(row[side]) for side in "xywh")
+                left, top, right, bottom = max(x, 0), max(y, 0), min(x + w, WIDTH), min(y + h, HEIGHT)
+                box = (left, top, right - left, bottom - top)
                 writer.writerow((split, name[:4], name[4:6], name[6:11], video, row["frame"], *box))
     return path
-
-
-def box_within_picture(x: int, y: int, w: int, h: int) -> tuple[int, int, int, int]:
-    """The part of a box that lies within the video's picture."""
-    left, top, right, bottom = max(x, 0), max(y, 0), min(x + w, WIDTH), min(y + h, HEIGHT)
-    return left, top, right - left, bottom - top

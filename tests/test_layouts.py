@@ -14,13 +14,16 @@ from tests.conftest import SCORES, metrics, tiny_options
 
 NAMES = {
     "mars": "MARS", "lsvid": "LSVID", "ilids": "iLIDS-VID", "folder": "folder", "manifest": "Manifest",
-    "video": "video",
+    "video": "video", "market1501": "Market1501", "msmt17": "MSMT17",
 }  # fmt: skip
 PLAN = {"train_ids": 4, "test_ids": 4, "frames": (3, 5), "size": (32, 16), "workers": 0}
+IMAGES = {"INPUT__SEQ_LEN": 1, "MODEL__TEMPORAL": "TAP", "MODEL__SSP__VARIANT": "simple"}
+ONE_EPOCH = {"SOLVER__MAX_EPOCHS": 1, "SOLVER__STEPS": "[]"}
 
 
 def argv(layout, root, out, **overrides):
-    return tiny_options(DATASETS__NAMES=NAMES[layout], DATASETS__ROOT_DIR=root, OUTPUT_DIR=out, **overrides)
+    keys = {"DATASETS__NAMES": NAMES[layout], "DATASETS__ROOT_DIR": root, "OUTPUT_DIR": out} | overrides
+    return tiny_options(**(IMAGES if layout in ("market1501", "msmt17") else {}) | keys)
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +71,7 @@ def test_training_runs_and_evaluation_reproduces_its_scores(layout, data, tmp_pa
 @pytest.mark.parametrize("layout", ["folder", "manifest", "video"])
 def test_persons_and_cameras_of_own_data_are_named_in_the_output(layout, data, tmp_path):
     root = data(layout)
-    keys = {"SOLVER__MAX_EPOCHS": 1, "SOLVER__STEPS": "[]", "TEST__SAVE_RANKS": True}
-    assert train_main(argv(layout, root, tmp_path / "run", **keys)) == 0
+    assert train_main(argv(layout, root, tmp_path / "run", TEST__SAVE_RANKS=True, **ONE_EPOCH)) == 0
     labels = json.loads((tmp_path / "run" / "labels.json").read_text())
     splits = load_splits(layout, str(root), **({} if layout == "folder" else {"cache_dir": str(tmp_path / "cache")}))
     assert list(labels["train_labels"].values()) == list(splits.train_persons) and len(splits.train_persons) == 4
@@ -80,7 +82,7 @@ def test_persons_and_cameras_of_own_data_are_named_in_the_output(layout, data, t
 
 
 def test_labels_of_a_test_are_those_of_its_own_data(data, tmp_path):
-    assert train_main(argv("folder", data("folder"), tmp_path / "run", SOLVER__MAX_EPOCHS=1, SOLVER__STEPS="[]")) == 0
+    assert train_main(argv("folder", data("folder"), tmp_path / "run", **ONE_EPOCH)) == 0
     of_training = json.loads((tmp_path / "run" / "labels.json").read_text())
     other = shutil.copytree(data("folder"), tmp_path / "other")
     for folder in sorted(other.glob("*/person-*")):
@@ -91,8 +93,8 @@ def test_labels_of_a_test_are_those_of_its_own_data(data, tmp_path):
     assert labels["train_labels"] == of_training["train_labels"] and labels["test_ids"] != of_training["test_ids"]
     tested = {name for name in labels["test_ids"].values() if not name.startswith("stranger")}
     assert tested == {path.name for path in other.glob("query/*")}
-    assert eval_main(argv("folder", other, tmp_path / "alone", **keys)) == 0
-    assert json.loads((tmp_path / "alone" / "labels.json").read_text())["train_labels"] == {}
+    assert eval_main(argv("folder", other, tmp_path / "test only", **keys)) == 0
+    assert json.loads((tmp_path / "test only" / "labels.json").read_text())["train_labels"] == {}
 
 
 def test_frames_left_out_are_said_and_recorded(data, tmp_path, caplog):
@@ -101,11 +103,11 @@ def test_frames_left_out_are_said_and_recorded(data, tmp_path, caplog):
     first = [path.relative_to(root).as_posix() for path in query if path.parent == query[0].parent]
     rows = [f"query,{name}," for name in first] + ["train,nowhere.jpg,"]
     (tmp_path / "list.csv").write_text("\n".join(["split,frame,reason", *rows]) + "\n")
-    keys = {"SOLVER__MAX_EPOCHS": 1, "SOLVER__STEPS": "[]", "DATASETS__EXCLUDE": tmp_path / "list.csv"}
     with caplog.at_level("INFO"):
-        assert train_main(argv("folder", root, tmp_path / "run", **keys)) == 0
-    stranger = f"1 of its {len(rows)} rows name no frame of a sound tracklet"
-    said = f"{len(first)} frames left out (1 query tracklets gone, {stranger})"
+        arguments = argv("folder", root, tmp_path / "run", DATASETS__EXCLUDE=tmp_path / "list.csv", **ONE_EPOCH)
+        assert train_main(arguments) == 0
+    unmatched = f"1 of its {len(rows)} rows name no frame of a sound tracklet"
+    said = f"{len(first)} frames left out (1 query tracklets gone, {unmatched})"
     assert f"DATASETS.EXCLUDE {tmp_path / 'list.csv'}: {said}" in caplog.text
     assert metrics(tmp_path / "run")["protocol"]["left_out"] == said and metrics(tmp_path / "run")["num_query"] == 7
 
@@ -114,7 +116,7 @@ def test_data_without_cameras(data, tmp_path):
     root = shutil.copytree(data("folder"), tmp_path / "plain")
     for number, folder in enumerate(sorted(root.glob("*/*/*_*"))):
         folder.rename(folder.with_name(f"walk{number}"))
-    assert train_main(argv("folder", root, tmp_path / "run", SOLVER__MAX_EPOCHS=1, SOLVER__STEPS="[]")) == 0
+    assert train_main(argv("folder", root, tmp_path / "run", **ONE_EPOCH)) == 0
     result = metrics(tmp_path / "run")
     assert result["protocol"]["camera_embedding"] is False and result["protocol"]["same_camera_filter"] is False
     assert result["num_query_without_match"] == 0 and not result["protocol"]["gallery_includes_query"]
@@ -134,8 +136,7 @@ def test_a_camera_of_the_test_alone_is_substituted_alike_in_training_and_in_eval
                 folder.rename(folder.with_name(f"zoo_{number}"))
     found = {}
     for unseen in ("off", "mean"):
-        keys = {"SOLVER__MAX_EPOCHS": 1, "SOLVER__STEPS": "[]"}
-        keys |= {"MODEL__SIE_UNSEEN": unseen, "TEST__SAVE_FEATURES": True}
+        keys = ONE_EPOCH | {"MODEL__SIE_UNSEEN": unseen, "TEST__SAVE_FEATURES": True}
         out = tmp_path / unseen
         assert train_main(argv("folder", root, out, **keys)) == 0
         with np.load(out / "features.npz") as file:
@@ -155,7 +156,7 @@ def test_ls_vid_is_trained_on_chunks_and_tested_on_whole_tracklets(tmp_path):
     assert {len(t.frames) for t in splits.train} == {4, 5} | ({7} & {len(t.frames) for t in splits.train})
     assert {len(t.frames) for t in splits.query + splits.gallery} <= {7, 8, 9}
     assert splits.num_cameras == 15 and splits.gallery_includes_query and splits.val_query
-    keys = {"SOLVER__MAX_EPOCHS": 1, "SOLVER__STEPS": "[]", "DATASETS__SAMPLING_STEP": 4, "SOLVER__SELECT_BY": "val"}
+    keys = ONE_EPOCH | {"DATASETS__SAMPLING_STEP": 4, "SOLVER__SELECT_BY": "val"}
     assert train_main(argv("lsvid", tmp_path / "set", tmp_path / "run", **keys)) == 0
     assert metrics(tmp_path / "run")["selected_by"] == "val"
     log = (tmp_path / "run" / "train_log.txt").read_text()

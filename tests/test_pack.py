@@ -1,4 +1,4 @@
-"""The command that packs: what it writes, that runs read it, what it refuses, and that nothing is left half done."""
+"""The command that packs: what it writes, that runs read it, which arguments are errors, no half-written file."""
 
 import multiprocessing
 import resource
@@ -24,19 +24,17 @@ from datasets.frames.store import FrameStore, frame_key, frame_source, write_sto
 from datasets.synthetic.command import write_set
 from processor.colour_baseline import main as colour_main
 from processor.run import train_main
-from tests.conftest import TINY_OPTIONS
+from tests.conftest import tiny_options
 from utils.errors import InputError
 
 
 def argv(root: Path, out: Path, *flags: str, **overrides: str) -> list[str]:
-    options = TINY_OPTIONS | {"DATASETS.ROOT_DIR": str(root), "OUTPUT_DIR": str(out.parent / "run")}
-    options |= {key.replace("__", "."): value for key, value in overrides.items()}
-    return ["--out", str(out), *flags, *(part for pair in options.items() for part in pair)]
+    keys = {"DATASETS__ROOT_DIR": root, "OUTPUT_DIR": out.parent / "run"} | overrides
+    return tiny_options("--out", str(out), *flags, **keys)
 
 
-def config(root: Path, packed: Path | str = "", **overrides: str):
-    options = TINY_OPTIONS | {"DATASETS.ROOT_DIR": str(root), "DATASETS.PACK": str(packed)} | overrides
-    return load_cfg(None, [part for pair in options.items() for part in pair])
+def config(root: Path, packed: Path | str = "", **overrides: object):
+    return load_cfg(None, tiny_options(DATASETS__ROOT_DIR=root, DATASETS__PACK=packed, **overrides))
 
 
 @pytest.fixture
@@ -83,14 +81,13 @@ def test_every_loader_gives_the_same_from_the_pack_when_only_the_lists_are_left(
     files = list(batches(config(mars)))
     for folder in ("bbox_train", "bbox_test"):
         shutil.rmtree(mars / folder)
-    from_pack = list(batches(config(mars, packed, **{"DATALOADER.NUM_WORKERS": workers})))
+    from_pack = list(batches(config(mars, packed, DATALOADER__NUM_WORKERS=workers)))
     assert len(files) == len(from_pack) > 3
     assert all(torch.equal(a, b) for a, b in zip(files, from_pack))
 
 
 def test_the_colour_baseline_reads_the_pack(mars, packed, tmp_path, capsys):
-    options = {"DATASETS.ROOT_DIR": str(mars), "OUTPUT_DIR": str(tmp_path / "run")}
-    keys = [part for pair in (TINY_OPTIONS | options).items() for part in pair]
+    keys = tiny_options(DATASETS__ROOT_DIR=mars, OUTPUT_DIR=tmp_path / "run")
     assert colour_main(keys) == 0
     before = capsys.readouterr().out
     shutil.rmtree(mars / "bbox_test")
@@ -103,9 +100,8 @@ def test_the_colour_baseline_reads_the_pack(mars, packed, tmp_path, capsys):
 def test_a_run_trains_tests_and_draws_its_contact_sheet_from_the_pack_alone(mars, packed, tmp_path):
     for folder in ("bbox_train", "bbox_test"):
         shutil.rmtree(mars / folder)
-    options = {"DATASETS.ROOT_DIR": str(mars), "DATASETS.PACK": str(packed), "OUTPUT_DIR": str(tmp_path / "run")}
-    options |= {"SOLVER.MAX_EPOCHS": "1", "TEST.CONTACT_SHEET": "2"}
-    assert train_main([part for pair in (TINY_OPTIONS | options).items() for part in pair]) == 0
+    keys = {"DATASETS__PACK": packed, "SOLVER__MAX_EPOCHS": 1, "TEST__CONTACT_SHEET": 2}
+    assert train_main(tiny_options(DATASETS__ROOT_DIR=mars, OUTPUT_DIR=tmp_path / "run", **keys)) == 0
     assert (tmp_path / "run" / "contact_sheet.png").is_file()
 
 
@@ -115,7 +111,7 @@ def test_a_pack_belongs_to_the_set_of_the_config_alone(mars, packed):
     assert configured_splits(cfg, "MARS", str(mars)).pack == ""
 
 
-def test_a_pack_of_another_data_set_or_of_other_lists_is_refused_before_a_run(mars, packed, tmp_path):
+def test_a_pack_of_another_data_set_stops_a_run_before_it_starts(mars, packed, tmp_path):
     other = tmp_path / "other.pack"
     write_store(other, [("a.jpg", b"1")])
     with pytest.raises(InputError, match="other.pack does not hold frame bbox_train/.*data set"):
@@ -132,20 +128,23 @@ def test_an_existing_file_stays_unless_it_is_to_be_replaced(mars, tmp_path, caps
         f"error: --out {out} exists; choose another name, or replace it with --overwrite"
     )
     assert out.read_text() == "mine"
+    (tmp_path / "mars.pack.tmp").write_bytes(b"half a pack")  # by a run that was killed
     assert pack.main(argv(mars, out, "--overwrite")) == 0 and len(FrameStore(str(out))) == len(named(mars))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mars", "mars.pack"]
 
 
-@pytest.mark.parametrize("fault", ["no folder", "a folder", "both flags", "no --out"])
-def test_arguments_that_make_no_sense_are_refused_in_one_line(mars, tmp_path, capsys, fault):
-    arguments = {
-        "no folder": argv(mars, tmp_path / "nowhere" / "a.pack"),
-        "a folder": argv(mars, mars),
-        "both flags": argv(mars, tmp_path / "a.pack", "--check", "--overwrite"),
-        "no --out": argv(mars, tmp_path / "a.pack")[2:],
-    }[fault]
-    assert pack.main(arguments) == 2
-    error = capsys.readouterr().err.strip()
-    assert error.startswith("error: ") and "\n" not in error and not (tmp_path / "a.pack").exists()
+def test_arguments_that_make_no_sense_end_in_one_line(mars, tmp_path, capsys):
+    for arguments, expected in (
+        (argv(mars, tmp_path / "nowhere" / "a.pack"), "must name a file in a folder that exists"),
+        (argv(mars, mars), "not a folder or device"),
+        (argv(mars, Path("/dev/full"), "--overwrite"), "not a folder or device"),
+        (argv(mars, tmp_path / "a.pack", "--check", "--overwrite"), "not allowed with argument"),
+        (argv(mars, tmp_path / "a.pack")[2:], "required: --out"),
+    ):
+        assert pack.main(arguments) == 2
+        error = capsys.readouterr().err.strip()
+        assert error.startswith("error: ") and "\n" not in error and expected in error
+        assert not (tmp_path / "a.pack").exists() and Path("/dev/full").is_char_device()
 
 
 @pytest.mark.parametrize("fault", ["missing", "empty"])
@@ -153,8 +152,8 @@ def test_a_frame_that_cannot_be_packed_is_named_and_nothing_is_left(mars, tmp_pa
     frame = mars / sorted(named(mars))[5]
     frame.unlink() if fault == "missing" else frame.write_bytes(b"")
     assert pack.main(argv(mars, tmp_path / "a.pack")) == 2
-    told = "cannot be read (No such file or directory)" if fault == "missing" else "holds no byte"
-    assert f"error: frame {frame} {told}" in capsys.readouterr().err
+    expected = "cannot be read (No such file or directory)" if fault == "missing" else "holds no byte"
+    assert f"error: frame {frame} {expected}" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mars"]
 
 
@@ -191,12 +190,6 @@ def test_a_disk_that_takes_no_more_is_one_line_and_leaves_nothing(mars, tmp_path
     assert process.exitcode == 2 and "Traceback" not in error
     assert f"error: {tmp_path / 'a.pack'} cannot be written (" in error and "is the disk full?)" in error
     assert [path.name for path in tmp_path.iterdir()] == ["mars"]
-
-
-def test_what_a_killed_run_left_is_written_over(mars, tmp_path):
-    (tmp_path / "a.pack.tmp").write_bytes(b"half a pack")
-    assert pack.main(argv(mars, tmp_path / "a.pack")) == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pack", "mars"]
 
 
 def check(mars: Path, packed: Path, capsys) -> tuple[int, str]:
@@ -242,16 +235,10 @@ def test_frames_of_the_validation_part_are_packed_and_looked_for_before_a_run(tm
     with_val, without = tmp_path / "val.pack", tmp_path / "test.pack"
     assert pack.main(argv(root, with_val, **keys)) == 0
     assert pack.main(argv(root, without, DATASETS__NAMES="LS-VID")) == 0
-    selected = {"DATASETS.NAMES": "LS-VID", "SOLVER.SELECT_BY": "val"}
-    splits = configured_splits(config(root, with_val, **selected), validation=True)
+    splits = configured_splits(config(root, with_val, **keys), validation=True)
     frames = {frame for t in splits.val_query + splits.val_gallery for frame in t.frames}
     store = FrameStore(str(with_val), str(root))
     assert frames and all(store.content(frame) for frame in frames)
     check_frames_present(splits)
     with pytest.raises(InputError, match="does not hold frame .*pack"):
-        check_frames_present(configured_splits(config(root, without, **selected), validation=True))
-
-
-def test_a_device_is_not_replaced(mars, capsys):
-    assert pack.main(argv(mars, Path("/dev/full"), "--overwrite")) == 2
-    assert "not a folder or device" in capsys.readouterr().err and Path("/dev/full").is_char_device()
+        check_frames_present(configured_splits(config(root, without, **keys), validation=True))

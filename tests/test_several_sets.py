@@ -92,14 +92,3 @@ def test_unseen_cameras_are_said_and_change_the_features(weight, tiny_argv, tmp_
         assert ("camera embedding off" if unseen == "off" else mean) in caplog.text
         assert metrics(out)["protocol"]["camera_embedding"] is (unseen == "mean")
     assert found["off"] != found["mean"]
-
-
-def test_in_training_scores_are_reproduced_when_some_cameras_were_not_trained_on(tiny_argv, tmp_path, other_mars):
-    # Two cameras occur in this set, MARS has six: with 'mean' four rows are substituted in training's own tests too.
-    keys = {"DATASETS__ROOT_DIR": other_mars, "MODEL__SIE_UNSEEN": "mean", "SOLVER__MAX_EPOCHS": 1}
-    keys["SOLVER__STEPS"] = "[]"
-    assert train_main(tiny_argv(TEST__SAVE_FEATURES=True, **keys)) == 0
-    trained, features = metrics(tmp_path / "run"), (tmp_path / "run" / "features.npz").read_bytes()
-    assert eval_main(tiny_argv(TEST__SAVE_FEATURES=True, **keys)) == 0
-    assert {key: metrics(tmp_path / "run")[key] for key in SCORES} == {key: trained[key] for key in SCORES}
-    assert (tmp_path / "run" / "features.npz").read_bytes() == features

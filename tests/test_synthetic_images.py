@@ -5,33 +5,19 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
-from datasets.synthetic.command import main, write_set
+from datasets.synthetic.command import write_set
 from datasets.synthetic.walks import plan_tracklets, render
-from tests.test_synthetic_layouts import PLAN, TINY, TINY_WORDS, TWO_CAMERAS, apart, contents, drawn_frames
-
-LAYOUTS = ("market1501", "msmt17")
-TOPS = {
-    "market1501": {"bounding_box_train", "query", "bounding_box_test", "synthetic.json"},
-    "msmt17": {"mask_train_v2", "mask_test_v2", "list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt",
-               "synthetic.json"},
-}  # fmt: skip
+from tests.test_synthetic_layouts import PLAN, TINY, TWO_CAMERAS, apart, drawn_frames
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    """Write a layout when it is first asked for; its folder."""
-    roots = {}
-
-    def write(layout: str) -> Path:
-        if layout not in roots:
-            roots[layout] = tmp_path_factory.mktemp("synthetic") / "set"
-            write_set(roots[layout], layout, workers=0, **TINY, **TWO_CAMERAS)
-        return roots[layout]
-
-    return write
+def write(root: Path, layout: str) -> Path:
+    """Write a set, whose counts say how many images there are."""
+    counts = write_set(root, layout, workers=0, **TINY, **TWO_CAMERAS)
+    assert counts["train_images"] + counts["test_images"] == len(list(root.rglob("*.jpg")))
+    assert counts["queries"] == sum(walk.is_query for walk in plan_tracklets(PLAN))
+    return root
 
 
 def frames_by_view(*pids: int) -> Counter:
@@ -48,29 +34,11 @@ def assert_drawn(path: Path, frame: np.ndarray) -> None:
         assert picture.format == "JPEG" and apart(np.asarray(picture), frame) < 5
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_equal_arguments_give_equal_bytes_and_a_second_run_is_up_to_date(written, tmp_path, capsys, layout):
-    root = written(layout)
-    assert {path.name for path in root.iterdir()} == TOPS[layout]
-    write_set(tmp_path / "again", layout, workers=0, **TINY, **TWO_CAMERAS)
-    assert contents(root) == contents(tmp_path / "again")
-    before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
-    assert main(["--root", str(root), "--layout", layout, "--cameras", "2", *TINY_WORDS]) == 0
-    queries = sum(walk.is_query for walk in plan_tracklets(PLAN))
-    said = rf"{re.escape(str(root))}: up to date, (\d+) train images, (\d+) test images, {queries} queries\n"
-    found = re.fullmatch(said, capsys.readouterr().out)
-    assert found and sum(map(int, found.groups())) == len(list(root.rglob("*.jpg")))
-    assert before == {path: path.stat().st_mtime_ns for path in root.rglob("*")}
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_one_tracklet_per_camera_is_refused(tmp_path, capsys, layout):
-    assert main(["--root", str(tmp_path / "set"), "--layout", layout, "--tracklets", "1", *TINY_WORDS]) == 2
-    assert f"tracklets must be 2 to 9 with --layout {layout}, not 1" in capsys.readouterr().err
-
-
-def test_market_names_tell_person_and_camera_and_queries_lie_apart(written):
-    root = written("market1501")
+def test_market_names_tell_person_and_camera_and_queries_lie_apart(tmp_path):
+    root = write(tmp_path / "set", "market1501")
+    assert {path.name for path in root.iterdir()} == {
+        "bounding_box_train", "query", "bounding_box_test", "synthetic.json"
+    }  # fmt: skip
     views: dict[str, Counter] = {}
     for folder in ("bounding_box_train", "query", "bounding_box_test"):
         names = [path.name for path in (root / folder).iterdir()]
@@ -86,8 +54,12 @@ def test_market_names_tell_person_and_camera_and_queries_lie_apart(written):
     assert_drawn(root / "bounding_box_train" / "0003_c1s2_002001_01.jpg", drawn_frames(3, 1, 2)[0])
 
 
-def test_msmt_lists_name_every_image_once_and_count_people_from_0_twice(written):
-    root = written("msmt17")
+def test_msmt_lists_name_every_image_once_and_count_people_from_0_twice(tmp_path):
+    root = write(tmp_path / "set", "msmt17")
+    assert {path.name for path in root.iterdir()} == {
+        "mask_train_v2", "mask_test_v2", "list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt",
+        "synthetic.json",
+    }  # fmt: skip
     listed: dict[str, list[tuple[str, int]]] = {}
     for name in ("train", "val", "query", "gallery"):
         text = (root / f"list_{name}.txt").read_text()

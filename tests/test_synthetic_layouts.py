@@ -18,18 +18,12 @@ from utils.errors import InputError
 TINY = {"train_ids": 3, "test_ids": 3, "frames": (2, 4), "size": (48, 24), "seed": 5}
 TINY_WORDS = "--train-ids 3 --test-ids 3 --frames 2 4 --size 48 24 --seed 5 --workers 0".split()
 TWO_CAMERAS = {"cameras": 2, "tracklets": 2}
-# What to write: arguments of write_set, words of the command.
-SETS = {
-    "lsvid": ({"layout": "lsvid", **TWO_CAMERAS}, "--layout lsvid --cameras 2"),
-    "lsvid in info": (
-        {"layout": "lsvid", "lists_in_info": True, **TWO_CAMERAS}, "--layout lsvid --lists-in-info --cameras 2"
-    ),
-    "ilids": ({"layout": "ilids"}, "--layout ilids"),
-    "ilids tar": ({"layout": "ilids", "tar": True}, "--layout ilids --tar"),
-    "folder": ({"layout": "folder", **TWO_CAMERAS}, "--layout folder --cameras 2"),
-    "manifest": ({"layout": "manifest", **TWO_CAMERAS}, "--layout manifest --cameras 2"),
-    "video": ({"layout": "video", **TWO_CAMERAS}, "--layout video --cameras 2"),
-}  # fmt: skip
+SETS = {  # name -> arguments of write_set
+    **{layout: {"layout": layout, **TWO_CAMERAS} for layout in LAYOUTS if layout != "ilids"},
+    "lsvid in info": {"layout": "lsvid", "lists_in_info": True, **TWO_CAMERAS},
+    "ilids": {"layout": "ilids"},
+    "ilids tar": {"layout": "ilids", "tar": True},
+}
 PLAN = Plan(**TINY, **TWO_CAMERAS)
 
 
@@ -41,10 +35,18 @@ def written(tmp_path_factory):
     def write(name: str) -> Path:
         if name not in roots:
             roots[name] = tmp_path_factory.mktemp("synthetic") / "set"
-            write_set(roots[name], workers=0, **SETS[name][0], **TINY)
+            write_set(roots[name], workers=0, **SETS[name], **TINY)
         return roots[name]
 
     return write
+
+
+def words_of(name: str) -> list[str]:
+    """The arguments of one of SETS as words of the command."""
+    words = []
+    for key, value in SETS[name].items():
+        words += [f"--{key.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return words + TINY_WORDS
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -67,15 +69,16 @@ def apart(picture: np.ndarray, drawn: np.ndarray) -> float:
 
 
 def drawn_frames(pid: int, camera: int, number: int) -> list[np.ndarray]:
-    wanted = (pid, camera, number)
-    return next(render(walk, PLAN) for walk in plan_tracklets(PLAN) if (walk.pid, walk.camera, walk.number) == wanted)
+    key = (pid, camera, number)
+    return next(render(walk, PLAN) for walk in plan_tracklets(PLAN) if (walk.pid, walk.camera, walk.number) == key)
 
 
 @pytest.mark.parametrize(
-    ("name", "workers"), [*((name, 0) for name in SETS), pytest.param("video", 1, marks=pytest.mark.slow)]
+    ("name", "workers"),
+    [*((name, 0) for name in SETS), *(pytest.param(name, 1, marks=pytest.mark.slow) for name in ("mars", "video"))],
 )
 def test_equal_arguments_give_equal_bytes(written, tmp_path, name, workers):
-    write_set(tmp_path / "again", workers=workers, **SETS[name][0], **TINY)
+    write_set(tmp_path / "again", workers=workers, **SETS[name], **TINY)
     assert contents(written(name)) == contents(tmp_path / "again")
 
 
@@ -83,32 +86,24 @@ def test_equal_arguments_give_equal_bytes(written, tmp_path, name, workers):
 def test_a_second_run_is_up_to_date_and_writes_nothing(written, capsys, name):
     root = written(name)
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
-    assert main(["--root", str(root), *SETS[name][1].split(), *TINY_WORDS]) == 0
-    assert re.match(rf"{re.escape(str(root))}: up to date, \d+ train tracklets, .*\d+ queries", capsys.readouterr().out)
+    assert main(["--root", str(root), *words_of(name)]) == 0
+    assert re.match(rf"{re.escape(str(root))}: up to date, \d+ train \w+, .*\d+ queries", capsys.readouterr().out)
     assert before == {path: path.stat().st_mtime_ns for path in root.rglob("*")}
 
 
-@pytest.mark.parametrize(("name", "other"), list(zip(SETS, [*list(SETS)[1:], "lsvid"])))
-def test_a_folder_with_another_layout_is_refused(written, name, other):
-    before = contents(written(name))
-    with pytest.raises(InputError, match="other arguments"):
-        write_set(written(name), workers=0, **SETS[other][0], **TINY)
-    with pytest.raises(InputError, match="other arguments"):
-        write_set(written(name), workers=0, **TINY, **TWO_CAMERAS)
-    assert contents(written(name)) == before
-
-
-def test_overwrite_replaces_another_layout(tmp_path):
-    write_set(tmp_path / "set", "ilids", workers=0, **TINY)
-    write_set(tmp_path / "set", "folder", workers=0, overwrite=True, **TINY, **TWO_CAMERAS)
-    assert {path.name for path in tmp_path.rglob("*")} >= {"train", "query", "gallery"}
-    assert not list(tmp_path.rglob("i-LIDS-VID")) and [path.name for path in tmp_path.iterdir()] == ["set"]
+def test_a_folder_with_another_layout_is_not_replaced(written):
+    names = list(SETS)
+    for name, other in zip(names, [*names[1:], names[0]]):
+        before = contents(written(name))
+        with pytest.raises(InputError, match="other arguments"):
+            write_set(written(name), workers=0, **SETS[other], **TINY)
+        assert contents(written(name)) == before
 
 
 @pytest.mark.parametrize("name", SETS)
 def test_an_interrupted_run_leaves_nothing(tmp_path, capsys, monkeypatch, name):
     monkeypatch.setattr("datasets.synthetic.walks.photograph", _interrupting(after=5))
-    assert main(["--root", str(tmp_path / "set"), *SETS[name][1].split(), *TINY_WORDS]) == 130
+    assert main(["--root", str(tmp_path / "set"), *words_of(name)]) == 130
     assert "Traceback" not in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
@@ -126,22 +121,24 @@ def _interrupting(after: int):
 
 @pytest.mark.parametrize(
     ("words", "part"),
-    [("--layout mers", "invalid choice: 'mers'"), ("--tar", "--tar belongs to --layout ilids, not mars"),
+    [("--cameras 7", "cameras must be 2 to 6, not 7"), ("--cameras 1", "cameras must be 2 to 6, not 1"),
+     ("--train-ids 0", "train ids must be 2 to 1000"), ("--test-ids 1", "test ids must be 2 to 1000"),
+     ("--tracklets 0", "tracklets must be 1 to 9"), ("--seed -1", "seed must be 0 to"),
+     ("--frames 5 4", "frames must be LO HI"), ("--frames x 4", "invalid int value: 'x'"),
+     ("--size 8 4", "size must be H from 32"), ("--workers -1", "workers must be 0 to 64"),
+     ("--layout mers", "invalid choice: 'mers'"), ("--tar", "--tar belongs to --layout ilids, not mars"),
      ("--layout ilids --lists-in-info", "--lists-in-info belongs to --layout lsvid, not ilids"),
      ("--layout ilids --cameras 4", "cameras must be 2 with --layout ilids, not 4"),
      ("--layout ilids --tracklets 2", "tracklets must be 1 with --layout ilids, not 2"),
      ("--layout ilids --train-ids 4", "train ids + test ids must be even"),
      ("--layout ilids --train-ids 1000", "at most 750"),
-     ("--layout folder --tracklets 1", "tracklets must be 2 to 9 with --layout folder, not 1")],
+     *((f"--layout {layout} --tracklets 1", f"tracklets must be 2 to 9 with --layout {layout}, not 1")
+       for layout in ("folder", "manifest", "video", "market1501", "msmt17"))],
 )  # fmt: skip
-def test_bad_layout_arguments_are_one_line_and_exit_code_2(tmp_path, capsys, words, part):
-    try:
-        code = main(["--root", str(tmp_path / "set"), *TINY_WORDS, *words.split()])
-    except SystemExit as stop:
-        code = stop.code
+def test_bad_arguments_are_one_line_and_exit_code_2(tmp_path, capsys, words, part):
+    assert main(["--root", str(tmp_path / "set"), *TINY_WORDS, *words.split()]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert code == 2 and part in line
-    assert not list(tmp_path.iterdir())
+    assert part in line and not list(tmp_path.iterdir())
 
 
 def test_an_unknown_layout_is_an_input_error(tmp_path):
@@ -247,7 +244,7 @@ def test_ilids_tar_holds_the_same_tree(written):
     assert {(member.isdir(), member.mode) for member in members} == {(True, 0o755), (False, 0o644)}
 
 
-def test_overwriting_keeps_files_that_are_not_of_the_set(tmp_path):
+def test_overwriting_replaces_a_set_but_no_file_that_is_not_of_it(tmp_path):
     plan = {"train_ids": 2, "test_ids": 2, "frames": (2, 2), "size": (32, 16), "workers": 0}
     for layout in LAYOUTS:
         root = tmp_path / layout
@@ -258,3 +255,7 @@ def test_overwriting_keeps_files_that_are_not_of_the_set(tmp_path):
         with pytest.raises(InputError, match="holds notes.txt, which is not of the set"):
             write_set(root, layout, overwrite=True, seed=2, **plan)
         assert (root / "notes.txt").read_text() == "mine"
+    (tmp_path / "ilids" / "notes.txt").unlink()
+    write_set(tmp_path / "ilids", "folder", overwrite=True, **plan)
+    assert {path.name for path in (tmp_path / "ilids").iterdir()} == {"train", "query", "gallery", "synthetic.json"}
+    assert {path.name for path in tmp_path.iterdir()} == set(LAYOUTS)

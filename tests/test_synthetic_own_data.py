@@ -28,7 +28,7 @@ def rows(root: Path, header: str) -> dict[tuple[str, ...], list[dict[str, str]]]
 def assert_own_data(tracklets: dict[tuple[str, ...], int]) -> None:
     """Check (split, person, camera, tracklet) -> number of frames against the plan."""
     known = {key: count for key, count in tracklets.items() if key[1].startswith("person-")}
-    strangers = {key: count for key, count in tracklets.items() if key not in known}
+    others = {key: count for key, count in tracklets.items() if key not in known}
     expected = {}
     for walk in plan_tracklets(PLAN):
         if walk.pid > 0:
@@ -37,8 +37,8 @@ def assert_own_data(tracklets: dict[tuple[str, ...], int]) -> None:
             expected[split, f"person-{walk.pid:03d}", camera, f"{walk.number:04d}"] = len(render(walk, PLAN))
     assert known == expected
     distractors = [len(render(walk, PLAN)) for walk in plan_tracklets(PLAN) if walk.pid == 0]
-    assert sorted(strangers.values()) == sorted(distractors)
-    assert {key[0] for key in strangers} == {"gallery"} and len({key[1] for key in strangers}) == len(distractors)
+    assert sorted(others.values()) == sorted(distractors)
+    assert {key[0] for key in others} == {"gallery"} and len({key[1] for key in others}) == len(distractors)
 
 
 def assert_drawn(picture: np.ndarray, row: dict[str, str], height: int, width: int, drawn: np.ndarray) -> None:

@@ -21,27 +21,17 @@ def test_held_out_identities_leave_training_and_no_other_does():
     assert len(pids) == 5 and {t.pid for t in held.gallery} == pids
     assert {t.pid for t in held.train} == set(range(20)) - pids
     assert sorted(map(repr, [*held.train, *held.query, *held.gallery])) == sorted(map(repr, PEOPLE))
-
-
-def test_one_query_per_identity_and_camera():
-    held = hold_out(PEOPLE, 0.25, seed=1)
+    # One query per identity and camera.
     assert len(held.query) == 15 == len({(t.pid, t.camid) for t in held.query}) and len(held.gallery) == 15
-
-
-def test_the_seed_decides():
-    first, again, other = (hold_out(PEOPLE, 0.25, seed=seed) for seed in (1, 1, 2))
-    assert first == again and first.query != other.query
+    assert held == hold_out(PEOPLE, 0.25, seed=1) and held.query != hold_out(PEOPLE, 0.25, seed=2).query
 
 
 def test_only_identities_that_can_be_found_again_are_drawn():
-    alone = [tracklet(100 + pid, 0, number) for pid in range(10) for number in range(2)]  # one camera each
-    pids = {t.pid for t in hold_out([*PEOPLE, *alone], 0.5, seed=0).query}
+    in_one_camera = [tracklet(100 + pid, 0, number) for pid in range(10) for number in range(2)]
+    pids = {t.pid for t in hold_out([*PEOPLE, *in_one_camera], 0.5, seed=0).query}
     assert len(pids) == 15 and max(pids) < 100
-    one_camera = hold_out(alone, 0.3, seed=0)  # a set with one camera: two tracklets are enough
-    assert len(one_camera.query) == len(one_camera.gallery) == 3
-
-
-def test_too_few_identities():
+    held = hold_out(in_one_camera, 0.3, seed=0)  # a set with one camera: two tracklets are enough
+    assert len(held.query) == len(held.gallery) == 3
     with pytest.raises(InputError, match=r"2 of 3 training identities cannot be held out .*VAL_FRACTION 0.1"):
         hold_out([t for t in PEOPLE if t.pid < 3], 0.1, seed=0)
 

@@ -2,7 +2,7 @@
 
 python -m datasets.check --config_file F [--fix-list FILE] [--all] [KEY VALUE ...]
 
-0 no problem found; 1 problems; 2 a list that cannot be read or wrong arguments, said in one line; 130 Ctrl-C.
+Exit codes: 0 no problem found; 1 problems; 2 a list that cannot be read or wrong arguments; 130 Ctrl-C.
 """
 
 import argparse
@@ -15,20 +15,17 @@ from yacs.config import CfgNode
 
 from configs import load_cfg, resolve_auto
 from configs.command import CommandParser, run_command, say
-from datasets.build import check_split_key, dataset_options, load_raw
-from datasets.check.base import Disk, Problem, counted, frames_to_check, named_frames, split_tracklets
-from datasets.check.fix_list import leave_out, reasons_before, refuse_unwritable, write_list
+from datasets.build import check_split_key, dataset_options, load_raw, split_numbers
+from datasets.check.base import Disk, Problem, counted, frames_to_check, named_frames
+from datasets.check.fix_list import check_writable, earlier_reasons, leave_out, write_list
 from datasets.check.folders import scan_folders, unused_images
 from datasets.check.problems import (
-    PARTS_APART,
-    TESTS,
-    Ranking,
-    Training,
+    Rules,
     find_problems,
     folder_problems,
+    parts_with_own_numbers,
     row_notes,
     row_problems,
-    shared_ids,
 )
 from datasets.check.report import (
     exclusion_notes,
@@ -45,7 +42,7 @@ from datasets.frames import OpenedFrame, open_frames
 from datasets.registry import find_dataset
 from datasets.tracklet import DataSet, Fault, RawSplits
 
-_FRAMES_PER_PROCESS = 20_000  # a process that has fewer to open costs more time to start than it saves
+_FRAMES_PER_PROCESS = 20_000  # with fewer frames a process takes more time to start than it saves
 
 
 def main(argv: Sequence[str]) -> int:
@@ -70,69 +67,71 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def _check(cfg: CfgNode, arguments: argparse.Namespace) -> int:
     dataset = find_dataset(cfg.DATASETS.NAMES)
-    name, several = dataset.name, dataset.num_splits > 1
+    several = dataset.num_splits > 1
     check_split_key(cfg)
     if arguments.fix_list is not None:
-        refuse_unwritable(arguments.fix_list)
+        check_writable(arguments.fix_list)
     exclusions = read_exclusions(cfg.DATASETS.EXCLUDE)
-    wholes, faults = _read_lists(cfg, name)
-    kept = {number: exclusions.apply(whole) for number, whole in wholes.items()}
-    first, (whole, *_) = next(iter(kept.values())), wholes.values()
-    shown = f", split {next(iter(wholes))} of the {len(wholes)} that are checked" if len(wholes) > 1 else ""
-    say([f"{name} in {whole.root}{shown}", *table(first, dataset.official)])
+    splits, faults = _read_lists(cfg, dataset)
+    kept = {number: exclusions.apply(raw) for number, raw in splits.items()}
+    number = next(iter(splits))
+    first, first_kept = splits[number], kept[number]
+    root = first.root
+    shown = f", split {number} of the {len(splits)} that are checked" if len(splits) > 1 else ""
+    say([f"{dataset.name} in {root}{shown}", *table(first_kept, dataset.official)])
     if cfg.DATASETS.PACK:
-        say(["DATASETS.PACK is not opened here, files are; python -m datasets.pack --check compares it with them"])
+        say(["files are checked, not DATASETS.PACK; python -m datasets.pack --check compares it with the files"])
 
     opened = _open(kept.values(), cfg.DATALOADER.NUM_WORKERS)
-    named = named_frames(wholes.values(), faults)
-    folders = scan_folders(whole.root, named)
-    ranking, training, disk = _ranking(cfg, whole, dataset), _training(cfg), Disk(opened, folders.bare)
+    named = named_frames(splits.values(), faults)
+    folders = scan_folders(root, named)
+    unused = unused_images(root, named, dataset.spare) if dataset.spare is not None else ()
+    rules, disk = _rules(cfg, first, dataset), Disk(opened, folders.empty_named)
 
     def find(left_out: Exclusions) -> list[Problem]:
-        rest = {number: left_out.apply(whole) for number, whole in wholes.items()}
-        return find_problems(rest, several, disk, ranking, training)
+        rest = {number: left_out.apply(raw) for number, raw in splits.items()}
+        return find_problems(rest, several, disk, rules)
 
     remaining = [fault for fault in faults if not exclusions.cover(fault)]
     problems = [
         *row_problems(remaining, several),
-        *folder_problems(whole.root, folders, faults, dataset.junk),
+        *folder_problems(root, folders, faults, dataset.junk),
         *find(exclusions),
     ]
     notes = [
-        *_config_notes(cfg, ranking),
-        *other_counts(first, dataset.official),
+        *_config_notes(cfg, rules),
+        *other_counts(first_kept, dataset.official),
         *row_notes(remaining),
-        *short_identities(first, cfg.DATALOADER.NUM_INSTANCE),
-        *odd_shapes(whole.root, frames_to_check(kept.values(), several), opened),
-        *unused_note(whole.root, unused_images(whole.root, named, dataset.spare) if dataset.spare is not None else ()),
-        *exclusion_notes(list(wholes.values()), faults, exclusions, several),
+        *short_identities(first_kept, cfg.DATALOADER.NUM_INSTANCE),
+        *odd_shapes(root, frames_to_check(kept.values(), several), opened),
+        *unused_note(root, unused),
+        *exclusion_notes(list(splits.values()), faults, exclusions, several),
     ]
     say([*(f"note: {note}" for note in notes), *problem_lines(problems, arguments.all)])
     if arguments.fix_list is not None:
-        rows, incurable = leave_out(reasons_before(cfg.DATASETS.EXCLUDE), problems, find)
+        rows, unsolved = leave_out(earlier_reasons(cfg.DATASETS.EXCLUDE), problems, find)
         write_list(arguments.fix_list, rows)
-        say(fix_lines(arguments.fix_list, rows, incurable))
+        say(fix_lines(arguments.fix_list, rows, unsolved))
     say([f"{counted(len(problems), 'problem')} found (see above)" if problems else "no problem found"])
     return int(bool(problems))
 
 
-def _read_lists(cfg: CfgNode, name: str) -> tuple[dict[str, RawSplits], list[Fault]]:
+def _read_lists(cfg: CfgNode, dataset: DataSet) -> tuple[dict[str, RawSplits], list[Fault]]:
     """Number of each split to check ('0' for a set of one) -> its tracklets, and the faults of single rows."""
-    options = dataset_options(cfg, name)
-    faults: dict[Fault, None] = {}  # the splits of a set share their faults
-    wholes = {}
-    every = map(str, range(find_dataset(name).num_splits))
-    for number in every if options.get("split") == "all" else [cfg.DATASETS.SPLIT]:
+    options = dataset_options(cfg, dataset.name)
+    faults: dict[Fault, None] = {}  # without repetition: the splits of a set share their faults
+    splits = {}
+    for number in split_numbers(cfg):
         if "split" in options:
             options["split"] = number
-        wholes[number] = load_raw(name, cfg.DATASETS.ROOT_DIR, lambda fault: faults.setdefault(fault), **options)
-    return wholes, list(faults)
+        splits[number] = load_raw(dataset.name, cfg.DATASETS.ROOT_DIR, faults.setdefault, **options)
+    return splits, list(faults)
 
 
-def _open(splits: Iterable[RawSplits], most: int) -> dict[str, OpenedFrame]:
-    """Open every frame once, in at most `most` processes, and say how long it took."""
+def _open(splits: Iterable[RawSplits], most_processes: int) -> dict[str, OpenedFrame]:
+    """Open every frame once and say how long it took."""
     paths = sorted(named_frames(splits))
-    processes = min(most, os.cpu_count() or 1, len(paths) // _FRAMES_PER_PROCESS)
+    processes = min(most_processes, os.cpu_count() or 1, len(paths) // _FRAMES_PER_PROCESS)
     started = time.perf_counter()
     opened = open_frames(paths, processes)
     seconds = max(time.perf_counter() - started, 1e-9)
@@ -141,34 +140,24 @@ def _open(splits: Iterable[RawSplits], most: int) -> dict[str, OpenedFrame]:
     return opened
 
 
-def _ranking(cfg: CfgNode, raw: RawSplits, dataset: DataSet) -> Ranking:
-    """What the test of this config ranks."""
-    includes = resolve_auto(cfg.TEST.GALLERY_INCLUDES_QUERY, raw.gallery_includes_query)
-    camera_filter = resolve_auto(cfg.TEST.SAME_CAMERA_FILTER, len(raw.cameras) > 1)
-    pids = {split: {t.pid for t in tracklets} for split, tracklets in split_tracklets(raw).items()}
-    # A few shared ids are a fault of the lists; when most are shared, the two lists count for themselves.
-    own_numbers = [
-        (split, others)
-        for split, others in PARTS_APART
-        if dataset.may_number_twice and 2 * len(shared_ids(raw, split, others)) > len(pids[split])
-    ]
-    return Ranking(includes, camera_filter, dataset.distractor, tuple(own_numbers))
+def _rules(cfg: CfgNode, raw: RawSplits, dataset: DataSet) -> Rules:
+    return Rules(
+        includes_query=resolve_auto(cfg.TEST.GALLERY_INCLUDES_QUERY, raw.gallery_includes_query),
+        camera_filter=resolve_auto(cfg.TEST.SAME_CAMERA_FILTER, len(raw.cameras) > 1),
+        distractor=dataset.distractor,
+        own_numbers=parts_with_own_numbers(raw) if dataset.may_number_twice else (),
+        batch_identities=cfg.SOLVER.IMS_PER_BATCH // cfg.DATALOADER.NUM_INSTANCE,
+        val_fraction=cfg.DATASETS.VAL_FRACTION if cfg.SOLVER.SELECT_BY == "val" else 0.0,
+        seed=cfg.SOLVER.SEED,
+    )
 
 
-def _training(cfg: CfgNode) -> Training:
-    """What the training of this config takes of the persons."""
-    fraction = cfg.DATASETS.VAL_FRACTION if cfg.SOLVER.SELECT_BY == "val" else 0.0
-    return Training(cfg.SOLVER.IMS_PER_BATCH // cfg.DATALOADER.NUM_INSTANCE, fraction, cfg.SOLVER.SEED)
-
-
-def _config_notes(cfg: CfgNode, ranking: Ranking) -> list[str]:
+def _config_notes(cfg: CfgNode, rules: Rules) -> list[str]:
     """What this check cannot tell."""
-    notes = ["of the sets, DATASETS.NAMES alone is checked; TEST.DATASETS is not"] if cfg.TEST.DATASETS else []
-    for split, others in ranking.own_numbers:
-        other = "test" if others == TESTS else others[0]
+    notes = ["only the set of DATASETS.NAMES is checked, not those of TEST.DATASETS"] if cfg.TEST.DATASETS else []
+    for split, others in rules.own_numbers:
+        other = others[0] if len(others) == 1 else "test"
         notes.append(
             f"{split} and {other} number their persons separately, so ids cannot tell whether a person is in both"
         )
     return notes
-
-

@@ -1,4 +1,4 @@
-"""The list of frames that a run has to leave out so that nothing is left to leave out."""
+"""The list of frames to leave out (--fix-list) with which the next check finds nothing more to leave out."""
 
 import csv
 import os
@@ -11,9 +11,9 @@ from datasets.exclusion import Exclusions, read_exclusions, write_exclusions
 from utils.errors import InputError, MissingFileError
 
 
-def refuse_unwritable(path: Path) -> None:
-    """Raise InputError when no list can be written to `path`, or when another kind of file is there."""
-    if not os.path.isdir(path.parent):
+def check_writable(path: Path) -> None:
+    """Raise InputError when `path` cannot be written, or when a file is there that is no such list and not empty."""
+    if not path.parent.is_dir():
         raise MissingFileError(f"--fix-list {path} cannot be written: there is no folder {path.parent}")
     if os.path.lexists(path) and not _may_be_replaced(path):
         raise InputError(f"--fix-list {path} is there and is no list of frames to leave out; choose another name")
@@ -26,15 +26,15 @@ def refuse_unwritable(path: Path) -> None:
 
 def _may_be_replaced(path: Path) -> bool:
     try:
-        if os.path.isfile(path) and os.path.getsize(path):
+        if path.is_file() and path.stat().st_size:
             read_exclusions(str(path))
-        return os.path.isfile(path)
+        return path.is_file()
     except (OSError, InputError):
         return False
 
 
-def reasons_before(path: str) -> dict[tuple[str, str], str]:
-    """(split, frame) of each row of a list that read_exclusions accepts -> why it is left out; an empty path: none."""
+def earlier_reasons(path: str) -> dict[tuple[str, str], str]:
+    """(split, frame) -> reason, for the rows of a list that `read_exclusions` accepts; an empty path has no rows."""
     if not path:
         return {}
     with open(path, encoding="utf-8-sig", newline="") as file:
@@ -43,25 +43,24 @@ def reasons_before(path: str) -> dict[tuple[str, str], str]:
 
 
 def leave_out(
-    before: Mapping[tuple[str, str], str], problems: Sequence[Problem], find: Callable[[Exclusions], list[Problem]]
+    earlier: Mapping[tuple[str, str], str], problems: Sequence[Problem], find: Callable[[Exclusions], list[Problem]]
 ) -> tuple[list[tuple[str, str, str]], list[Problem]]:
-    """Rows for a list of exclusions, those of `before` and their reasons first, and the problems that it cannot cure.
+    """Rows (split, frame, reason) of the list, the `earlier` ones first, and the problems that no list solves.
 
     Leaving a frame out can bring up a new problem, such as a query without a match, so `find` looks again until no
     frame is added.
     """
-    reasons = dict(before)
-    incurable = [problem for problem in problems if not problem.leave_out]
+    reasons = dict(earlier)
+    unsolved = [problem for problem in problems if not problem.leave_out]
     while True:
         count = len(reasons)
         for problem in problems:
             for entry in problem.leave_out:
                 reasons.setdefault(entry, f"{problem.kind}: {problem.text}")
         if len(reasons) == count:
-            break
+            return [(*entry, reason) for entry, reason in reasons.items()], unsolved
         problems = find(Exclusions(reasons))
-        incurable += [problem for problem in problems if not problem.leave_out and problem not in incurable]
-    return [(split, frame, reason) for (split, frame), reason in reasons.items()], incurable
+        unsolved += [problem for problem in problems if not problem.leave_out and problem not in unsolved]
 
 
 def write_list(path: Path, rows: Sequence[tuple[str, str, str]]) -> None:

@@ -4,14 +4,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from datasets.check.base import Frames, Problem, counted, split_frames, split_tracklets
-from datasets.check.frames import is_tolerable, odd_frames
+from datasets.check.base import Frames, Problem, counted, first_of, split_frames, split_tracklets
+from datasets.check.frames import odd_frames
 from datasets.exclusion import Exclusions
 from datasets.frames import OpenedFrame
 from datasets.tracklet import Fault, RawSplits, below, count_tracklets, cut_into_chunks
 
-_SHOWN = 10  # problems of a kind that are named
-_FEW = 5  # names in a note
+_SHOWN = 10  # problems of a kind that are listed unless --all is given
+_NAMES = 5  # in a note
 Official = Mapping[str, tuple[int, int]]  # split -> identities, tracklets
 
 
@@ -38,24 +38,23 @@ def other_counts(raw: RawSplits, official: Official) -> list[str]:
 
 
 def short_identities(raw: RawSplits, per_identity: int) -> list[str]:
-    """A note on identities with fewer training items than a batch takes of each."""
+    """A note on identities with fewer training tracklets or chunks than a batch takes of each."""
     items = Counter(t.pid for t in cut_into_chunks(raw.train, raw.train_chunk))
     short = [raw.person(pid) for pid, count in sorted(items.items()) if count < per_identity]
     if not short:
         return []
     return [
         f"{len(short):,} of {len(items):,} identities have fewer than {per_identity} training tracklets "
-        f"(DATALOADER.NUM_INSTANCE), which are drawn with replacement: {_first(short)}"
+        f"(DATALOADER.NUM_INSTANCE), which are drawn with replacement: {first_of(short, _NAMES)}"
     ]
 
 
 def odd_shapes(root: str, frames: Frames, opened: Mapping[str, OpenedFrame]) -> list[str]:
-    """A note for every split with a few frames that are far from a person's shape."""
+    """A note for each split whose share of frames far from a person's shape is tolerated."""
     return [
         f"{len(odd):,} of {len(frames[split]):,} {f'{split} frames'.lstrip()} are far from a person's shape "
-        f"(a problem above 1 %): {_first([below(root, path) for path in odd])}"
-        for split, odd in odd_frames(frames, opened).items()
-        if odd and is_tolerable(odd, frames[split])
+        f"(a problem above 1 %): {first_of([below(root, path) for path in odd], _NAMES)}"
+        for split, odd in odd_frames(frames, opened, tolerated=True).items()
     ]
 
 
@@ -64,15 +63,16 @@ def unused_note(root: str, unused: Sequence[str]) -> list[str]:
     if not unused:
         return []
     are = "is" if len(unused) == 1 else "are"
-    return [f"{counted(len(unused), 'image file')} below {root} {are} not used: {_first(unused, 3)}"]
+    return [f"{counted(len(unused), 'image file')} below {root} {are} not used: {first_of(unused, 3)}"]
 
 
 def exclusion_notes(
     wholes: Sequence[RawSplits], faults: Sequence[Fault], exclusions: Exclusions, several: bool
 ) -> list[str]:
-    """Notes on what DATASETS.EXCLUDE leaves out of the splits that are checked, and on rows that match no frame.
+    """Notes on what DATASETS.EXCLUDE leaves out of the splits that are checked, and on its rows that match no frame.
 
-    In a set of `several` splits a row of any split matches, for what is train in one is gallery in another.
+    In a set of `several` splits a row matches whatever split it names: a frame may be in train of one and in gallery of
+    another.
     """
     if not exclusions.entries:
         return []
@@ -83,28 +83,29 @@ def exclusion_notes(
     every = {name for _, name in named} | faulty.keys()
     left_out = {name for split, name in named if exclusions.hold(split, name)}
     left_out |= {name for name, covered in faulty.items() if covered}
-    idle = [
+    unmatched = [
         name
-        for split, name in sorted(exclusions.entries)
-        if name not in (every if several or not split else faulty) and (split, name) not in named
+        for split, name in sorted(exclusions.entries - named)
+        if name not in (every if several or not split else faulty)
     ]
     notes = [f"DATASETS.EXCLUDE leaves out {len(left_out):,} of {len(every):,} frames"]
-    if idle:
-        notes.append(f"{counted(len(idle), 'row')} of DATASETS.EXCLUDE without a frame: {_first(idle)}")
+    if unmatched:
+        number = counted(len(unmatched), "row")
+        notes.append(f"{number} of DATASETS.EXCLUDE without a frame: {first_of(unmatched, _NAMES)}")
     return notes
 
 
-def fix_lines(path: Path, rows: Sequence[tuple[str, str, str]], incurable: Sequence[Problem]) -> list[str]:
-    """What was written for DATASETS.EXCLUDE, and what remains with it."""
+def fix_lines(path: Path, rows: Sequence[tuple[str, str, str]], unsolved: Sequence[Problem]) -> list[str]:
+    """What was written for DATASETS.EXCLUDE, and the problems that remain with it."""
     lines = [f"{path} written: leaves out {counted(len(rows), 'frame')} as DATASETS.EXCLUDE {path}"]
-    if incurable:
-        lines.append(f"{counted(len(incurable), 'problem')} cannot be left out and must be mended:")
-        lines += problem_lines(incurable, show_all=False)
+    if unsolved:
+        lines.append(f"{counted(len(unsolved), 'problem')} cannot be left out and must be mended:")
+        lines += problem_lines(unsolved, show_all=False)
     return lines
 
 
 def problem_lines(problems: Iterable[Problem], show_all: bool) -> list[str]:
-    """The problems by kind, each kind with its count, the first ten of it or all."""
+    """The problems by kind: the number of each kind, and the first ten or all of them."""
     texts: dict[str, list[str]] = defaultdict(list)
     for problem in problems:
         texts[problem.kind].append(problem.text)
@@ -115,7 +116,3 @@ def problem_lines(problems: Iterable[Problem], show_all: bool) -> list[str]:
         if len(shown) < len(found):
             lines.append(f"  and {len(found) - len(shown):,} more (--all names them)")
     return lines
-
-
-def _first(names: Sequence[str], count: int = _FEW) -> str:
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")

@@ -3,4 +3,3 @@
 from datasets.synthetic.command import main as main
 from datasets.synthetic.command import write_mars as write_mars
 from datasets.synthetic.command import write_set as write_set
-

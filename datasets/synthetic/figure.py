@@ -1,7 +1,5 @@
 """Draws walking people and the scenes they cross, as float RGB pictures with values in 0..1."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -58,7 +56,7 @@ class Figure:
 
 
 class _Pen:
-    """Paints body-space shapes (x forward, z up, y to the person's right; 1 = body height) into an (H, W, 3) image."""
+    """Paints shapes given in body space (x forward, z up, y to the person's right; 1 = body height) into (H, W, 3)."""
 
     def __init__(self, image: np.ndarray, column: float, ground: float, scale: float, yaw: float) -> None:
         self.image, self.column, self.ground, self.scale = image, column, ground, scale
@@ -88,19 +86,19 @@ class _Pen:
         self.image[rows, cols] = np.asarray(colour) * self.shade
 
     def drape(self, outline: Sequence[tuple[np.ndarray, float]], paint: Paint) -> None:
-        """A hanging shape given from top to bottom as middles (pixel positions) and half widths (body heights)."""
+        """A symmetric shape, given from top to bottom by middles (pixel positions) and half widths (body heights)."""
         right = [(middle[0] + width * self.scale, middle[1]) for middle, width in outline]
         left = [(middle[0] - width * self.scale, middle[1]) for middle, width in outline]
         self.fill(np.array(right + left[::-1]), paint)
 
 
 def _swung(length: float, angle: float) -> np.ndarray:
-    """The (x, z) of the end of a limb part that hangs from the origin, swung forward by an angle."""
+    """The (x, z) of the end of a rod that hangs from the origin and is swung forward by an angle (radians)."""
     return length * np.array((np.sin(angle), -np.cos(angle)))
 
 
 class _Pose:
-    """Joints at a gait phase (radians): hip height, shoulder, and per side (+1 right, -1 left) knee, ankle and swing.
+    """Joints at a gait phase (radians): hip height and shoulder; for each side (+1 right, -1 left) knee, ankle, swing.
 
     Joints are (x, z) in body heights; the lower foot stands on the ground unless a bouncy step lifts it.
     """
@@ -108,7 +106,7 @@ class _Pose:
     def __init__(self, person: Figure, phase: float) -> None:
         self.swing = {1: float(np.sin(phase)), -1: -float(np.sin(phase))}
         thighs = {side: 0.06 + person.stride * swing for side, swing in self.swing.items()}
-        # The knee bends while the leg swings forward, else the foot would drag through the ground.
+        # The knee bends while the leg swings forward; otherwise the foot would pass through the ground.
         bends = {side: 0.10 + 1.5 * person.stride * max(0.0, side * float(np.cos(phase))) for side in self.swing}
         knees = {side: _swung(person.leg / 2, thighs[side]) for side in thighs}
         ankles = {side: knees[side] + _swung(person.leg / 2, thighs[side] - bends[side]) for side in thighs}
@@ -150,8 +148,8 @@ def _arm(pen: _Pen, person: Figure, pose: _Pose, side: int) -> None:
 
 
 def _top_paint(pen: _Pen, person: Figure, neck: np.ndarray, hem: np.ndarray, half: float) -> Paint:
-    """How the upper garment, `half` body heights wide, is coloured: a function of the pixels between neck and hem."""
-    # A print sits on the chest and on the back: one of the two is seen at any yaw.
+    """The colours of the upper garment (2 * `half` body heights wide) as a function of its pixels."""
+    # There is a print on the chest and one on the back, so one of them is seen at any yaw.
     print_at = 0.55 * pen.cos * (1 if pen.sin >= 0 else -1)
 
     def paint(rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
@@ -172,7 +170,7 @@ def _top_paint(pen: _Pen, person: Figure, neck: np.ndarray, hem: np.ndarray, hal
 
 
 def _garments(pen: _Pen, person: Figure, pose: _Pose) -> None:
-    """The skirt and the upper garment; what hangs over the legs widens with the step."""
+    """The skirt and the upper garment; skirt and coat widen with the step."""
     half = person.girth * float(np.hypot(0.085 * pen.cos, 0.125 * pen.sin))
     spread = abs((pose.knees[1][0] - pose.knees[-1][0]) * pen.cos) / 2
     knee = min(z for _, z in pose.knees.values())
@@ -217,7 +215,7 @@ def _head(pen: _Pen, person: Figure, pose: _Pose) -> None:
 
 
 def _load(pen: _Pen, person: Figure, pose: _Pose, *, straps: bool) -> None:
-    """What hangs from the shoulders: a sack on the back or a bag at the right hip, or else the straps of either."""
+    """The backpack, or the shoulder bag at the right hip; with `straps` only the straps of either."""
     x, z = pose.shoulder
     if person.carried == "shoulder bag" and straps:
         pen.limb(pen.at(x, z, -0.09), pen.at(0, pose.hip + 0.05, 0.12), (0.013, 0.013), person.carried_colour)
@@ -256,13 +254,13 @@ def draw_figure(
     _head(pen, person, pose)
     if load_near:
         _load(pen, person, pose, straps=False)
-    pen.shade = 0.88  # else the near sleeve could not be told from the torso
+    pen.shade = 0.88  # sets the near sleeve off from the torso
     _arm(pen, person, pose, near)
 
 
 @lru_cache(maxsize=8)
 def draw_street(key: tuple[int, int], height: int, horizon: float) -> np.ndarray:
-    """The cluttered street (height, 6 height, 3) in 0..1 of a (seed, camera): wall, windows, bushes, ground."""
+    """The street of a (seed, camera) with wall, windows, bushes and ground: (height, 6 height, 3) in 0..1."""
     rng, width = np.random.default_rng(np.random.SeedSequence(key)), 6 * height
     image, edge = np.empty((height, width, 3), np.float32), int(horizon * height)
     image[:edge] = rng.uniform(0.45, 0.60) + rng.uniform(-0.04, 0.04, 3)

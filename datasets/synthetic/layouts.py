@@ -1,7 +1,5 @@
 """The public data sets' layouts that the synthetic walks can be written in: MARS, LS-VID and iLIDS-VID."""
 
-from __future__ import annotations
-
 import shutil
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
@@ -19,48 +17,48 @@ from utils.errors import InputError
 
 _WRITTEN_BY = "MAT-file, walking figures"
 _MOST_ILIDS_PEOPLE, _ILIDS_SPLITS = 750, 10
-
-
-def one_by_one(walks: Sequence[Walk]) -> list[list[Walk]]:
-    """A piece of work for every walk."""
-    return [[walk] for walk in walks]
+# Where the first tracklet of a test person in a camera is the query, a single one would leave no gallery.
+TWO_TRACKLETS = {"tracklets": (2, 9)}
 
 
 @dataclass(frozen=True)
 class Layout:
     """How a data set lies on disk.
 
-    draw(walks, plan, root) writes the pictures of some walks and returns per walk one item for each frame.
-    describe(root, plan, walks, drawn, **options) writes the lists from these items of all walks; it returns the counts.
+    draw(walks, plan, root) writes the pictures of some walks and returns for each walk one item per frame.
+    describe(root, plan, walks, drawn, **options) writes the lists from the items of all walks and returns the counts.
     """
 
     draw: Callable[..., list[list]]
     describe: Callable[..., dict[str, int]]
     walks: Callable[[Plan], list[Walk]] = plan_tracklets
-    portions: Callable[[Sequence[Walk]], list[list[Walk]]] = one_by_one  # what is drawn by one process at a time
+    lowest_pid: int = JUNK  # of what the layout holds: JUNK, DISTRACTOR (no junk) or 1 (people alone)
+    by_camera: bool = False  # whether `draw` gets all walks past one camera at once; else one walk
     limits: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # closer bounds of fields of Plan
-    options: tuple[str, ...] = ()  # what the layout can be asked for beside the plan
 
 
-def draw_images(walks: Sequence[Walk], plan: Plan, root: Path, name: Callable[[Walk, Plan, int], str]) -> list[list]:
-    """Write every frame as an image at name(walk, plan, number from 1) below `root`; the names per walk."""
+def draw_images(
+    walks: Sequence[Walk],
+    plan: Plan,
+    root: Path,
+    name: Callable[[Walk, Plan, int], str],
+    pictures: Callable[[Walk, Plan], list[np.ndarray]] = render,
+) -> list[list[str]]:
+    """Write the pictures of each walk at name(walk, plan, number from 1) below `root`; the names for each walk."""
     drawn = []
     for walk in walks:
-        frames = render(walk, plan)
-        drawn.append([name(walk, plan, number) for number in range(1, len(frames) + 1)])
-        for path, frame in zip(drawn[-1], frames):
-            save_image(root / path, frame, walk.camera)
+        names = []
+        for number, picture in enumerate(pictures(walk, plan), 1):
+            names.append(name(walk, plan, number))
+            (root / names[-1]).parent.mkdir(parents=True, exist_ok=True)
+            # The quality matters to JPEG alone.
+            Image.fromarray(picture).save(root / names[-1], quality=CAMERAS[walk.camera - 1].quality)
+        drawn.append(names)
     return drawn
 
 
-def save_image(path: Path, picture: np.ndarray, camera: int) -> None:
-    """Write a uint8 (H, W, 3) picture, with the JPEG quality of the camera (from 1) where the name asks for JPEG."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path, quality=CAMERAS[camera - 1].quality)
-
-
-def count_walks(walks: Sequence[Walk], drawn: Sequence[Sequence]) -> dict[str, int]:
-    """Tracklets and frames of each split, and queries."""
+def count_walks(root: Path, plan: Plan, walks: Sequence[Walk], drawn: Sequence[Sequence]) -> dict[str, int]:
+    """Tracklets and frames of each split, and queries of the test; the `describe` of a layout without lists."""
     counts = {}
     for split in dict.fromkeys(walk.split for walk in walks):
         lengths = [len(frames) for walk, frames in zip(walks, drawn) if walk.split == split]
@@ -69,14 +67,14 @@ def count_walks(walks: Sequence[Walk], drawn: Sequence[Sequence]) -> dict[str, i
 
 
 def first_frame(walk: Walk, plan: Plan) -> int:
-    """The number of a walk's first frame where a camera counts its frames on and on, 2 to 4999."""
+    """The number (2 to 4999) of a walk's first frame, for layouts in which a camera numbers its frames throughout."""
     return int(generator(3, plan.seed, walk.pid, walk.camera, walk.number).integers(2, 5000))
 
 
 def _save_matlab5(path: Path, variable: str, value: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     savemat(path, {variable: value})
-    # The header names the hour of writing, which would differ between two equal runs.
+    # The header names the time of writing, which would differ between two equal runs.
     path.write_bytes(f"MATLAB 5.0 {_WRITTEN_BY}".encode().ljust(116) + path.read_bytes()[116:])
 
 
@@ -113,7 +111,7 @@ def _describe_mars(root: Path, plan: Plan, walks: Sequence[Walk], drawn: Sequenc
         _save_matlab5(info / f"tracks_{split}_info.mat", f"track_{split}_info", np.array(rows, np.int32))
     query = [row for row, (walk, _) in enumerate(mine, 1) if walk.is_query]
     _save_matlab5(info / "query_IDX.mat", "query_IDX", np.array([query], np.uint16))
-    return count_walks(walks, drawn)
+    return count_walks(root, plan, walks, drawn)
 
 
 def _lsvid_walks(plan: Plan) -> list[Walk]:
@@ -121,7 +119,7 @@ def _lsvid_walks(plan: Plan) -> list[Walk]:
 
 
 def _lsvid_prefix(walk: Walk) -> str:
-    """What all frame names of a tracklet start with, and no others."""
+    """What the names of all frames of this tracklet start with, and of no other."""
     stem = _stem(walk.pid)
     return f"tracklet_{walk.split}/{stem}/c{walk.camera:02d}_{walk.number:04d}/{stem}_"
 
@@ -145,16 +143,16 @@ def _describe_lsvid(
             tables = root / ("info/data" if lists_in_info else f"{split}/data")
             query = [row for row, walk in enumerate(mine, 1) if walk.is_query]
             _save_matlab73(tables / f"info_{split}.mat", "query", np.array([query]))
-    return count_walks(walks, drawn) | {"val_queries": len(query)}
+    return count_walks(root, plan, walks, drawn) | {"val_queries": len(query)}
 
 
 def _ilids_walks(plan: Plan) -> list[Walk]:
-    """One walk of every person past both cameras; training and test people alike, as the splits are drawn anew."""
+    """The walks of all people past both cameras; the splits, not the plan, say who is trained on."""
     people = plan.train_ids + plan.test_ids
     if people % 2 or people > _MOST_ILIDS_PEOPLE:
         rule = f"must be even and at most {_MOST_ILIDS_PEOPLE} with --layout ilids, whose splits halve the people"
         raise InputError(f"train ids + test ids {rule}, not {people}")
-    return [walk for walk in plan_tracklets(plan) if walk.pid > 0]
+    return plan_tracklets(plan)
 
 
 def _ilids_name(walk: Walk, plan: Plan, number: int) -> str:
@@ -167,19 +165,19 @@ def _ilids_name(walk: Walk, plan: Plan, number: int) -> str:
 def _describe_ilids(
     root: Path, plan: Plan, walks: Sequence[Walk], drawn: Sequence[Sequence[str]], *, tar: bool
 ) -> dict[str, int]:
-    """Write the ten splits: a permutation of the people each, as positions (from 1) in the sorted folders."""
+    """Write the ten splits, each a permutation of the people, who are numbered from 1 in the order of their folders."""
     rng, people = generator(5, plan.seed), plan.train_ids + plan.test_ids
     splits = np.array([rng.permutation(people) + 1 for _ in range(_ILIDS_SPLITS)], np.uint16)
     _save_matlab5(root / "train-test people splits" / "train_test_splits_ilidsvid.mat", "ls_set", splits)
     if tar:
         _pack(root, root / "iLIDS-VID.tar")
-    # Either half of a split holds as many people, each with a tracklet per camera.
+    # Each half of a split holds half of the people, and each of them has a tracklet in both cameras.
     counts = {"train_tracklets": people, "test_tracklets": people, "queries": people // 2, "splits": _ILIDS_SPLITS}
     return counts | {"frames": sum(map(len, drawn))}
 
 
 def _pack(root: Path, archive: Path) -> None:
-    """Move what `root` holds into a tar file, whose bytes follow from names and contents alone."""
+    """Move what `root` holds into a tar file, whose bytes depend on names and contents alone."""
 
     def plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
         member.mtime = member.uid = member.gid = 0
@@ -196,13 +194,11 @@ def _pack(root: Path, archive: Path) -> None:
 
 
 MARS = Layout(partial(draw_images, name=_mars_name), _describe_mars)
-LSVID = Layout(
-    partial(draw_images, name=_lsvid_name), _describe_lsvid, walks=_lsvid_walks, options=("lists_in_info",)
-)
+LSVID = Layout(partial(draw_images, name=_lsvid_name), _describe_lsvid, walks=_lsvid_walks)
 ILIDS = Layout(
     partial(draw_images, name=_ilids_name),
     _describe_ilids,
     walks=_ilids_walks,
+    lowest_pid=1,
     limits={"cameras": (2, 2), "tracklets": (1, 1)},
-    options=("tar",),
 )

@@ -1,9 +1,7 @@
 """Plans the walks of a synthetic data set and draws their frames, whatever its layout on disk."""
 
-from __future__ import annotations
-
 from collections import namedtuple
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import product
 from operator import attrgetter
@@ -41,16 +39,18 @@ class Plan:
     test_ids: int = field(default=32, metadata={"help": "other identities, to test with", "bounds": (2, 1000)})
     cameras: int = field(default=4, metadata={"help": "cameras", "bounds": (2, 6)})
     tracklets: int = field(default=2, metadata={"help": "tracklets per identity and camera", "bounds": (1, 9)})
-    frames: tuple[int, int] = field(default=(6, 10), metadata={"help": "frames per tracklet", "bounds": ("LO", "HI")})
-    size: tuple[int, int] = field(default=(64, 32), metadata={"help": "frame size in pixels", "bounds": ("H", "W")})
+    frames: tuple[int, int] = field(default=(6, 10), metadata={"help": "frames per tracklet", "names": ("LO", "HI")})
+    size: tuple[int, int] = field(default=(64, 32), metadata={"help": "frame size in pixels", "names": ("H", "W")})
     seed: int = field(default=0, metadata={"help": "seed of every draw", "bounds": (0, 2**31)})
 
-    def check(self) -> None:
-        """Raise InputError, naming the argument, for values no data set can be drawn from."""
+    def check(self, layout: str, limits: Mapping[str, tuple[int, int]]) -> None:
+        """Raise InputError naming the first field out of its bounds, or out of the closer `limits` of the layout."""
         for part in (part for part in fields(self) if isinstance(part.default, int)):
-            (low, high), value = part.metadata["bounds"], getattr(self, part.name)
+            (low, high), value = limits.get(part.name, part.metadata["bounds"]), getattr(self, part.name)
             if not low <= value <= high:
-                raise InputError(f"{part.name.replace('_', ' ')} must be {low} to {high}, not {value}")
+                allowed = str(low) if low == high else f"{low} to {high}"
+                where = f" with --layout {layout}" if part.name in limits else ""
+                raise InputError(f"{part.name.replace('_', ' ')} must be {allowed}{where}, not {value}")
         if not 1 <= self.frames[0] <= self.frames[1] <= 999:
             raise InputError(f"frames must be LO HI with 1 <= LO <= HI <= 999, not {self.frames[0]} {self.frames[1]}")
         if not (32 <= self.size[0] <= 1024 and self.size[0] <= 3 * self.size[1] <= 3 * self.size[0]):
@@ -59,27 +59,27 @@ class Plan:
 
 @dataclass(frozen=True)
 class Walk:
-    """One walk past one camera by one person, by two (junk) or by nobody (an empty box)."""
+    """A tracklet to draw: a person walks past a camera; junk shows one or two people, a distractor one or none."""
 
-    split: str
-    pid: int
-    camera: int
-    number: int
+    split: str  # 'train', 'test' or 'val'
+    pid: int  # from 1, or JUNK or DISTRACTOR
+    camera: int  # from 1
+    number: int  # of the tracklet, from 1 for each person and camera
     people: tuple[Figure, ...]
 
     @property
     def is_query(self) -> bool:
-        """Whether it is the one of its person and camera to search with."""
+        """Whether it is the query of its person and camera."""
         return self.split != "train" and self.pid > 0 and self.number == 1
 
 
 def generator(*key: int) -> np.random.Generator:
-    """A generator of its own for each key (integers from -1 up), so that the order of the work does not matter."""
+    """A new generator for each key (integers from -1 up): the pictures do not depend on the order of drawing."""
     return np.random.default_rng(np.random.SeedSequence([part + 1 for part in key]))
 
 
 def draw_identity(rng: np.random.Generator) -> Figure:
-    """A random person: discrete marks (garments, pattern, head, load) and a shape and gait of its own."""
+    """A random person: garments, head and load from lists; shape and gait from ranges."""
 
     def one(choices: Sequence):
         return choices[int(rng.integers(len(choices)))]
@@ -99,7 +99,7 @@ def draw_identity(rng: np.random.Generator) -> Figure:
 
 
 def identities(seed: int, split: int, count: int) -> list[Figure]:
-    """`count` people of a split; where 20 draws find one, a newcomer differs from each in four of seven MARKS."""
+    """`count` people of a split; each differs from all before in at least four MARKS, if 20 draws find such a one."""
     rng, people = generator(1, seed, split), []
     while len(people) < count:
         for _ in range(20):
@@ -112,15 +112,15 @@ def identities(seed: int, split: int, count: int) -> list[Figure]:
 
 def plan_tracklets(plan: Plan) -> list[Walk]:
     """Every tracklet in the order of the lists: train, then test, each by pid (junk first), camera and number."""
-    strangers, cameras = [], range(1, plan.cameras + 1)
+    nameless, cameras = [], range(1, plan.cameras + 1)
     for pid, most in ((JUNK, plan.test_ids // 8 + 2), (DISTRACTOR, plan.test_ids // 4 + 2)):
         for camera, number in product(cameras, range(1, most + 1)):
             rng = generator(2, plan.seed, pid, camera, number)
             people = tuple(draw_identity(rng) for _ in range(number % 2 + (pid == JUNK)))
-            strangers.append(Walk("test", pid, camera, number, people))
+            nameless.append(Walk("test", pid, camera, number, people))
     train = _walks_of("train", 1, identities(plan.seed, 0, plan.train_ids), plan)
     test = _walks_of("test", 1 + plan.train_ids, identities(plan.seed, 1, plan.test_ids), plan)
-    return train + strangers + test
+    return train + nameless + test
 
 
 def plan_validation(plan: Plan) -> list[Walk]:
