@@ -122,7 +122,7 @@ def test_a_query_whose_line_is_wrong_is_left_out_and_is_no_gallery(root):
         ([[0.0, 1.0]], "query 0 is not a row of the 6"),
         ([[-1.0]], "query -1 is not a row"),
         ([[1e300]], r"query holds 1e\+300, more than"),
-        ([[1.0, 3.0, 1.0]], "names row 1 twice"),
+        ([[1.0, 3.0, 1.0]], "query 1 is named twice"),
         ([[1.0, 2.0]], "query 2 is a junk tracklet"),
         ([[1.0, 2.5]], "must hold whole numbers"),
         ([[1.0, np.nan]], "must hold whole numbers"),

@@ -153,7 +153,7 @@ FAULTY_ROWS = [
     ("train,p,c,t,cam1/a.mkv,1.5,0,0,4,4", "frame is 1.5; it must be a whole number"),
     ("train,p,c,t,cam1/a.mkv,first,0,0,4,4", "frame is 'first'; it must be a number"),
     ("train,p,c,t,cam1/a.mkv,1e300,0,0,4,4", "frame is '1e300'; it must be a number"),
-    ("train,p,c,t,cam1/a.mkv,4,1,1,4,4", "has frame 4 as row 2 of the same tracklet"),
+    ("train,p,c,t,cam1/a.mkv,4,1,1,4,4", "repeats row 2 (same frame in the same tracklet)"),
     ("train,p,c,t,cam1/b.mkv,5,0,0,4,4", "is of video cam1/b.mkv, but row 2 of the same tracklet of cam1/a.mkv"),
     ("train,p,,t,cam1/a.mkv,5,0,0,4,4", "column camera is empty"),
     ("train,p,c,t,cam1/a.mkv,5,0,0,,4", "has some of x,y,w,h but not all"),

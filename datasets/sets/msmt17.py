@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets.sets.find_root import find_root, present
+from datasets.sets.find_root import find_root, is_below, present, read_lines
 from datasets.tracklet import DataSet, Fault, OnFault, RawSplits, Tracklet, raise_or_warn
 from utils.errors import InputError, MissingFileError
 
@@ -63,16 +63,12 @@ class _Part:
 
     def _lines(self, name: str, split: str) -> Iterator[_Line]:
         path = self.root / name
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path} cannot be read as a list of images ({error})") from None
-        for number, line in enumerate(text.rstrip().split("\n") if text.strip() else (), start=1):
+        for number, line in enumerate(read_lines(path, "images"), start=1):
             where = f"{path} line {number}"
-            image, _, person = line.rstrip().rpartition(" ")
-            if not (_is_below(image) and re.fullmatch("[0-9]{1,4}", person)):
+            image, _, person = line.rpartition(" ")
+            if not (is_below(image) and re.fullmatch("[0-9]{1,4}", person)):
                 expected = "an image below its folder, a space and a person (a whole number of at most four digits)"
-                self.on_fault(Fault(f"{where}: expected {expected}, found {line.rstrip()!r:.80}"))
+                self.on_fault(Fault(f"{where}: expected {expected}, found {line!r:.80}"))
                 continue
             try:
                 yield _Line(where, image, int(person), _camera(image))
@@ -123,10 +119,6 @@ def _image_folders(root: Path) -> tuple[str, str]:
             looked = "; or ".join(", ".join(pair) for pair in _IMAGE_FOLDERS)
             raise MissingFileError(f"{root / name} is missing (looked in {root} for {looked}). {_HOW_TO_GET}")
     return folders
-
-
-def _is_below(image: str) -> bool:
-    return bool(image) and not image.startswith("/") and ".." not in image.split("/") and "\0" not in image
 
 
 def _camera(image: str) -> int:
