@@ -59,7 +59,7 @@ def parse_folder(root: str | Path, on_fault: OnFault = raise_or_warn) -> RawSpli
 def _tracklets(root: str, split: str, on_fault: OnFault) -> Iterator[_Seen]:
     """The tracklet folders of one split, sorted by person and name; faulty ones are reported and left out."""
 
-    def attempt(function: Callable, entry: os.DirEntry) -> Sequence:
+    def try_to_list(function: Callable, entry: os.DirEntry) -> Sequence:
         try:
             return function(entry)
         except _UnusableError as error:
@@ -75,8 +75,8 @@ def _tracklets(root: str, split: str, on_fault: OnFault) -> Iterator[_Seen]:
     except OSError as error:
         raise InputError(f"{printable(folder)} cannot be read ({error.strerror}). {_LAYOUT}") from None
     for person in persons:
-        for tracklet in attempt(_tracklet_folders, person):
-            frames = attempt(_frames, tracklet)
+        for tracklet in try_to_list(_tracklet_folders, person):
+            frames = try_to_list(_frames, tracklet)
             if frames:
                 yield _Seen(tracklet.path, split, person.name, frames)
 
