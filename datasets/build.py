@@ -132,7 +132,7 @@ def cache_dir(cfg: CfgNode) -> str:
 
 
 def check_frames_present(splits: ReIDSplits) -> None:
-    """One look at the disk per split, so that images unpacked elsewhere are found before weights are read.
+    """Look for the first frame of each split, so that a wrong folder is noticed before weights are read.
 
     Raises MissingFileError naming the first frame of the split, or InputError when the data set's pack lacks it.
     """

@@ -81,8 +81,6 @@ def cut_crops(
             logger.warning("the cache folder %s is damaged; its crops are cut again", folder)
         try:
             beyond = _cut(folder, cuts, cutter, faults)
-        except InputError:
-            raise
         except OSError as error:
             reason = error.strerror or error
             raise InputError(f"crops cannot be written into the cache folder {cache} ({reason})") from None
