@@ -57,8 +57,8 @@ class FrameStore:
             raise self._fault(f"has format {about.get('format')}, this code reads {_FORMAT}")
         self._count, self.digest = about["frames"], about["digest"]
 
-    def _fault(self, told: str) -> InputError:
-        return InputError(f"pack {self.path} {told}; write it again: python -m datasets.pack --out FILE --overwrite")
+    def _fault(self, problem: str) -> InputError:
+        return InputError(f"pack {self.path} {problem}; write it again: python -m datasets.pack --out FILE --overwrite")
 
     def __reduce__(self) -> tuple:
         return FrameStore, (self.path, self.root)  # another process opens the file itself
@@ -99,7 +99,7 @@ class FrameStore:
         try:
             return transaction.get(key)
         except lmdb.Error:
-            _transaction.cache_clear()  # this one is of no more use
+            _transaction.cache_clear()  # after an error this one cannot be used again
             return b""
 
 

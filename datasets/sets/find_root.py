@@ -23,12 +23,17 @@ def find_root(root: Path, name: str, layouts: Sequence[Sequence[str]], how_to_ge
     candidates = [root, *folders_in(root)]
     found = [path for path in candidates if any(present(path, layout) for layout in layouts)]
     best = root if root in found or not found else only_one(found, name, root)
-    index, _ = max(enumerate(layouts), key=lambda numbered: len(present(best, numbered[1])))
-    for file in layouts[index]:
-        if not os.path.exists(best / file):
-            looked = "; or ".join(", ".join(layout) for layout in layouts)
-            raise MissingFileError(f"{best / file} is missing (looked in {root} for {looked}). {how_to_get}")
-    return best, index
+    return best, best_layout(best, layouts, how_to_get, looked_in=root)
+
+
+def best_layout(folder: Path, layouts: Sequence[Sequence[str]], how_to_get: str, looked_in: Path) -> int:
+    """The index of the layout of which `folder` has most; raises MissingFileError naming the first missing file."""
+    index, layout = max(enumerate(layouts), key=lambda numbered: len(present(folder, numbered[1])))
+    for file in layout:
+        if not os.path.exists(folder / file):
+            looked = "; or ".join(", ".join(names) for names in layouts)
+            raise MissingFileError(f"{folder / file} is missing (looked in {looked_in} for {looked}). {how_to_get}")
+    return index
 
 
 def only_one(found: Sequence[Path], name: str, root: Path) -> Path:

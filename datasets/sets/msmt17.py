@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets.sets.find_root import find_root, is_below, present, read_lines
+from datasets.sets.find_root import best_layout, find_root, is_below, present, read_lines
 from datasets.tracklet import DataSet, Fault, OnFault, RawSplits, Tracklet, raise_or_warn
-from utils.errors import InputError, MissingFileError
+from utils.errors import InputError
 
 NUM_CAMERAS = 15
 _LISTS = ("list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt")
@@ -113,12 +113,7 @@ def _image_folders(root: Path) -> tuple[str, str]:
         raise InputError(
             f"{root} holds the images of MSMT17_V1 and of MSMT17_V2 ({names}); move those of one elsewhere"
         )
-    folders = max(_IMAGE_FOLDERS, key=lambda pair: len(present(root, pair)))
-    for name in folders:
-        if not os.path.exists(root / name):
-            looked = "; or ".join(", ".join(pair) for pair in _IMAGE_FOLDERS)
-            raise MissingFileError(f"{root / name} is missing (looked in {root} for {looked}). {_HOW_TO_GET}")
-    return folders
+    return _IMAGE_FOLDERS[best_layout(root, _IMAGE_FOLDERS, _HOW_TO_GET, looked_in=root)]
 
 
 def _camera(image: str) -> int:
