@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from configs import load_cfg
 from datasets import build_test_loader, build_train_loader, configured_splits
 from datasets.clips.buffers import Batch, BatchBuffers, ClipLoader
-from tests.conftest import TINY_OPTIONS
+from tests.conftest import tiny_options
 
 SHAPE = (2, 3, 4, 5, 3)  # clips, frames, height, width, colours
 BYTES = 2 * 3 * 4 * 5 * 3
@@ -131,8 +131,7 @@ def test_processes_that_are_not_forked_get_no_memory_that_they_would_have_to_inh
 @pytest.mark.parametrize("workers", [0, 1])
 def test_the_loaders_of_a_run_use_the_recycled_memory(tiny_mars, monkeypatch, workers):
     """Slots are as large as the largest batch of training and test, and are what batches are decoded into."""
-    options = TINY_OPTIONS | {"DATASETS.ROOT_DIR": str(tiny_mars), "DATALOADER.NUM_WORKERS": str(workers)}
-    cfg = load_cfg(opts=[part for pair in options.items() for part in pair])
+    cfg = load_cfg(opts=tiny_options(DATASETS__ROOT_DIR=tiny_mars, DATALOADER__NUM_WORKERS=workers))
     splits = configured_splits(cfg)
     for loader in (build_train_loader(cfg, splits), build_test_loader(cfg, splits.train, "dense")):
         buffers = loader._buffers()
