@@ -189,12 +189,3 @@ def test_the_check_counts_and_takes_no_two_people_for_one(root, capsys):
         ["gallery", "2", "3", "3", "3", "3,060", "82,161"],
     ]
     assert lines[-1] == "no problem found" and len([line for line in lines if line.startswith("note: ")]) == 2
-    (root / "test" / image(0, 2, 14)).unlink()
-    (root / "train" / "0002" / "more.jpg").touch()
-    where = add_line(root, "query", "0001/x.jpg 1")
-    assert check.main(keys) == 1
-    report = capsys.readouterr().out
-    assert f"faults of the lists: 1\n  {where}: image 'x.jpg' needs four fields" in report
-    assert f"missing frames: 1\n  gallery test/{image(0, 2, 14)} does not exist\n" in report
-    assert "  train holds 1 image file that no list names: more.jpg\n" in report
-    assert report.endswith("\n3 problems found (see above)\n")
