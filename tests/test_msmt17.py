@@ -171,6 +171,8 @@ def test_an_image_of_two_lines_and_a_folder_of_two_people_are_told(root):
         ),
     }
     assert len(flat) == 2 and len(raw.train) == 8 and len(raw.gallery) == 3
+    with pytest.raises(InputError, match=f"^{re.escape(twice)}: image '{query}' is named in .* line 1 already$"):
+        parse_msmt17(root)
 
 
 def test_the_check_counts_and_takes_no_two_people_for_one(root, capsys):

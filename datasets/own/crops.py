@@ -198,7 +198,7 @@ def save_crop(crop: tuple[Image.Image, Path]) -> None:
 
 
 def in_threads(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-    """Like `map`, in threads that take only a few of the items in advance; closed, it drops those not begun."""
+    """Like `map`, in threads that take only a few items in advance; when it is closed, items not begun are dropped."""
     pool = ThreadPoolExecutor(os.cpu_count())
     running: deque[Future] = deque()
     try:

@@ -47,8 +47,8 @@ def parse_ilidsvid(
         raise InputError(f"DATASETS.TRAIN_HALF {train_half!r} must be one of {', '.join(_HALVES)}")
     folder = _find_folder(Path(root), cache_dir)
     split_file = _find_split_file(folder)
-    persons, single = _persons(folder, on_fault)
-    order = _split_table(split_file, len(persons), folder, single)[int(split)]
+    persons, seen_once = _persons(folder, on_fault)
+    order = _split_table(split_file, len(persons), folder, seen_once)[int(split)]
     half = len(persons) // 2
     train_order = order[half:] if train_half == "last" else order[:half]
     numbers = set(train_order.tolist())
@@ -151,13 +151,13 @@ def _persons(folder: Path, on_fault: OnFault) -> tuple[list[Sequence[Tracklet]],
     """
     numbers = [_person_numbers(folder / "sequences" / camera) for camera in _CAMERAS]
     persons: list[Sequence[Tracklet]] = []
-    single: list[str] = []
+    seen_once: list[str] = []
     for name in sorted(numbers[0].keys() | numbers[1].keys()):
         frames = [_frames(folder, camera, name) for camera in _CAMERAS]
         missing = [camera for camera, seen in zip(_CAMERAS, numbers) if name not in seen]
         empty = [camera for camera, part in zip(_CAMERAS, frames) if not part]
         if missing:
-            single.append(f"{name} is missing in {missing[0]}")
+            seen_once.append(f"{name} is missing in {missing[0]}")
             problem = "is missing: every person is seen by both cameras"
         elif empty:
             problem = "holds no image"
@@ -168,7 +168,7 @@ def _persons(folder: Path, on_fault: OnFault) -> tuple[list[Sequence[Tracklet]],
             continue
         path = folder / "sequences" / (missing or empty)[0] / name
         on_fault(Fault(f"{path} {problem}", sum(frames, ()), str(folder)))
-    return persons, single
+    return persons, seen_once
 
 
 def _person_numbers(folder: Path) -> dict[str, int]:
@@ -192,7 +192,7 @@ def _frames(folder: Path, camera: str, name: str) -> tuple[str, ...]:
     return tuple(f"{path}{os.sep}{image}" for image in images_in(path))
 
 
-def _split_table(path: Path, count: int, folder: Path, single: Sequence[str]) -> np.ndarray:
+def _split_table(path: Path, count: int, folder: Path, seen_once: Sequence[str]) -> np.ndarray:
     """(10, count) int64: each row a permutation of 1..count, numbering the person folders in the order of names."""
     table = read_matlab5(path, "ls_set")
     if table.ndim != 2 or table.shape[0] != len(_SPLITS) or not table.shape[1]:
@@ -205,8 +205,8 @@ def _split_table(path: Path, count: int, folder: Path, single: Sequence[str]) ->
     if size % 2:
         raise InputError(f"{path}: ls_set splits {size} persons, which has no halves; an even number is expected")
     if size != count:
-        rest = f" and {len(single) - 3} more" if len(single) > 3 else ""
-        names = f" ({', '.join(single[:3])}{rest})" if single else ""
+        rest = f" and {len(seen_once) - 3} more" if len(seen_once) > 3 else ""
+        names = f" ({', '.join(seen_once[:3])}{rest})" if seen_once else ""
         raise InputError(
             f"{path}: ls_set splits {size} persons, but {folder / 'sequences'} has {count} seen by both cameras{names}"
         )

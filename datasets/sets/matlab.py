@@ -82,10 +82,10 @@ def check_whole_numbers(values: np.ndarray, path: Path, variable: str) -> None:
 def query_rows(
     values: np.ndarray, path: Path, variable: str, persons: Sequence[int | None], nobody: Mapping[int, str]
 ) -> list[int]:
-    """The queries as 0-based rows of the test list, of 1-based `values`.
+    """The queries as 0-based rows of the test list; `values` numbers the rows from 1.
 
-    `persons` has the person of each row of the list, `nobody` what the persons are whom no query may show. Raises
-    InputError naming `path` for anything but rows of the list, each named once.
+    `persons` has the person of each row (None: a faulty row), `nobody` what an id stands for that is no person to
+    find. Raises InputError naming `path` for a number that is no row, is of such an id, or comes twice.
     """
     check_whole_numbers(values, path, variable)
     rows = (values.astype(np.int64).ravel() - 1).tolist()
@@ -105,6 +105,6 @@ def query_rows(
 
 
 def query_and_gallery(test: Mapping[int, Tracklet], rows: Sequence[int]) -> tuple[list[Tracklet], list[Tracklet]]:
-    """The test tracklets (by row) in `rows`, in this order, and all others."""
+    """The test tracklets in `rows`, in the order of `rows`, and all others; `test` has them by row."""
     in_query = set(rows)
     return [test[row] for row in rows if row in test], [t for row, t in test.items() if row not in in_query]
