@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from datasets.sets.ilidsvid import parse_ilidsvid
-from datasets.tracklet import Fault, RawSplits, cut_into_chunks
+from datasets.tracklet import cut_into_chunks
 from tests.ilidsvid_files import PERSONS, SPLIT_FILE, SPLITS, pids, write_set, write_splits
+from tests.refusals import refused, with_faults
 from utils.errors import InputError
 
 
@@ -44,15 +45,8 @@ def test_tracklets_are_whole_with_frames_in_the_order_of_names(root):
 
 @pytest.mark.parametrize("split", [-1, 10, "10", "all", "", "03", "01", 1.0, True, None, " 3", "٣"])
 def test_another_split_or_half_is_refused(root, split):
-    with pytest.raises(InputError, match="DATASETS.SPLIT .* must be one of 0 to 9"):
-        parse_ilidsvid(root, split=split)
-    with pytest.raises(InputError, match="DATASETS.TRAIN_HALF .* must be one of last, first"):
-        parse_ilidsvid(root, train_half=split)
-
-
-def faults_of(root: Path) -> tuple[list[Fault], RawSplits]:
-    faults: list[Fault] = []
-    return faults, parse_ilidsvid(root, faults.append)
+    refused("DATASETS.SPLIT .* must be one of 0 to 9", parse_ilidsvid, root, split=split)
+    refused("DATASETS.TRAIN_HALF .* must be one of last, first", parse_ilidsvid, root, train_half=split)
 
 
 def test_a_person_of_one_camera_is_named_and_is_not_numbered(root):
@@ -60,9 +54,8 @@ def test_a_person_of_one_camera_is_named_and_is_not_numbered(root):
     (sequences / "cam1" / "person003").mkdir()
     (sequences / "cam1" / "person003" / "f.png").touch()
     missing = sequences / "cam2" / "person003"
-    with pytest.raises(InputError, match=f"^{missing} is missing: every person is seen by both cameras$"):
-        parse_ilidsvid(root)
-    faults, raw = faults_of(root)
+    refused(f"^{missing} is missing: every person is seen by both cameras$", parse_ilidsvid, root)
+    faults, raw = with_faults(parse_ilidsvid, root)
     frames = (str(sequences / "cam1" / "person003" / "f.png"),)
     assert [(fault.frames, fault.root, fault.blocks) for fault in faults] == [(frames, raw.root, True)]
     # The six others keep the numbers 1 to 6.
@@ -79,7 +72,7 @@ def test_persons_of_one_camera_are_named_where_the_splits_count_them(root, gone,
         for number in numbers:
             shutil.rmtree(root / "i-LIDS-VID" / "sequences" / camera / f"person{number:03d}")
     with pytest.raises(InputError) as caught:
-        faults_of(root)
+        with_faults(parse_ilidsvid, root)
     assert str(caught.value).endswith(expected)
 
 
@@ -87,9 +80,8 @@ def test_an_empty_person_folder_is_named_and_keeps_its_number(root):
     folder = root / "i-LIDS-VID" / "sequences" / "cam1" / "person002"
     for path in folder.iterdir():
         path.unlink()
-    with pytest.raises(InputError, match=f"^{folder} holds no image$"):
-        parse_ilidsvid(root)
-    faults, raw = faults_of(root)
+    refused(f"^{folder} holds no image$", parse_ilidsvid, root)
+    faults, raw = with_faults(parse_ilidsvid, root)
     assert len(faults) == 1 and all("cam2/person002" in frame for frame in faults[0].frames)
     # Person 2 is left out of both cameras; the persons after it are still numbers 3 to 6.
     assert pids(raw.query) == pids(raw.gallery) == [1, 5] and pids(raw.train) == [77, 77, 81, 81, 300, 300]
@@ -97,8 +89,7 @@ def test_an_empty_person_folder_is_named_and_keeps_its_number(root):
 
 def test_two_folders_of_one_number_are_refused(root):
     (root / "i-LIDS-VID" / "sequences" / "cam1" / "person01").mkdir()
-    with pytest.raises(InputError, match="person01 is a second folder of person 1"):
-        parse_ilidsvid(root)
+    refused("person01 is a second folder of person 1", parse_ilidsvid, root)
 
 
 def changed(row: int, column: int, value: float) -> np.ndarray:
@@ -132,24 +123,19 @@ def changed(row: int, column: int, value: float) -> np.ndarray:
 )
 def test_a_fault_in_any_row_of_the_splits_is_named_whatever_the_split(root, splits, expected):
     write_splits(root / SPLIT_FILE, splits)
-    with pytest.raises(InputError, match=f"^{root / SPLIT_FILE}: ls_set .*(?:{expected})") as caught:
-        parse_ilidsvid(root, split=6)
-    assert "\n" not in str(caught.value)
+    refused(f"^{root / SPLIT_FILE}: ls_set .*(?:{expected})", parse_ilidsvid, root, split=6)
 
 
 def test_a_split_file_that_cannot_be_read_is_named(root):
     path = root / SPLIT_FILE
     write_splits(path, name="split_set")
-    with pytest.raises(InputError, match=f"{path} holds no variable ls_set .found: split_set"):
-        parse_ilidsvid(root)
+    refused(f"{path} holds no variable ls_set .found: split_set", parse_ilidsvid, root)
     for content in (b"", b"rubbish" * 100, b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM" + b"\xff" * 100):
         path.write_bytes(content)
-        with pytest.raises(InputError, match=f"^{path} [^\n]*$"):
-            parse_ilidsvid(root)
+        refused(f"^{path} [^\n]*$", parse_ilidsvid, root)
     path.unlink()
     path.mkdir()
-    with pytest.raises(InputError, match=f"{path} cannot be read .Is a directory."):
-        parse_ilidsvid(root)
+    refused(f"{path} cannot be read .Is a directory.", parse_ilidsvid, root)
 
 
 @pytest.mark.parametrize("header", [0, 512])
@@ -160,5 +146,4 @@ def test_splits_of_matlab_73_are_refused(root, header):
     if header:
         with path.open("r+b") as file:
             file.write(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM")
-    with pytest.raises(InputError, match=f"{path} must be a MATLAB 5 file, but is one of MATLAB 7.3"):
-        parse_ilidsvid(root)
+    refused(f"{path} must be a MATLAB 5 file, but is one of MATLAB 7.3", parse_ilidsvid, root)

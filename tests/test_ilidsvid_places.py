@@ -9,6 +9,7 @@ import pytest
 
 from datasets.sets.ilidsvid import parse_ilidsvid
 from tests.ilidsvid_files import MAT, SPLIT_FILE, below, pids, write_persons, write_set, write_splits
+from tests.refusals import refused
 from utils.errors import InputError, MissingFileError
 
 
@@ -69,8 +70,7 @@ def test_two_sets_are_named_unless_one_bears_the_name(tmp_path):
     for name in ("a", "b"):
         write_persons(tmp_path / "both" / name)
         write_splits(tmp_path / "both" / name / MAT)
-    with pytest.raises(InputError, match="several sets: a, b; name one"):
-        parse_ilidsvid(tmp_path / "both")
+    refused("several sets: a, b; name one", parse_ilidsvid, tmp_path / "both")
     write_persons(tmp_path / "both" / "ilids_vid", persons=(*range(10, 16),))
     write_splits(tmp_path / "both" / "ilids_vid" / MAT)
     assert set(pids(parse_ilidsvid(tmp_path / "both").query)) == {10, 11, 12}
@@ -143,12 +143,10 @@ def test_an_archive_of_something_else_or_none_is_refused(root, tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "flow.png").touch()
     path = pack(tmp_path / "other", tmp_path / "iLIDS-VID.tar")
-    with pytest.raises(InputError, match=f"{path} is refused: it holds none of the files"):
-        parse_ilidsvid(path, cache_dir=tmp_path / "cache")
+    refused(f"{path} is refused: it holds none of the files", parse_ilidsvid, path, cache_dir=tmp_path / "cache")
     write_splits(tmp_path / "other" / SPLIT_FILE)
     pack(tmp_path / "other", path)
     with pytest.raises(InputError, match=f"{path} .unpacked into .* holds no i-LIDS-VID/sequences"):
         parse_ilidsvid(path, cache_dir=tmp_path / "cache")
     path.write_bytes(b"rubbish" * 1000)
-    with pytest.raises(InputError, match=f"{path} is not a tar archive"):
-        parse_ilidsvid(path, cache_dir=tmp_path / "cache")
+    refused(f"{path} is not a tar archive", parse_ilidsvid, path, cache_dir=tmp_path / "cache")

@@ -12,14 +12,13 @@ from tests.lsvid_files import (
     LISTS,
     LISTS_IN_INFO,
     brief,
-    faults_of,
     write_frames,
     write_list,
     write_query,
     write_set,
     write_val,
 )
-from utils.errors import InputError
+from tests.refusals import refused, with_faults
 
 
 @pytest.fixture
@@ -107,8 +106,7 @@ def test_training_is_cut_into_chunks_and_short_tracklets_stay_whole(root, frames
 
 @pytest.mark.parametrize("step", [-1, 4.5, "48", True, None])
 def test_a_step_that_is_no_number_of_frames_is_refused(root, step):
-    with pytest.raises(InputError, match="DATASETS.SAMPLING_STEP .*must be a whole number"):
-        parse_lsvid(root, sampling_step=step)
+    refused("DATASETS.SAMPLING_STEP .*must be a whole number", parse_lsvid, root, sampling_step=step)
 
 
 @pytest.mark.parametrize(
@@ -135,8 +133,7 @@ def test_the_validation_queries_of_the_file_win(tmp_path, layout, info):
     assert brief(raw.val_query) == [(300, 0, 2), (301, 6, 1)]
     assert brief(raw.val_gallery) == [(300, 0, 1), (300, 1, 1)]
     write_query(root / info / "info_val.mat", [[5.0]])
-    with pytest.raises(InputError, match="info_val.mat: query 5 is not a row of the 4"):
-        parse_lsvid(root)
+    refused("info_val.mat: query 5 is not a row of the 4", parse_lsvid, root)
 
 
 def test_an_empty_validation_list_is_no_part_and_one_without_images_does_not_block(root):
@@ -145,7 +142,7 @@ def test_an_empty_validation_list_is_no_part_and_one_without_images_does_not_blo
     outside = f"{root}/tracklet_train/my people/0008/"
     write_list(root / "list_sequence" / "list_seq_val.txt", ["tracklet_val/a 1", f"{outside} 2"])
     assert parse_lsvid(root).val_query == []
-    faults, _ = faults_of(root)
+    faults, _ = with_faults(parse_lsvid, root)
     assert [(fault.blocks, fault.split) for fault in faults] == [(False, "val")]
     assert "list_seq_val.txt: none of its 2 tracklets" in faults[0].message
 
@@ -153,7 +150,7 @@ def test_an_empty_validation_list_is_no_part_and_one_without_images_does_not_blo
 def test_a_fault_in_the_validation_list_is_of_that_split(root):
     path = write_val(root)
     path.write_text(path.read_text() + "tracklet_val/none 1\n")
-    faults, raw = faults_of(root)
+    faults, raw = with_faults(parse_lsvid, root)
     assert [fault.split for fault in faults] == ["val"] and "list_seq_val.txt line 5: no image" in faults[0].message
     assert len(raw.val_query) == 3
 

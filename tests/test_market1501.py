@@ -9,8 +9,8 @@ from PIL import Image
 from datasets import check_frames_present, load_splits, official_name
 from datasets.check import command as check
 from datasets.sets.market1501 import parse_market1501
-from datasets.tracklet import Fault
-from utils.errors import InputError, MissingFileError
+from tests.refusals import refused, with_faults
+from utils.errors import MissingFileError
 
 # ids out of order; junk (-1) and distractors (0000) between the others
 TRAIN = ("0030_c2s1_000451_03.jpg", "0007_c1s1_000001_01.jpg", "0007_c6s3_000002_02.jpg", "0012_c4s1_000003_01.jpg",
@@ -71,14 +71,11 @@ def test_a_missing_root_two_sets_and_an_empty_folder_are_named(root):
     with pytest.raises(MissingFileError, match="nowhere is not a folder; set it to the folder of Market1501"):
         parse_market1501(root / "nowhere")
     (root.parent / "other" / "bounding_box_train").mkdir(parents=True)
-    with pytest.raises(InputError, match="several sets: Market-1501-v15.09.15, other; name one"):
-        parse_market1501(root.parent)
+    refused("several sets: Market-1501-v15.09.15, other; name one", parse_market1501, root.parent)
     for name in QUERY:
         (root / "query" / name).unlink()
-    with pytest.raises(InputError, match="Market1501 in .* has no query tracklet"):
-        load_splits("Market1501", str(root))
-    with pytest.raises(InputError, match="Market1501 has no option 'split'"):
-        load_splits("Market1501", str(root), split="1")
+    refused("Market1501 in .* has no query tracklet", load_splits, "Market1501", str(root))
+    refused("Market1501 has no option 'split'", load_splits, "Market1501", str(root), split="1")
 
 
 @pytest.mark.parametrize(
@@ -99,10 +96,8 @@ def test_a_missing_root_two_sets_and_an_empty_folder_are_named(root):
 def test_a_fault_names_the_image_and_can_be_left_out(root, tmp_path, folder, name, wrong):
     before = load_splits("Market1501", str(root))
     (root / folder / name).touch()
-    with pytest.raises(InputError, match=f"^{re.escape(f'{root / folder / name}: {wrong}')}"):
-        load_splits("Market1501", str(root))
-    faults: list[Fault] = []
-    parse_market1501(root, faults.append)
+    refused(f"^{re.escape(f'{root / folder / name}: {wrong}')}", load_splits, "Market1501", str(root))
+    faults, _ = with_faults(parse_market1501, root)
     split = {"bounding_box_train": "train", "bounding_box_test": "gallery", "query": "query"}[folder]
     assert [(fault.frames, fault.split, fault.blocks) for fault in faults] == [
         ((str(root / folder / name),), split, True)
