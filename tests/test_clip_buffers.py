@@ -109,10 +109,10 @@ def test_passes_over_one_loader_at_the_same_time_do_not_mix(workers):
 
 
 def test_a_system_that_grants_no_memory_for_all_slots_costs_nothing_but_time(monkeypatch):
-    def refuse(*_):
+    def no_memory(*_):
         raise OSError("Cannot allocate memory")
 
-    monkeypatch.setattr(mmap, "mmap", refuse)
+    monkeypatch.setattr(mmap, "mmap", no_memory)
     seen = [(clips.unique().tolist(), slot) for clips, slot, _ in ClipLoader(Numbers(3), batch_size=None)]
     assert seen == [([0], -1), ([1], -1), ([2], -1)]
 

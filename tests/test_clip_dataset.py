@@ -120,8 +120,8 @@ def test_a_frame_is_read_once_per_clip_in_training_and_once_per_batch_in_a_test(
     source = CountingFiles()
     EvalClips([tracklets[1]] * 3, 4, SIZE, "dense", 100, source)[0]
     assert source.reads == {tracklets[1].frames[0]: 1}
-    alone = [dataset.__getitems__([draw]).clips[0] for draw in ((1, 3), (1, 4), (0, 5), (1, 6))]
-    assert torch.equal(batch.clips, torch.stack(alone))  # a copy is of the frame before its first augmentation
+    separate = [dataset.__getitems__([draw]).clips[0] for draw in ((1, 3), (1, 4), (0, 5), (1, 6))]
+    assert torch.equal(batch.clips, torch.stack(separate))  # a copy is of the frame before its first augmentation
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -163,8 +163,8 @@ def test_epochs_do_not_depend_on_the_workers_or_the_global_random_state_and_leav
         list(build_memory_loader(cfg, splits))
         assert torch.equal(torch.get_rng_state(), before[0]) and random.getstate() == before[1]
     assert len(runs[0]) == len(runs[1]) > 0
-    for alone, shared in zip(*runs):
-        assert all(torch.equal(a, b) for a, b in zip(alone, shared))
+    for one, other in zip(*runs):
+        assert all(torch.equal(a, b) for a, b in zip(one, other))
 
 
 def test_the_test_loader_has_each_tracklet_once_and_the_memory_loader_every_training_frame_in_order(tiny_mars):

@@ -31,9 +31,9 @@ def pack(tmp_path_factory) -> Path:
     return written(tmp_path_factory.mktemp("packs") / "set.pack")
 
 
-def refused(path: Path, told: str) -> None:
+def refused(path: Path, problem: str) -> None:
     """Opening says it in one line that tells how to write the file again."""
-    with pytest.raises(InputError, match=rf"^pack {path} {told}; write it again: .*datasets.pack .*--overwrite$"):
+    with pytest.raises(InputError, match=rf"^pack {path} {problem}; write it again: .*datasets.pack .*--overwrite$"):
         FrameStore(str(path))
 
 
@@ -160,23 +160,23 @@ def damaged(sound: bytes, number: int) -> bytes:
 
 def try_damages(source: Path) -> None:
     """Each frame of each damaged file: its bytes, or a line that names file and frame."""
-    sound, path, told = source.read_bytes(), source.with_name("damaged.pack"), Counter()
+    sound, path, outcomes = source.read_bytes(), source.with_name("damaged.pack"), Counter()
     for number in range(400):
         path.write_bytes(damaged(sound, number))
         try:
             store = FrameStore(str(path))
         except InputError as error:
             assert error.line.startswith(f"pack {path} is no pack, or was cut or altered; "), error
-            told["refused"] += 1
+            outcomes["refused"] += 1
             continue
         for name, content in FRAMES.items():
             try:
                 assert store.content(name) == content, (number, name)
-                told["read"] += 1
+                outcomes["read"] += 1
             except InputError as error:
                 assert error.line.startswith(f"pack {path} holds frame {name} with altered bytes; "), error
-                told["altered"] += 1
-    assert told["refused"] > 100 and told["read"] > 50_000 and told["altered"] > 50, told
+                outcomes["altered"] += 1
+    assert outcomes["refused"] > 100 and outcomes["read"] > 50_000 and outcomes["altered"] > 50, outcomes
 
 
 @pytest.mark.slow

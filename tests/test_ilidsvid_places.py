@@ -79,9 +79,9 @@ def test_two_sets_are_named_unless_one_bears_the_name(tmp_path):
 def test_what_is_missing_is_named(root, tmp_path):
     with pytest.raises(MissingFileError, match="DATASETS.ROOT_DIR .*nowhere is neither a folder nor a tar file"):
         parse_ilidsvid(tmp_path / "nowhere")
-    (tmp_path / "bare").mkdir()
-    with pytest.raises(MissingFileError, match=r"bare/i-LIDS-VID/sequences is missing .*\*\.tar, .*iLIDS-VID.tar"):
-        parse_ilidsvid(tmp_path / "bare")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MissingFileError, match=r"empty/i-LIDS-VID/sequences is missing .*\*\.tar, .*iLIDS-VID.tar"):
+        parse_ilidsvid(tmp_path / "empty")
     shutil.move(root / "train-test people splits", tmp_path / "elsewhere")
     with pytest.raises(MissingFileError, match=f"^{root / SPLIT_FILE} is missing .*authors"):
         parse_ilidsvid(root)

@@ -12,7 +12,7 @@ SEEDS = range(200)
 
 
 def augmented(augment: ClipAugment, clip: torch.Tensor, rng: random.Random) -> torch.Tensor:
-    """What becomes of a clip (T, 3, H, W), which is left alone."""
+    """The augmented copy of a clip (T, 3, H, W)."""
     frames, _, height, width = clip.shape
     clip_THW3 = clip.permute(0, 2, 3, 1).numpy().copy(order="C")
     augment.draw(frames, height, width, rng).apply(clip_THW3)

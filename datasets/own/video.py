@@ -36,29 +36,29 @@ def cut_videos(cuts: Mapping[str, Sequence[Cut]], folder: Path, report: Report) 
 def _decoded(cuts: Mapping[str, Sequence[Cut]], report: Report) -> Iterator[tuple[Sequence[Cut], Image.Image | None]]:
     """(its crops, RGB picture) of every frame of every video in display order; None for a frame without crops."""
     for source, of_video in cuts.items():
-        wanted: dict[int, list[Cut]] = defaultdict(list)
+        pending: dict[int, list[Cut]] = defaultdict(list)
         for cut in of_video:
-            wanted[cut.frame].append(cut)
+            pending[cut.frame].append(cut)
         count = 0
         problem = unusable(source)
         try:
             for frame in () if problem else _frames(source):
                 if frame.is_corrupt:
                     raise ValueError("the frame is damaged, and so are all that build on it")
-                here = wanted.get(count, [])
-                yield here, Image.fromarray(frame.to_ndarray(format="rgb24")) if here else None
-                wanted.pop(count, None)
+                of_frame = pending.get(count, [])
+                yield of_frame, Image.fromarray(frame.to_ndarray(format="rgb24")) if of_frame else None
+                pending.pop(count, None)
                 count += 1
-                if not wanted:
+                if not pending:
                     break
         except Exception as error:  # FFmpeg raises many kinds
             reason = getattr(error, "strerror", None) or error
             problem = f"cannot be decoded as a video from frame {count} (the first is 0) on ({reason})"
         if problem:
-            report([cut.name for here in wanted.values() for cut in here], problem)
+            report([cut.name for of_frame in pending.values() for cut in of_frame], problem)
             continue
-        for number, here in sorted(wanted.items()):
-            report([cut.name for cut in here], f"has {count} frames, but none of number {number} (the first is 0)")
+        for number, of_frame in sorted(pending.items()):
+            report([cut.name for cut in of_frame], f"has {count} frames, but none of number {number} (the first is 0)")
 
 
 def _frames(source: str) -> Iterator[av.VideoFrame]:
