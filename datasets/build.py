@@ -14,7 +14,7 @@ from datasets.clips import ClipAugment, ClipLoader, EvalClips, IdentitySampler, 
 from datasets.exclusion import read_exclusions, unless_excluded
 from datasets.frames import FILES, FrameSource, frame_source
 from datasets.registry import DATA_SETS, find_dataset, official_name
-from datasets.tracklet import OnFault, RawSplits, ReIDSplits, Tracklet, cut_into_chunks, raise_or_warn, relabel
+from datasets.tracklet import OnFault, RawSplits, ReIDSplits, Tracklet, cut_into_chunks, raise_or_warn
 from datasets.validation import hold_out
 from utils.errors import InputError, MissingFileError
 
@@ -66,8 +66,9 @@ def _finish(name: str, raw: RawSplits, val_fraction: float, seed: int) -> ReIDSp
         if not tracklets:
             raise InputError(f"{name} in {raw.root} has no {split} tracklet")
     pids = sorted({t.pid for t in train})
+    label = {pid: number for number, pid in enumerate(pids)}
     return ReIDSplits(
-        train=tuple(relabel(cut_into_chunks(train, raw.train_chunk))),
+        train=tuple(replace(t, pid=label[t.pid]) for t in cut_into_chunks(train, raw.train_chunk)),
         query=tuple(raw.query),
         gallery=tuple(raw.gallery),
         num_classes=len(pids),
@@ -139,7 +140,7 @@ def cache_dir(cfg: CfgNode) -> str:
 
 
 def check_frames_present(splits: ReIDSplits) -> None:
-    """One look at the disk per split, so that images unpacked elsewhere are found before weights are read.
+    """Look for the first frame of each split, so that a wrong folder is noticed before weights are read.
 
     Raises MissingFileError naming the first frame of the split, or InputError when the data set's pack lacks it.
     """

@@ -49,16 +49,16 @@ class Exclusions:
         """What the list took away, in one line, and how many of its rows name no frame of a sound tracklet."""
         if not self.entries:
             return ""
-        parts, frames, known = [], 0, set()
+        parts, frames, used = [], 0, set()
         for name, split in _PARTS.items():
             before, after = getattr(whole, name), getattr(kept, name)
             frames += sum(len(t.frames) for t in before) - sum(len(t.frames) for t in after)
             if len(after) < len(before):
                 parts.append(f"{len(before) - len(after)} {name.replace('_', ' ')} tracklets gone")
             here = {below(whole.root, frame) for t in before for frame in t.frames}
-            known |= {entry for entry in self.entries if entry[0] in ("", split) and entry[1] in here}
-        strangers = len(self.entries) - len(known)
-        parts += [f"{strangers} of its {len(self.entries)} rows name no frame of a sound tracklet"] if strangers else []
+            used |= {entry for entry in self.entries if entry[0] in ("", split) and entry[1] in here}
+        if unused := len(self.entries) - len(used):
+            parts.append(f"{unused} of its {len(self.entries)} rows name no frame of a sound tracklet")
         return f"{frames} frames left out" + (f" ({', '.join(parts)})" if parts else "")
 
     def _keep(self, tracklets: Sequence[Tracklet], split: str, root: str) -> tuple[Tracklet, ...]:
@@ -71,7 +71,7 @@ class Exclusions:
 
 
 def unless_excluded(exclusions: Exclusions) -> OnFault:
-    """The `on_fault` of a run that leaves frames out: a fault of nothing but left-out frames is passed over."""
+    """The `on_fault` of a run that leaves frames out: a fault whose frames are all left out is passed over."""
 
     def on_fault(fault: Fault) -> None:
         if not exclusions.cover(fault):

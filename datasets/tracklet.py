@@ -127,7 +127,7 @@ class DataSet:
     num_splits: int = 1  # train/test splits that DATASETS.SPLIT chooses from
     distractor: int | None = None  # the id that stands for nobody
     may_number_twice: bool = False  # train and test may both count their persons from the same number on
-    junk: str | tuple[str, ...] | None = None  # how names of frames begin that no list needs; None: cannot be told
+    junk: str | tuple[str, ...] | None = None  # how names of frames begin that no list needs; None: unknown
     spare: tuple[str, ...] | None = None  # folders of images that no run reads; None: other images are not counted
 
     @property
@@ -149,13 +149,6 @@ def below(root: str, frame: str) -> str:
     return inside if os.sep == "/" else PurePath(inside).as_posix()
 
 
-def relabel(tracklets: Iterable[Tracklet]) -> list[Tracklet]:
-    """Replace the ids by labels 0..C-1 in the order of the sorted ids."""
-    tracklets = list(tracklets)
-    label = {pid: index for index, pid in enumerate(sorted({t.pid for t in tracklets}))}
-    return [replace(t, pid=label[t.pid]) for t in tracklets]
-
-
 def cut_into_chunks(tracklets: Iterable[Tracklet], step: int) -> list[Tracklet]:
     """Cut each tracklet into chunks of `step` frames, the last one taking the rest (up to 2 * step - 1 frames).
 
@@ -164,7 +157,6 @@ def cut_into_chunks(tracklets: Iterable[Tracklet], step: int) -> list[Tracklet]:
     chunks = []
     for t in tracklets:
         count = max(1, len(t.frames) // step) if step else 1
-        ends = [*(step * number for number in range(1, count)), len(t.frames)]
-        starts = [0, *ends[:-1]]
-        chunks += [replace(t, frames=t.frames[start:end]) for start, end in zip(starts, ends)]
+        starts = [step * number for number in range(count)]
+        chunks += [replace(t, frames=t.frames[start:end]) for start, end in zip(starts, [*starts[1:], None])]
     return chunks

@@ -5,8 +5,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from datasets.sets.lsvid import parse_lsvid
-from datasets.tracklet import Fault, RawSplits, Tracklet
+from datasets.tracklet import Tracklet
 
 LISTS = ("list_sequence/list_seq_train.txt", "list_sequence/list_seq_test.txt", "test/data/info_test.mat")
 LISTS_IN_INFO = ("info/list_sequence/list_seq_train.txt", "info/list_sequence/list_seq_test.txt",
@@ -67,8 +66,3 @@ def write_val(root: Path, layout=LISTS) -> Path:
 
 def brief(tracklets: list[Tracklet]) -> list[tuple[int, int, int]]:
     return [(t.pid, t.camid, len(t.frames)) for t in tracklets]
-
-
-def faults_of(root: Path) -> tuple[list[Fault], RawSplits]:
-    faults: list[Fault] = []
-    return faults, parse_lsvid(root, faults.append)

@@ -39,16 +39,16 @@ def files(root: Path) -> list[str]:
     return sorted(str(path.relative_to(root)) for path in root.rglob("*"))
 
 
-def parse_all(path: Path, cache: str = "") -> tuple[RawSplits, list]:
+def parse_all(path: Path, cache: str = "", parse=parse_manifest) -> tuple[RawSplits, list]:
     faults = []
-    return parse_manifest(path, on_fault=faults.append, cache_dir=cache), faults
+    return parse(path, on_fault=faults.append, cache_dir=cache), faults
 
 
-def refusal(path: Path, cache: str = "") -> str:
+def refusal(path: Path, cache: str = "", parse=parse_manifest) -> str:
     """The one line, after a look that nothing was written."""
     before = files(path.parent.parent)
     with pytest.raises(InputError) as caught:
-        parse_manifest(path, cache_dir=cache)
+        parse(path, cache_dir=cache)
     assert files(path.parent.parent) == before
     message = str(caught.value)
     assert "\n" not in message

@@ -24,15 +24,18 @@ def test_wanted_files_alone_are_unpacked_with_plain_rights(tmp_path, name, mode)
     assert os.listdir(tmp_path / "cache") == [folder.name] and os.listdir(tmp_path / "data") == [name]
 
 
-def test_harmless_members_are_accepted(tmp_path):
+def test_harmless_members_are_accepted_under_plain_names(tmp_path):
     extra = [
         member("set", tarfile.DIRTYPE),
         member("set", tarfile.DIRTYPE),
         member("empty/", tarfile.DIRTYPE),
-        member("set/a..b.png"),
+        member("./set//a..b.png"),
         member("set/nowhere", tarfile.SYMTYPE, linkname="gone.png"),
     ]
-    folder = unpack_tar(write_tar(tmp_path / "s.tar", extra=extra), tmp_path / "cache", is_image)
+    asked = []
+    path = write_tar(tmp_path / "s.tar", extra=extra)
+    folder = unpack_tar(path, tmp_path / "cache", lambda name: asked.append(name) or is_image(name))
+    assert asked == ["set/a.png", "set/deep/b.png", "set/notes.txt", "set/a..b.png", "set/nowhere"]
     assert set(listing(folder)) == {"set/a.png", "set/deep/b.png", "set/a..b.png"}
     assert sorted(os.listdir(folder)) == [RECORD, "set"]
 
@@ -60,17 +63,6 @@ def test_wanted_links_become_files_of_their_own(tmp_path, mode):
     assert all(path.stat().st_nlink == 1 and not path.is_symlink() for path in folder.rglob("*.png"))
 
 
-def test_hard_links_that_tar_itself_makes_are_unpacked(tmp_path):
-    (tmp_path / "set").mkdir()
-    (tmp_path / "set" / "a.png").write_bytes(b"first")
-    os.link(tmp_path / "set" / "a.png", tmp_path / "set" / "b.png")
-    with tarfile.open(tmp_path / "s.tar", "w") as tar:
-        tar.add(tmp_path / "set", "set")
-        assert sorted(info.islnk() for info in tar if info.isfile() or info.islnk()) == [False, True]
-    folder = unpack_tar(tmp_path / "s.tar", tmp_path / "cache", is_image)
-    assert listing(folder) == {"set/a.png": b"first", "set/b.png": b"first"}
-
-
 @pytest.mark.parametrize(
     "links",
     [
@@ -86,13 +78,6 @@ def test_a_wanted_link_to_no_file_of_the_archive_is_refused(tmp_path, links):
     extra = [member(name, tarfile.SYMTYPE, linkname=end) for name, end in links.items()]
     path = write_tar(tmp_path / "s.tar", extra=extra)
     refused(path, tmp_path / "cache", r"member 'set/x\.png' is a link that leads to no file of the archive")
-
-
-def test_wanted_gets_plain_names(tmp_path):
-    asked = []
-    path = write_tar(tmp_path / "s.tar", files=[("./set//a.png", b"x")])
-    folder = unpack_tar(path, tmp_path / "cache", lambda name: asked.append(name) or True)
-    assert asked == ["set/a.png"] and listing(folder) == {"set/a.png": b"x"}
 
 
 @pytest.mark.parametrize(
@@ -158,21 +143,14 @@ def test_a_cut_archive_is_refused(tmp_path, kept):
     refused(path, tmp_path / "cache", "truncated")
 
 
-def test_a_cut_compressed_archive_is_refused(tmp_path):
-    noise = [(f"set/{number}.png", os.urandom(3000)) for number in range(5)]
-    path = write_tar(tmp_path / "s.tar.gz", files=noise, mode="w:gz")
-    whole = path.read_bytes()
-    for share in (0.02, 0.5, 0.9):
-        path.write_bytes(whole[: int(share * len(whole))])
-        refused(path, tmp_path / "cache", "truncated")
-
-
-def test_a_compressed_archive_with_changed_bytes_is_refused(tmp_path):
+def test_a_compressed_archive_that_is_cut_or_has_changed_bytes_is_refused(tmp_path):
     # Noise is stored as it is, so that its checksum alone tells of the change.
     noise = [(f"{number}.png", os.urandom(30_000)) for number in range(3)]
     path = write_tar(tmp_path / "s.tar.gz", files=noise, mode="w:gz")
     whole = path.read_bytes()
-    for start in (10_000, 50_000, 80_000):
+    for start in (2_000, 10_000, 50_000, 80_000):
+        path.write_bytes(whole[:start])
+        refused(path, tmp_path / "cache", "truncated")
         path.write_bytes(whole[:start] + bytes(500) + whole[start + 500 :])
         refused(path, tmp_path / "cache", "damaged")
 
@@ -189,16 +167,10 @@ def test_an_archive_that_is_cut_while_it_is_unpacked_leaves_nothing(tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"not a tar archive " * 100, gzip.compress(b"not a tar either" * 100, mtime=0)]
-)
-def test_a_file_that_is_no_archive_is_refused(tmp_path, content):
-    path = tmp_path / "s.tar"
-    path.write_bytes(content)
-    refused(path, tmp_path / "cache", "not a tar archive")
-
-
-def test_a_folder_a_missing_file_and_an_archive_without_images_are_refused(tmp_path):
+def test_what_is_no_archive_or_holds_no_image_is_refused(tmp_path):
+    for content in (b"", b"not a tar archive " * 100, gzip.compress(b"not a tar either" * 100)):
+        (tmp_path / "u.tar").write_bytes(content)
+        refused(tmp_path / "u.tar", tmp_path / "cache", "not a tar archive")
     (tmp_path / "s.tar").mkdir()
     refused(tmp_path / "s.tar", tmp_path / "cache", "directory")
     with pytest.raises(MissingFileError, match="nowhere.tar cannot be read .No such file"):

@@ -40,35 +40,27 @@ def test_the_default_cache(tmp_path, monkeypatch):
         assert default_cache_dir() == tmp_path / "home" / ".cache" / "tf-clip"
 
 
-def delete_file(folder: Path) -> None:
-    (folder / "set" / "a.png").unlink()
-
-
-def shorten_file(folder: Path) -> None:
-    os.truncate(folder / "set" / "deep" / "b.png", 2)
-
-
 def replace_file_by_folder(folder: Path) -> None:
-    delete_file(folder)
-    (folder / "set" / "a.png").mkdir()
-    record = json.loads((folder / RECORD).read_text())
-    record["files"]["set/a.png"] = (folder / "set" / "a.png").stat().st_size
-    (folder / RECORD).write_text(json.dumps(record))
+    path = folder / "set" / "a.png"
+    path.unlink()
+    path.mkdir()
+    (folder / RECORD).write_text(json.dumps({"files": {"set/a.png": path.stat().st_size}}))
 
 
-def delete_record(folder: Path) -> None:
-    (folder / RECORD).unlink()
+DAMAGES = {
+    "no file": lambda folder: (folder / "set" / "a.png").unlink(),
+    "short file": lambda folder: os.truncate(folder / "set" / "deep" / "b.png", 2),
+    "folder": replace_file_by_folder,
+    "no record": lambda folder: (folder / RECORD).unlink(),
+    "empty record": lambda folder: (folder / RECORD).write_text('{"files": {}}'),
+}
 
 
-def empty_record(folder: Path) -> None:
-    (folder / RECORD).write_text('{"files": {}}')
-
-
-@pytest.mark.parametrize("damage", [delete_file, shorten_file, replace_file_by_folder, delete_record, empty_record])
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_folder_is_unpacked_again(tmp_path, caplog, damage):
     path = write_tar(tmp_path / "s.tar")
     folder = unpack_tar(path, tmp_path / "cache", is_image)
-    damage(folder)
+    DAMAGES[damage](folder)
     assert unpack_tar(path, tmp_path / "cache", is_image) == folder
     assert listing(folder) == {"set/a.png": b"first", "set/deep/b.png": b"second"}
     assert caplog.messages == [f"the cache folder {folder} is damaged; {path} is unpacked again"]
@@ -77,7 +69,10 @@ def test_a_damaged_folder_is_unpacked_again(tmp_path, caplog, damage):
     assert len(caplog.messages) == 1
 
 
-def test_a_file_called_like_the_record_is_not_lost_silently(tmp_path):
+def test_a_cache_that_cannot_be_written_and_a_file_called_like_the_record_are_named(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(InputError, match="cannot be unpacked into .*file"):
+        unpack_tar(write_tar(tmp_path / "s.tar"), tmp_path / "file", is_image)
     path = write_tar(tmp_path / "s.tar", files=[(RECORD, b"{}")])
     with pytest.raises(InputError, match=f"{path} cannot be unpacked into .*File exists"):
         unpack_tar(path, tmp_path / "cache", lambda name: True)
@@ -91,12 +86,6 @@ def test_an_archive_larger_than_the_disk_is_refused(tmp_path, monkeypatch):
     refused(path, tmp_path / "cache" / "below", "free; set DATASETS.CACHE_DIR")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=11))
     unpack_tar(path, tmp_path / "cache" / "below", is_image)
-
-
-def test_a_cache_that_cannot_be_written_is_named(tmp_path):
-    (tmp_path / "cache").write_text("a file")
-    with pytest.raises(InputError, match="cannot be unpacked into .*cache"):
-        unpack_tar(write_tar(tmp_path / "s.tar"), tmp_path / "cache", is_image)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
@@ -122,7 +111,7 @@ def test_ctrl_c_and_a_full_disk_leave_nothing(tmp_path, monkeypatch, error):
 def test_another_process_that_finished_first_is_fine(tmp_path, monkeypatch, damaged):
     path, write = write_tar(tmp_path / "s.tar"), tarfile.TarFile.makefile
     if damaged:
-        delete_file(unpack_tar(path, tmp_path / "cache", is_image))
+        DAMAGES["no file"](unpack_tar(path, tmp_path / "cache", is_image))
     of_the_other = []
 
     def write_after_another(tar, info, target):

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from configs import load_cfg
 from datasets import build_test_loader, build_train_loader, configured_splits
 from datasets.clips.buffers import Batch, BatchBuffers, ClipLoader
-from tests.conftest import TINY_OPTIONS
+from tests.conftest import tiny_options
 
 SHAPE = (2, 3, 4, 5, 3)  # clips, frames, height, width, colours
 BYTES = 2 * 3 * 4 * 5 * 3
@@ -50,21 +50,16 @@ def test_a_slot_is_free_again_when_the_last_view_of_its_tensor_is_gone():
     again = batch_of(buffers, 4).finish()
     assert buffers.taken.tolist() == [1, 1] and view.unique().tolist() == [1]
     assert again.unique().tolist() == [4] and third.unique().tolist() == [3]
-    del view, again
+    del view
     gc.collect()
-    assert buffers.taken.tolist() == [0, 0]
-
-
-def test_a_tensor_outlives_its_buffers():
-    clips = batch_of(BatchBuffers(0, 1, BYTES), 5).finish()
+    taken = buffers.taken
+    assert taken.tolist() == [0, 1]
+    del buffers  # the tensor outlives them
     gc.collect()
     batch_of(BatchBuffers(0, 1, BYTES), 6).finish()
-    assert clips.unique().tolist() == [5]
-
-
-def test_a_batch_that_no_slot_can_hold_has_memory_of_its_own():
-    buffers = BatchBuffers(0, 1, BYTES - 1)
-    assert batch_of(buffers, 1).finish().unique().tolist() == [1] and buffers.taken.tolist() == [0]
+    assert again.unique().tolist() == [4] and taken.tolist() == [0, 1]
+    too_small = BatchBuffers(0, 1, BYTES - 1)
+    assert batch_of(too_small, 1).finish().unique().tolist() == [1] and too_small.taken.tolist() == [0]
 
 
 class Numbers(Dataset):
@@ -114,10 +109,10 @@ def test_passes_over_one_loader_at_the_same_time_do_not_mix(workers):
 
 
 def test_a_system_that_grants_no_memory_for_all_slots_costs_nothing_but_time(monkeypatch):
-    def refuse(*_):
+    def no_memory(*_):
         raise OSError("Cannot allocate memory")
 
-    monkeypatch.setattr(mmap, "mmap", refuse)
+    monkeypatch.setattr(mmap, "mmap", no_memory)
     seen = [(clips.unique().tolist(), slot) for clips, slot, _ in ClipLoader(Numbers(3), batch_size=None)]
     assert seen == [([0], -1), ([1], -1), ([2], -1)]
 
@@ -126,13 +121,14 @@ def test_processes_that_are_not_forked_get_no_memory_that_they_would_have_to_inh
     for method, inherits in (("spawn", False), ("forkserver", False), ("fork", True)):
         loader = ClipLoader(Numbers(3), batch_size=None, num_workers=1, multiprocessing_context=method)
         assert (loader._buffers() is not None) == inherits
+    with pytest.raises(ValueError, match="persistent_workers"):  # they would outlive the memory of their pass
+        ClipLoader(Numbers(2), batch_size=None, num_workers=1, persistent_workers=True)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_the_loaders_of_a_run_use_the_recycled_memory(tiny_mars, monkeypatch, workers):
     """Slots are as large as the largest batch of training and test, and are what batches are decoded into."""
-    options = TINY_OPTIONS | {"DATASETS.ROOT_DIR": str(tiny_mars), "DATALOADER.NUM_WORKERS": str(workers)}
-    cfg = load_cfg(opts=[part for pair in options.items() for part in pair])
+    cfg = load_cfg(opts=tiny_options(DATASETS__ROOT_DIR=tiny_mars, DATALOADER__NUM_WORKERS=workers))
     splits = configured_splits(cfg)
     for loader in (build_train_loader(cfg, splits), build_test_loader(cfg, splits.train, "dense")):
         buffers = loader._buffers()
@@ -144,20 +140,10 @@ def test_the_loaders_of_a_run_use_the_recycled_memory(tiny_mars, monkeypatch, wo
         assert workers == 0 or loader.dataset.buffers is None
 
 
-def test_a_data_set_may_travel_to_another_process_during_a_pass():
-    dataset = Numbers(2)
-    next(iter(ClipLoader(dataset, batch_size=None)))
-    assert dataset.buffers is not None and pickle.loads(pickle.dumps(dataset)).buffers is None
-
-
-def test_a_plain_loader_over_a_data_set_with_buffers_of_fewer_workers_gets_other_memory():
+def test_during_a_pass_a_data_set_may_travel_to_another_process_and_serve_a_plain_loader_of_more_workers():
     dataset = Numbers(8)
     iterator = iter(ClipLoader(dataset, batch_size=None))
     next(iterator)
+    assert dataset.buffers is not None and pickle.loads(pickle.dumps(dataset)).buffers is None
     found = [clips.unique().tolist() for clips, _, _ in DataLoader(dataset, batch_size=None, num_workers=2)]
     assert found == [[number] for number in range(8)]
-
-
-def test_workers_that_outlive_a_pass_are_refused():
-    with pytest.raises(ValueError, match="persistent_workers"):
-        ClipLoader(Numbers(2), batch_size=None, num_workers=1, persistent_workers=True)

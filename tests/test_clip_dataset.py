@@ -16,7 +16,7 @@ from datasets.clips.sampling import random_per_chunk
 from datasets.clips.transforms import ClipAugment, Normalize
 from datasets.frames.reader import FrameFiles, read_frame
 from datasets.tracklet import Tracklet
-from tests.conftest import TINY_OPTIONS
+from tests.conftest import tiny_options
 from tests.first_loader import first_train_clip
 from utils.errors import InputError, MissingFileError
 
@@ -45,24 +45,6 @@ def source_of(clip: torch.Tensor) -> tuple[int, list[int]]:
     return rows[0].item(), frames.tolist()
 
 
-def options(**changes) -> list[str]:
-    pairs = TINY_OPTIONS | {key.replace("__", "."): str(value) for key, value in changes.items()}
-    return [part for pair in pairs.items() for part in pair]
-
-
-def test_a_clip_holds_the_frames_asked_for_as_rgb_of_the_size_asked_for(tracklets):
-    frame = read_frame(tracklets[2].frames[1], (16, 16))
-    assert (frame.dtype, tuple(frame.shape)) == (torch.uint8, (3, 16, 16))
-
-
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK"])
-def test_grey_transparent_palette_and_cmyk_images_become_rgb(tmp_path, mode):
-    path = tmp_path / ("frame.jpg" if mode == "CMYK" else "frame.png")
-    Image.new("RGB", (4, 8), (102, 102, 102)).convert(mode).save(path)
-    frame = read_frame(str(path), SIZE)
-    assert frame.shape == (3, 8, 4) and (frame.int() - 102).abs().max() <= 2
-
-
 def test_dense_clips_fill_batches_across_tracklets_and_split_long_ones(tracklets):
     dataset = EvalClips(tracklets, clip_length=4, size=SIZE, sampling="dense", frames_per_batch=11)
     batches = [dataset[index] for index in range(len(dataset))]
@@ -75,6 +57,9 @@ def test_dense_clips_fill_batches_across_tracklets_and_split_long_ones(tracklets
     ]  # fmt: skip
     for batch in batches:
         assert batch.clips.dtype == torch.uint8 and batch.rows.dtype == batch.camids.dtype == torch.int64
+    batch = EvalClips(tracklets, 4, SIZE, "first", 999)[0]
+    assert batch.rows.tolist() == [0, 1, 2, 3]
+    assert [source_of(clip)[1] for clip in batch.clips] == [[0, 1, 2, 2], [0] * 4, [0, 3, 6, 8], [0, 1, 2, 3]]
 
 
 @pytest.mark.parametrize(("bound", "sizes"), [(4, [1] * 6), (7, [1] * 6), (8, [2] * 3), (16, [4, 2]), (999, [6])])
@@ -82,12 +67,6 @@ def test_a_batch_never_exceeds_the_bound_on_frames_and_is_as_full_as_it_allows(t
     dataset = EvalClips(tracklets, 4, SIZE, "dense", bound)
     assert [len(dataset[index].clips) for index in range(len(dataset))] == sizes
     assert all(dataset[index].clips[:, :, 0, 0, 0].numel() <= bound for index in range(len(dataset)))
-
-
-def test_first_sampling_gives_one_clip_per_tracklet(tracklets):
-    dataset = EvalClips(tracklets, 4, SIZE, "first", 999)
-    assert len(dataset) == 1 and dataset[0].rows.tolist() == [0, 1, 2, 3]
-    assert [source_of(clip)[1] for clip in dataset[0].clips] == [[0, 1, 2, 2], [0] * 4, [0, 3, 6, 8], [0, 1, 2, 3]]
 
 
 def test_a_training_draw_takes_the_frames_and_labels_of_its_seed(tracklets):
@@ -141,8 +120,8 @@ def test_a_frame_is_read_once_per_clip_in_training_and_once_per_batch_in_a_test(
     source = CountingFiles()
     EvalClips([tracklets[1]] * 3, 4, SIZE, "dense", 100, source)[0]
     assert source.reads == {tracklets[1].frames[0]: 1}
-    alone = [dataset.__getitems__([draw]).clips[0] for draw in ((1, 3), (1, 4), (0, 5), (1, 6))]
-    assert torch.equal(batch.clips, torch.stack(alone))  # a copy is of the frame before its first augmentation
+    separate = [dataset.__getitems__([draw]).clips[0] for draw in ((1, 3), (1, 4), (0, 5), (1, 6))]
+    assert torch.equal(batch.clips, torch.stack(separate))  # a copy is of the frame before its first augmentation
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -170,31 +149,30 @@ def test_clips_stay_the_same_through_pinned_memory_and_on_the_gpu(tracklets, wor
         assert normal.is_contiguous() and torch.allclose(normal.cpu(), normalize.to("cpu")(expected), atol=1e-6)
 
 
-def test_epochs_are_equal_whatever_the_number_of_workers_and_the_global_random_state(tiny_mars):
+def test_epochs_do_not_depend_on_the_workers_or_the_global_random_state_and_leave_it_as_it_is(tiny_mars):
     splits = load_splits("MARS", str(tiny_mars))
     runs = []
     for workers in (0, 2):
         torch.manual_seed(workers)
         random.seed(workers)
-        loader = build_train_loader(load_cfg(None, options(DATALOADER__NUM_WORKERS=workers)), splits)
+        before = (torch.get_rng_state(), random.getstate())
+        cfg = load_cfg(None, tiny_options(DATALOADER__NUM_WORKERS=workers))
+        loader = build_train_loader(cfg, splits)
         loader.batch_sampler.set_epoch(1)
         runs.append(list(loader))
+        list(build_memory_loader(cfg, splits))
+        assert torch.equal(torch.get_rng_state(), before[0]) and random.getstate() == before[1]
     assert len(runs[0]) == len(runs[1]) > 0
-    for alone, shared in zip(*runs):
-        assert all(torch.equal(a, b) for a, b in zip(alone, shared))
+    for one, other in zip(*runs):
+        assert all(torch.equal(a, b) for a, b in zip(one, other))
 
 
-def test_loaders_do_not_move_the_global_random_state(tiny_mars):
-    cfg, splits = load_cfg(None, options()), load_splits("MARS", str(tiny_mars))
-    before = (torch.get_rng_state(), random.getstate())
-    for loader in (build_train_loader(cfg, splits), build_memory_loader(cfg, splits)):
-        list(loader)
-    assert torch.equal(torch.get_rng_state(), before[0]) and random.getstate() == before[1]
-
-
-def test_the_memory_loader_shows_every_training_frame_in_order_without_augmentation(tiny_mars):
-    cfg, splits = load_cfg(None, options(TEST__FRAMES_PER_BATCH=6)), load_splits("MARS", str(tiny_mars))
-    seen = {}
+def test_the_test_loader_has_each_tracklet_once_and_the_memory_loader_every_training_frame_in_order(tiny_mars):
+    cfg, splits = load_cfg(None, tiny_options(TEST__FRAMES_PER_BATCH=6)), load_splits("MARS", str(tiny_mars))
+    tracklets, seen = splits.query + splits.gallery, {}
+    batches = list(build_test_loader(cfg, tracklets, "first"))
+    assert torch.cat([batch.rows for batch in batches]).tolist() == list(range(len(tracklets)))
+    assert torch.cat([batch.camids for batch in batches]).tolist() == [t.camid for t in tracklets]
     for batch in build_memory_loader(cfg, splits):
         assert batch.clips.shape[0] * batch.clips.shape[1] <= 6
         for row, clip in zip(batch.rows.tolist(), batch.clips):
@@ -203,18 +181,6 @@ def test_the_memory_loader_shows_every_training_frame_in_order_without_augmentat
     for row, tracklet in enumerate(splits.train):
         shown = torch.stack(seen[row])[: len(tracklet.frames)]
         assert torch.equal(shown, torch.stack([read_frame(path, (32, 16)) for path in tracklet.frames]))
-
-
-@pytest.mark.parametrize("fault", ["empty", "text", "cut in the header", "cut in the pixels"])
-def test_an_image_that_cannot_be_decoded_is_named_in_one_line(tmp_path, fault):
-    path = tmp_path / "frame.jpg"
-    Image.effect_noise((64, 128), 50).save(path)
-    whole = path.read_bytes()
-    cut = {"empty": 0, "text": 0, "cut in the header": 30, "cut in the pixels": len(whole) // 2}[fault]
-    path.write_bytes(b"not an image" if fault == "text" else whole[:cut])
-    with pytest.raises(InputError, match="frame.jpg cannot be decoded") as caught:
-        read_frame(str(path), SIZE)
-    assert "\n" not in str(caught.value) and not isinstance(caught.value, MissingFileError)
 
 
 def error_of(loader: DataLoader) -> InputError:
@@ -237,14 +203,6 @@ def test_the_error_of_a_frame_is_one_clean_line_also_from_a_worker(tmp_path, wor
     assert type(error) is (InputError if broken else MissingFileError)
     assert error.line.startswith(f"frame {path} {'cannot be decoded' if broken else 'does not exist'}")
     assert "\n" not in error.line and isinstance(error, FileNotFoundError) is not broken
-
-
-def test_the_test_loader_covers_query_and_gallery_once(tiny_mars):
-    cfg, splits = load_cfg(None, options()), load_splits("MARS", str(tiny_mars))
-    tracklets = splits.query + splits.gallery
-    batches = list(build_test_loader(cfg, tracklets, "first"))
-    assert torch.cat([batch.rows for batch in batches]).tolist() == list(range(len(tracklets)))
-    assert torch.cat([batch.camids for batch in batches]).tolist() == [t.camid for t in tracklets]
 
 
 class _Threads(torch.utils.data.Dataset):

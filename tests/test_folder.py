@@ -79,19 +79,28 @@ def test_frames_come_in_natural_order_without_hidden_and_other_files(root):
     assert [t.frames for t in raw.query] == [tuple(str(folder / name) for name in names)]
 
 
-def test_the_camera_is_what_stands_before_the_last_underscore(tmp_path):
+def test_the_camera_is_what_stands_before_the_last_underscore_and_without_one_there_are_no_cameras(tmp_path):
     tracklets = {"train": {"p": ["hall_2_x"]}, "query": {"p": ["hall_10_"]}, "gallery": {"p": ["hall_2_y"]}}
-    raw = parse_folder(write_set(tmp_path, tracklets))
+    raw = parse_folder(write_set(tmp_path / "a", tracklets))
     assert raw.cameras == ("hall_2", "hall_10")
     assert brief(raw, "query") == [("p", "hall_10", "hall_10_")]
-
-
-def test_without_any_underscore_there_are_no_cameras(tmp_path):
     tracklets = {"train": {"p": ["1", "2"]}, "query": {"q": ["c1"]}, "gallery": {"q": ["c2"]}}
-    raw = parse_folder(write_set(tmp_path, tracklets))
-    assert raw.cameras == ()
+    raw = parse_folder(write_set(tmp_path / "b", tracklets))
+    assert raw.cameras == () and len(raw.train) == 2
     assert {t.camid for t in (*raw.train, *raw.query, *raw.gallery)} == {0}
-    assert len(raw.train) == 2
+
+
+def test_a_missing_folder_is_named_with_the_layout_expected(root, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "nowhere", tmp_path / "file", tmp_path / "empty"):
+        message = refusal(path)
+        assert str(path) in message and "<person>/<camera>_<tracklet>" in message
+    for split in TRACKLETS:
+        (root / split).rename(root / "elsewhere")
+        with pytest.raises(MissingFileError, match=f"{root / split} is missing.*<person>/<camera>_<tracklet>"):
+            parse_folder(root)
+        (root / "elsewhere").rename(root / split)
 
 
 def test_the_parent_and_linked_folders_are_read_the_same(root, tmp_path):
@@ -107,20 +116,6 @@ def test_the_parent_and_linked_folders_are_read_the_same(root, tmp_path):
     assert "several" in refusal(tmp_path)
 
 
-@pytest.mark.parametrize("split", ["train", "query", "gallery"])
-def test_a_missing_split_folder_is_named_with_the_layout_expected(root, split):
-    (root / split).rename(root / "elsewhere")
-    with pytest.raises(MissingFileError, match=f"{root / split} is missing.*<person>/<camera>_<tracklet>"):
-        parse_folder(root)
-
-
-def test_a_root_that_is_no_folder_or_without_the_layout_is_refused_with_the_layout(tmp_path):
-    (tmp_path / "file").write_bytes(b"")
-    for path in (tmp_path / "nowhere", tmp_path / "file", tmp_path):
-        message = refusal(path)
-        assert str(path) in message and "<person>/<camera>_<tracklet>" in message
-
-
 def test_tracklets_without_camera_among_others_are_faults_with_their_frames_and_left_out(root):
     write_frames(root / "train" / "carl" / "walk", "1.jpg")
     write_frames(root / "train" / "carl" / "_9", "1.jpg")
@@ -133,25 +128,27 @@ def test_tracklets_without_camera_among_others_are_faults_with_their_frames_and_
     assert [person for person, *_ in brief(raw, "train")] == ["Zoë", "Zoë", "anna b"]
 
 
-@pytest.mark.parametrize("place", ["train/dora", "train/carl/c1_5"])
-def test_empty_folders_are_faults_that_name_them_and_are_left_out(root, place):
+@pytest.mark.parametrize(
+    ("place", "name", "problem"),
+    [
+        ("train/dora", "notes.txt", "holds no tracklet folder"),
+        ("train/dora", "1.jpg", "holds no tracklet folder"),  # a frame beside tracklet folders makes none
+        ("train/carl/c1_5", "notes.txt", "holds no image"),
+        ("train/dora", "", "cannot be read"),  # a link that leads nowhere
+    ],
+)
+def test_folders_without_frames_are_faults_that_name_them_and_are_left_out(root, place, name, problem):
     write_frames(root / "train" / "carl" / "c1_6", "1.jpg")
     before = parse_folder(root)
-    write_frames(root / place, "notes.txt")
-    assert f"{root / place} holds no" in refusal(root)
+    if name:
+        write_frames(root / place, name)
+    else:
+        (root / place).symlink_to(root / "nowhere")
+    files = sorted(root.rglob("*"))
+    assert f"{root / place} {problem}" in refusal(root)
     raw, faults = parse_all(root)
     assert [fault.split for fault in faults] == ["train"]
-    assert raw == before
-
-
-def test_frames_beside_tracklet_folders_do_not_make_a_tracklet(root):
-    write_frames(root / "query" / "dora", "1.jpg")
-    assert f"{root / 'query' / 'dora'} holds no tracklet folder" in refusal(root)
-
-
-def test_a_link_that_leads_nowhere_is_a_fault(root):
-    (root / "query" / "dora").symlink_to(root / "nowhere")
-    assert f"{root / 'query' / 'dora'} cannot be read" in refusal(root)
+    assert raw == before and sorted(root.rglob("*")) == files  # nothing is written
 
 
 def test_a_folder_that_may_not_be_read_is_a_fault(root, monkeypatch):
@@ -184,9 +181,3 @@ def test_names_that_are_not_utf8_or_hold_a_line_break_give_one_line(root):
 def test_natural_order_takes_digits_as_numbers():
     names = ["c10", "c2", "c02", "c1b", "c", "10", "9", "c1a2", "c1a10", "1" * 5000]
     assert sorted(names, key=natural_key) == ["9", "10", "1" * 5000, "c", "c1a2", "c1a10", "c1b", "c02", "c2", "c10"]
-
-
-def test_nothing_is_written(root):
-    before = sorted(root.rglob("*"))
-    parse_folder(root)
-    assert sorted(root.rglob("*")) == before

@@ -65,8 +65,8 @@ def test_jpegs_have_the_pixels_that_pillow_gives_at_their_size_and_at_another(tm
     path = str(tmp_path / "a.jpg")
     for seed, size in enumerate(SIZES):
         picture(*size, seed, smooth).save(path, **KINDS[kind])
-        for wanted in (size, (64, 32), (40, 90)):
-            assert torch.equal(read_frame(path, wanted), first_read_frame(path, wanted)), (size, wanted)
+        for asked in (size, (64, 32), (40, 90)):
+            assert torch.equal(read_frame(path, asked), first_read_frame(path, asked)), (size, asked)
     assert bool(decoded_fast) == (kind != "RGB inside")
 
 
@@ -89,8 +89,8 @@ def test_colours_that_are_subsampled_along_columns_alone_are_pillows_too(tmp_pat
 def test_other_modes_and_formats_have_the_pixels_that_pillow_gives(tmp_path, mode, suffix, fast, decoded_fast):
     path = str(tmp_path / f"a.{suffix}")
     picture(64, 32, 0, True).convert(mode).save(path)
-    for wanted in ((64, 32), (32, 16)):
-        assert torch.equal(read_frame(path, wanted), first_read_frame(path, wanted))
+    for asked in ((64, 32), (32, 16)):
+        assert torch.equal(read_frame(path, asked), first_read_frame(path, asked))
     assert bool(decoded_fast) == fast
 
 

@@ -8,7 +8,8 @@ import pytest
 from scipy.io import savemat
 
 from datasets.sets.lsvid import parse_lsvid
-from tests.lsvid_files import LISTS, LISTS_IN_INFO, brief, faults_of, write_list, write_query, write_set
+from tests.lsvid_files import LISTS, LISTS_IN_INFO, brief, write_list, write_query, write_set
+from tests.refusals import refused, with_faults
 from utils.errors import InputError, MissingFileError
 
 
@@ -40,13 +41,11 @@ def test_a_missing_root_and_several_sets_are_named(tmp_path):
         parse_lsvid(tmp_path)
     for name in ("a", "b"):
         write_set(tmp_path / name)
-    with pytest.raises(InputError, match="several sets: a, b; name one"):
-        parse_lsvid(tmp_path)
+    refused("several sets: a, b; name one", parse_lsvid, tmp_path)
     write_set(tmp_path / "lsvid")
     assert parse_lsvid(tmp_path).root == str(tmp_path / "lsvid")
     write_set(tmp_path / "LS-VID")
-    with pytest.raises(InputError, match="several sets: LS-VID, a, b, lsvid; name one"):
-        parse_lsvid(tmp_path)
+    refused("several sets: LS-VID, a, b, lsvid; name one", parse_lsvid, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +70,7 @@ def test_a_line_that_is_wrong_is_named_and_left_out(root, line, expected):
     with pytest.raises(InputError, match=f"list_seq_train.txt {expected}") as caught:
         parse_lsvid(root)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 1000
-    faults, raw = faults_of(root)
+    faults, raw = with_faults(parse_lsvid, root)
     assert len(faults) == 1 and brief(raw.train) == [(70, 2, 2), (8, 14, 3), (70, 0, 1)]
 
 
@@ -99,9 +98,8 @@ def test_a_frame_name_without_one_camera_is_a_fault_of_its_tracklet(root, names,
     lines = (root / LISTS[1]).read_text().splitlines()
     write_list(root / LISTS[1], [*lines[:3], "tracklet_test/odd/1 44", *lines[3:]])
     write_query(root / LISTS[2], [[7.0, 1.0]])
-    with pytest.raises(InputError, match=f"list_seq_test.txt line 4: .*{expected}"):
-        parse_lsvid(root)
-    faults, raw = faults_of(root)
+    refused(f"list_seq_test.txt line 4: .*{expected}", parse_lsvid, root)
+    faults, raw = with_faults(parse_lsvid, root)
     frames = tuple(str(folder / name) for name in names)
     assert [(fault.frames, fault.root, fault.split) for fault in faults] == [(frames, str(root), "gallery")]
     assert brief(raw.query) == [(9, 1, 2), (501, 0, 2)] and brief(raw.gallery) == [(9, 9, 3), (501, 3, 1)]
@@ -110,7 +108,7 @@ def test_a_frame_name_without_one_camera_is_a_fault_of_its_tracklet(root, names,
 def test_a_query_whose_line_is_wrong_is_left_out_and_is_no_gallery(root):
     lines = (root / LISTS[1]).read_text().splitlines()
     write_list(root / LISTS[1], ["tracklet_test/none 501", *lines[1:]])
-    faults, raw = faults_of(root)
+    faults, raw = with_faults(parse_lsvid, root)
     assert [fault.split for fault in faults] == ["query"]
     assert brief(raw.query) == [(9, 1, 2)] and brief(raw.gallery) == [(9, 9, 3), (501, 3, 1)]
 
@@ -122,7 +120,7 @@ def test_a_query_whose_line_is_wrong_is_left_out_and_is_no_gallery(root):
         ([[0.0, 1.0]], "query 0 is not a row of the 6"),
         ([[-1.0]], "query -1 is not a row"),
         ([[1e300]], r"query holds 1e\+300, more than"),
-        ([[1.0, 3.0, 1.0]], "names row 1 twice"),
+        ([[1.0, 3.0, 1.0]], "query 1 is named twice"),
         ([[1.0, 2.0]], "query 2 is a junk tracklet"),
         ([[1.0, 2.5]], "must hold whole numbers"),
         ([[1.0, np.nan]], "must hold whole numbers"),
@@ -138,39 +136,33 @@ def test_a_query_whose_line_is_wrong_is_left_out_and_is_no_gallery(root):
 )
 def test_a_fault_in_the_query_file_is_named(root, rows, expected):
     write_query(root / LISTS[2], rows)
-    with pytest.raises(InputError, match=f"info_test.mat: query.*{expected}|info_test.mat: {expected}"):
-        parse_lsvid(root)
-
-
-def test_what_matlab_writes_for_an_empty_array_or_a_text_is_not_taken_for_rows(root):
-    write_query(root / LISTS[2], np.array([1, 3], np.uint64), MATLAB_empty=np.uint8(1))
-    with pytest.raises(InputError, match="query names no tracklet"):
-        parse_lsvid(root)
-    write_query(root / LISTS[2], np.array([[1, 3]], np.uint16), MATLAB_class=np.bytes_("char"))
-    with pytest.raises(InputError, match="holds a text"):
-        parse_lsvid(root)
+    refused(f"info_test.mat: query.*{expected}|info_test.mat: {expected}", parse_lsvid, root)
 
 
 def test_a_query_file_of_another_kind_is_refused(root):
     path = root / LISTS[2]
+    # What MATLAB writes for an empty array and for a text is not taken for rows.
+    write_query(path, np.array([1, 3], np.uint64), MATLAB_empty=np.uint8(1))
+    refused("query names no tracklet", parse_lsvid, root)
+    write_query(path, np.array([[1, 3]], np.uint16), MATLAB_class=np.bytes_("char"))
+    refused("holds a text", parse_lsvid, root)
     savemat(path, {"query": np.array([[1.0]])})
-    with pytest.raises(InputError, match=f"{path} must be a MATLAB 7.3 file .*MATLAB 5 file"):
-        parse_lsvid(root)
+    refused(f"{path} must be a MATLAB 7.3 file .*MATLAB 5 file", parse_lsvid, root)
     for content in (b"", b"rubbish" * 100):
         path.write_bytes(content)
-        with pytest.raises(InputError, match=f"{path} must be .* not an HDF5 file"):
-            parse_lsvid(root)
+        refused(f"{path} must be .* not an HDF5 file", parse_lsvid, root)
     write_query(path, [[1.0]], name="Query")
-    with pytest.raises(InputError, match=f"{path} holds no dataset query .found: Query"):
-        parse_lsvid(root)
+    refused(f"{path} holds no dataset query .found: Query", parse_lsvid, root)
+    path.unlink()
+    path.mkdir()
+    refused(f"{path} cannot be read", parse_lsvid, root)
+    path.rmdir()
     with h5py.File(path, "w") as file:
         file.create_group("query")
-    with pytest.raises(InputError, match="query is a group"):
-        parse_lsvid(root)
+    refused("query is a group", parse_lsvid, root)
     with h5py.File(path, "w") as file:
         file.create_dataset("query", data=h5py.Empty("f"))
-    with pytest.raises(InputError, match="names no tracklet"):
-        parse_lsvid(root)
+    refused("names no tracklet", parse_lsvid, root)
 
 
 def test_a_cut_query_file_is_refused(root):
@@ -178,29 +170,22 @@ def test_a_cut_query_file_is_refused(root):
     whole = path.read_bytes()
     for kept in (520, 1000, len(whole) - 8):
         path.write_bytes(whole[:kept])
-        with pytest.raises(InputError, match=f"^{path} [^\n]*$"):
-            parse_lsvid(root)
-
-
-@pytest.mark.parametrize("number", [0, 1, 2])
-def test_a_folder_in_place_of_a_list_is_refused(root, number):
-    (root / LISTS[number]).unlink()
-    (root / LISTS[number]).mkdir()
-    with pytest.raises(InputError, match=f"{root / LISTS[number]} cannot be read"):
-        parse_lsvid(root)
+        refused(f"^{path} [^\n]*$", parse_lsvid, root)
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_an_empty_list_and_one_that_is_no_text_are_refused(root, number):
+def test_an_empty_list_one_that_is_no_text_and_a_folder_are_refused(root, number):
+    (root / LISTS[number]).rename(root / "list")
+    (root / LISTS[number]).mkdir()
+    refused(f"{root / LISTS[number]} cannot be read", parse_lsvid, root)
+    (root / LISTS[number]).rmdir()
     (root / LISTS[number]).write_bytes(b"\r\n\r\n")
-    with pytest.raises(InputError, match=f"{root / LISTS[number]} names no tracklet"):
-        parse_lsvid(root)
+    refused(f"{root / LISTS[number]} names no tracklet", parse_lsvid, root)
     (root / LISTS[number]).write_bytes("tracklet 1".encode("utf-16"))
-    with pytest.raises(InputError, match=f"{root / LISTS[number]} cannot be read as a list"):
-        parse_lsvid(root)
+    refused(f"{root / LISTS[number]} cannot be read as a list", parse_lsvid, root)
 
 
 def test_a_list_in_which_no_line_is_right_leaves_nothing(root):
     write_list(root / LISTS[0], ["wrong", "worse"])
-    faults, raw = faults_of(root)
+    faults, raw = with_faults(parse_lsvid, root)
     assert len(faults) == 2 and list(raw.train) == []

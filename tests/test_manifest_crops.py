@@ -74,16 +74,15 @@ def test_unusual_picture_names_stay_below_the_cache_folder_and_apart(folder, cac
         assert np.array_equal(np.array(Image.open(frame)), pixels(seed)[:9, :9])
 
 
-def test_a_finished_folder_is_used_again_without_opening_a_picture(folder, cache, monkeypatch):
-    path = write_table(folder, GOOD, header=BOXED)
+def test_a_picture_of_several_boxes_is_opened_once_and_not_again_for_cached_crops(folder, cache, monkeypatch):
+    opened, real = [], Image.open
+    monkeypatch.setattr(crops.Image, "open", lambda path: opened.append(path) or real(path))
+    rows = [f"train,p{x},c,t,pics/{seed}.png,{x},0,4,4" for x in range(5) for seed in (1, 2)]
+    path = write_table(folder, *rows, header=BOXED)
     first = parse_manifest(path, cache_dir=cache)
-
-    def refused(*_):
-        raise AssertionError("a picture was opened")
-
-    monkeypatch.setattr(crops.Image, "open", refused)
-    assert parse_manifest(path, cache_dir=cache) == first
-    assert parse_manifest(folder, cache_dir=cache) == first
+    assert sum(len(t.frames) for t in first.train) == 10
+    assert parse_manifest(path, cache_dir=cache) == parse_manifest(folder, cache_dir=cache) == first
+    assert sorted(opened) == [str(folder / "pics" / "1.png"), str(folder / "pics" / "2.png")]
 
 
 def test_another_list_picture_or_version_gives_another_folder(folder, cache, monkeypatch):
@@ -96,23 +95,17 @@ def test_another_list_picture_or_version_gives_another_folder(folder, cache, mon
     again = parse_manifest(path, cache_dir=cache)
     assert np.array_equal(np.array(Image.open(again.train[0].frames[0])), pixels(3)[:4, :4])
     roots.append(again.root)
-    other = write_table(folder.parent / "other", GOOD.replace("pics", str(folder / "pics")), header=BOXED)
-    roots.append(parse_manifest(other, cache_dir=cache).root)
+    twin = shutil.copytree(folder, folder.parent / "twin")
+    Image.fromarray(pixels(7)).save(twin / "pics" / "1.png")
+    other = parse_manifest(write_table(twin, GOOD, header=BOXED), cache_dir=cache)
+    assert np.array_equal(np.array(Image.open(other.train[0].frames[0])), pixels(7)[:4, :4])
+    roots.append(other.root)
     monkeypatch.setattr(crops, "_VERSION", crops._VERSION + 1)
     roots.append(parse_manifest(path, cache_dir=cache).root)
     assert len(set(roots)) == 5
     assert {Path(root).name.rpartition("-")[0] for root in roots} == {"list"}
     (folder / "pics" / "1.png").unlink()
     assert "pics/1.png does not exist" in refusal(path, cache)
-
-
-def test_the_same_list_in_two_folders_does_not_collide(folder, cache):
-    twin = folder.parent / "twin"
-    shutil.copytree(folder, twin)
-    Image.fromarray(pixels(7)).save(twin / "pics" / "1.png")
-    raws = [parse_manifest(write_table(place, GOOD, header=BOXED), cache_dir=cache) for place in (folder, twin)]
-    for raw, seed in zip(raws, (1, 7)):
-        assert np.array_equal(np.array(Image.open(raw.train[0].frames[0])), pixels(seed)[:4, :4])
 
 
 def test_faults_are_reported_again_when_the_folder_is_used_again(folder, cache):
@@ -141,42 +134,25 @@ def test_a_run_passes_over_the_faults_of_crops_that_it_leaves_out(folder, cache)
         assert brief(raw, "train") == [("p", "c", 1)] and not raw.query
 
 
-def test_a_picture_with_several_boxes_is_decoded_once(folder, cache, monkeypatch):
-    opened = []
-    real = Image.open
-    monkeypatch.setattr(crops.Image, "open", lambda path: opened.append(path) or real(path))
-    rows = [f"train,p{x},c,t,pics/{seed}.png,{x},0,4,4" for x in range(5) for seed in (1, 2)]
-    raw = parse_manifest(write_table(folder, *rows, header=BOXED), cache_dir=cache)
-    assert sorted(opened) == [str(folder / "pics" / "1.png"), str(folder / "pics" / "2.png")]
-    assert sum(len(t.frames) for t in raw.train) == 10
-
-
-def delete_crop(root: Path) -> None:
-    (root / "pics" / "1.png" / "0_0_0_4_4.png").unlink()
-
-
-def shorten_crop(root: Path) -> None:
-    os.truncate(root / "pics" / "1.png" / "0_0_0_4_4.png", 20)
-
-
-def delete_record(root: Path) -> None:
-    (root / "record.json").unlink()
-
-
-def forget_crops(root: Path) -> None:
-    change_record(root, files={})
-
-
 def change_record(root: Path, **changes) -> None:
     record = json.loads((root / "record.json").read_text())
     (root / "record.json").write_text(json.dumps(record | changes))
 
 
-@pytest.mark.parametrize("damage", [delete_crop, shorten_crop, delete_record, forget_crops])
+CROP = "pics/1.png/0_0_0_4_4.png"
+DAMAGES = {
+    "no crop": lambda root: (root / CROP).unlink(),
+    "short crop": lambda root: os.truncate(root / CROP, 20),
+    "no record": lambda root: (root / "record.json").unlink(),
+    "empty record": lambda root: change_record(root, files={}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_cache_is_cut_again(folder, cache, caplog, damage):
     path = write_table(folder, GOOD, "query,p,c,t,pics/9.png,0,0,4,4", header=BOXED)
     first, faults = parse_all(path, cache)
-    damage(Path(first.root))
+    DAMAGES[damage](Path(first.root))
     assert parse_all(path, cache) == (first, faults) and len(faults) == 1
     assert np.array_equal(np.array(Image.open(first.train[0].frames[0])), pixels(1)[:4, :4])
     warning = f"the cache folder {first.root} is damaged; its crops are cut again"
@@ -189,9 +165,9 @@ def test_a_damaged_cache_is_cut_again(folder, cache, caplog, damage):
 WRONG_RECORDS = [
     "", "[]", "3", "null", "{", "[" * 100_000, '{"faults": []}', '{"files": [], "faults": []}', b"\xff",
     {"faults": 3}, {"faults": [1]}, {"faults": ["ab"]}, {"faults": [[["x.png"], "y"]]}, {"faults": [[[], "y"]]},
-    {"faults": [[[{}], "y"]]}, {"faults": [["x.png", "y"]]}, {"faults": [[["pics/1.png/0_0_0_4_4.png"], 1]]},
-    {"faults": [[["pics/1.png/0_0_0_4_4.png"], "y"]]}, {"faults": None}, {"beyond": 3}, {"beyond": ["x"]},
-    {"files": 3}, {"files": {"pics/1.png/0_0_0_4_4.png": "x"}}, {"files": {"record.json": 1}}, {"files": {"\0": 1}},
+    {"faults": [[[{}], "y"]]}, {"faults": [["x.png", "y"]]}, {"faults": [[[CROP], 1]]}, {"faults": [[[CROP], "y"]]},
+    {"faults": None}, {"beyond": 3}, {"beyond": ["x"]}, {"files": 3}, {"files": {CROP: "x"}},
+    {"files": {"record.json": 1}}, {"files": {"\0": 1}},
 ]  # fmt: skip
 
 
@@ -210,17 +186,10 @@ def test_a_record_of_a_wrong_shape_has_the_crops_cut_again(folder, cache, caplog
     assert [message.partition(" is ")[2] for message in caplog.messages] == ["damaged; its crops are cut again"]
 
 
-def test_16_bit_grey_is_scaled_and_not_clipped(folder, cache):
-    grey = np.arange(HEIGHT * WIDTH, dtype=np.uint16).reshape(HEIGHT, WIDTH) * 50
-    Image.fromarray(grey).save(folder / "pics" / "1.png")
-    raw = parse_manifest(write_table(folder, GOOD.replace("0,0,4,4", "0,20,40,10"), header=BOXED), cache_dir=cache)
-    crop = np.array(Image.open(raw.train[0].frames[0]))
-    assert np.array_equal(crop, np.repeat(np.round(grey[20:] / 257)[..., None], 3, axis=2))
-
-
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
-def test_after_an_interrupt_or_a_full_disk_nothing_is_left(folder, cache, monkeypatch, error):
+def test_after_an_interrupt_or_where_the_cache_cannot_be_written_nothing_is_left(folder, cache, monkeypatch, error):
     path = write_table(folder, GOOD, "train,p,c,t,pics/2.png,0,0,4,4", header=BOXED)
+    assert f"cache folder {path}" in refusal(path, str(path))  # a file where the folder should be
     real = Image.Image.save
 
     def save(image, target, **options):
@@ -235,12 +204,6 @@ def test_after_an_interrupt_or_a_full_disk_nothing_is_left(folder, cache, monkey
     assert files(folder.parent) == before
     if isinstance(error, OSError):
         assert str(caught.value) == f"crops cannot be written into the cache folder {cache} (No space left on device)"
-
-
-def test_a_cache_that_cannot_be_written_is_named(folder, tmp_path):
-    path = write_table(folder, GOOD, header=BOXED)
-    (tmp_path / "file").write_bytes(b"")
-    assert f"cache folder {tmp_path / 'file'}" in refusal(path, str(tmp_path / "file"))
 
 
 def test_a_process_that_is_slower_takes_the_folder_of_the_faster_one(folder, cache, monkeypatch):
@@ -259,6 +222,14 @@ def test_a_process_that_is_slower_takes_the_folder_of_the_faster_one(folder, cac
     size = os.path.getsize(results[0].train[0].frames[0])
     record = {"files": {"pics/1.png/0_0_0_4_4.png": size}, "faults": [], "beyond": []}
     assert json.loads(Path(results[0].root, "record.json").read_text()) == record
+
+
+def test_16_bit_grey_is_scaled_and_not_clipped(folder, cache):
+    grey = np.arange(HEIGHT * WIDTH, dtype=np.uint16).reshape(HEIGHT, WIDTH) * 50
+    Image.fromarray(grey).save(folder / "pics" / "1.png")
+    raw = parse_manifest(write_table(folder, GOOD.replace("0,0,4,4", "0,20,40,10"), header=BOXED), cache_dir=cache)
+    crop = np.array(Image.open(raw.train[0].frames[0]))
+    assert np.array_equal(crop, np.repeat(np.round(grey[20:] / 257)[..., None], 3, axis=2))
 
 
 def test_a_box_that_reaches_beyond_the_picture_ends_at_its_edge(folder, cache, caplog):

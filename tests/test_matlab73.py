@@ -22,18 +22,12 @@ def refused(path, match):
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("shape", [(1, 2), (2, 1), (2,), (1, 2, 1)])
+@pytest.mark.parametrize("shape", [(1, 2), (2, 1), (2,), (1, 2, 1), (1, 1_000_000)])
 @pytest.mark.parametrize("options", [{}, {"chunks": True, "compression": "gzip"}])
 def test_a_row_or_a_column_is_read(path, shape, options):
     with h5py.File(path, "w") as file:
-        file.create_dataset("query", data=np.array([3.0, 5.0]).reshape(shape), **options)
-    assert read_matlab73(path, "query").tolist() == [3.0, 5.0]
-
-
-def test_well_compressed_numbers_are_read(path):
-    with h5py.File(path, "w") as file:
-        file.create_dataset("query", data=np.ones((1, 1_000_000)), compression="gzip")
-    assert path.stat().st_size < 50_000 and read_matlab73(path, "query").sum() == 1_000_000
+        file.create_dataset("query", data=np.ones(shape), **options)
+    assert np.array_equal(read_matlab73(path, "query"), np.ones(np.prod(shape)))
 
 
 @pytest.mark.parametrize(
@@ -53,7 +47,13 @@ def test_more_values_than_the_file_can_hold_are_refused(path, options):
     refused(path, "query announces [0-9,]+ values, more than such a file can hold")
 
 
-def test_a_link_is_refused(path):
+def test_texts_links_and_other_names_are_refused_unread(path):
+    with h5py.File(path, "w") as file:
+        file.create_dataset("query", (1, 10**12), h5py.string_dtype(), chunks=(1, 1000))
+    refused(path, "query must hold whole numbers, holds object")
+    with h5py.File(path, "w") as file:
+        file["a\nb"] = file["ü"] = 1
+    refused(path, r"holds no dataset query .found: a\\nb, \\xfc")
     for link in (h5py.ExternalLink("other.mat", "/query"), h5py.ExternalLink("gone", "/"), h5py.SoftLink("/rows")):
         with h5py.File(path, "w") as file:
             file["rows"] = [[1.0]]
@@ -70,15 +70,3 @@ def test_numbers_kept_in_another_file_are_refused(path):
     with h5py.File(path, "w") as file:
         file.create_virtual_dataset("query", layout)
     refused(path, "the numbers of query are kept in another file")
-
-
-def test_numbers_of_another_kind_are_refused_unread(path):
-    with h5py.File(path, "w") as file:
-        file.create_dataset("query", (1, 10**12), h5py.string_dtype(), chunks=(1, 1000))
-    refused(path, "query must hold whole numbers, holds object")
-
-
-def test_a_message_is_one_line_whatever_the_names(path):
-    with h5py.File(path, "w") as file:
-        file["a\nb"] = file["ü"] = 1
-    refused(path, r"holds no dataset query .found: a\\nb, \\xfc")

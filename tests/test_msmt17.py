@@ -8,9 +8,9 @@ from PIL import Image
 
 from datasets import check_frames_present, load_splits, official_name
 from datasets.check import command as check
-from datasets.sets.msmt17 import MSMT17, parse_msmt17
-from datasets.tracklet import Fault
-from utils.errors import InputError, MissingFileError
+from datasets.sets.msmt17 import parse_msmt17
+from tests.refusals import refused, with_faults
+from utils.errors import MissingFileError
 
 # person, image, camera; the people of each list count from 0
 LISTS = {
@@ -95,19 +95,11 @@ def test_both_versions_from_their_folder_or_its_parent(tmp_path, name, folder, i
 
 def test_two_versions_are_not_chosen_between(root):
     write_set(root.with_name("MSMT17_V2"), V2)
-    with pytest.raises(InputError, match="several sets: MSMT17_V1, MSMT17_V2; name one"):
-        parse_msmt17(root.parent)
+    refused("several sets: MSMT17_V1, MSMT17_V2; name one", parse_msmt17, root.parent)
     (root / V2[0]).mkdir()
     assert "test" in parse_msmt17(root).query[0].frames[0]
     (root / V2[1]).mkdir()
-    with pytest.raises(InputError, match="holds the images of MSMT17_V1 and of MSMT17_V2 .train, test, mask_train_v2"):
-        parse_msmt17(root)
-
-
-def test_official_counts_are_those_of_the_release():
-    assert MSMT17.official == {"train": (1_041, 32_621), "query": (3_060, 11_659), "gallery": (3_060, 82_161)}
-    assert sum(images for _, images in MSMT17.official.values()) == 126_441  # bounding boxes of MSMT17
-    assert MSMT17.official["train"][0] + MSMT17.official["query"][0] == 4_101  # its people
+    refused("holds the images of MSMT17_V1 and of MSMT17_V2 .train, test, mask_train_v2", parse_msmt17, root)
 
 
 @pytest.mark.parametrize("from_parent", [False, True])
@@ -123,11 +115,9 @@ def test_an_unreadable_or_empty_list_and_a_missing_image_are_named(root):
     with pytest.raises(MissingFileError, match=f"{image(2, 0, 1)} is missing although the lists"):
         check_frames_present(load_splits("MSMT17", str(root)))
     (root / "list_query.txt").write_text("\n")
-    with pytest.raises(InputError, match="MSMT17 in .* has no query tracklet"):
-        load_splits("MSMT17", str(root))
+    refused("MSMT17 in .* has no query tracklet", load_splits, "MSMT17", str(root))
     (root / "list_query.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="list_query.txt cannot be read as a list of images"):
-        load_splits("MSMT17", str(root))
+    refused("list_query.txt cannot be read as a list of images", load_splits, "MSMT17", str(root))
     with pytest.raises(MissingFileError, match="nowhere is not a folder; set it to the folder of MSMT17"):
         parse_msmt17(root / "nowhere")
 
@@ -138,10 +128,8 @@ def test_an_unreadable_or_empty_list_and_a_missing_image_are_named(root):
 def test_a_line_that_is_none_is_named(root, line):
     where = add_line(root, "gallery", line + "\n" + f"{image(1, 5, 2)} 1")
     said = f"{where}: expected an image below its folder, a space and a person (a whole number of at most four digits)"
-    with pytest.raises(InputError, match=f"^{re.escape(said)}, found {re.escape(repr(line.rstrip()))}"):
-        parse_msmt17(root)
-    faults: list[Fault] = []
-    raw = parse_msmt17(root, faults.append)
+    refused(f"^{re.escape(said)}, found {re.escape(repr(line.rstrip()))}", parse_msmt17, root)
+    faults, raw = with_faults(parse_msmt17, root)
     assert [fault.frames for fault in faults] == [()] and len(raw.gallery) == 4 and raw.gallery[-1].camid == 1
 
 
@@ -157,8 +145,7 @@ def test_a_line_that_is_none_is_named(root, line):
 def test_a_wrong_name_is_told_with_its_line_and_can_be_left_out(root, tmp_path, name, wrong):
     before = load_splits("MSMT17", str(root))
     where = add_line(root, "val", f"0003/{name} 3")
-    with pytest.raises(InputError, match=f"^{re.escape(where)}: .*{re.escape(wrong)}"):
-        load_splits("MSMT17", str(root))
+    refused(f"^{re.escape(where)}: .*{re.escape(wrong)}", load_splits, "MSMT17", str(root))
     (tmp_path / "list.csv").write_text(f"split,frame,reason\ntrain,train/0003/{name},\n")
     assert load_splits("MSMT17", str(root), exclude=str(tmp_path / "list.csv")).train == before.train
 
@@ -168,8 +155,7 @@ def test_an_image_of_two_lines_and_a_folder_of_two_people_are_told(root):
     twice = add_line(root, "gallery", f"{query} 1")
     mixed = add_line(root, "val", f"{image(0, 7, 3)} 1")
     flat = [add_line(root, "train", f"{person:04d}_000_02_0303noon_1_0.jpg {person}") for person in (5, 6)]
-    faults: list[Fault] = []
-    raw = parse_msmt17(root, faults.append)
+    faults, raw = with_faults(parse_msmt17, root)
     assert {fault.message: fault.frames for fault in faults} == {
         f"{twice}: image '{query}' is named in {root / 'list_query.txt'} line 1 already": (),
         f"{mixed}: '{image(0, 7, 3)}' is of person 1, its folder of person 0 ({root / 'list_train.txt'} line 2)": (
@@ -177,6 +163,7 @@ def test_an_image_of_two_lines_and_a_folder_of_two_people_are_told(root):
         ),
     }
     assert len(flat) == 2 and len(raw.train) == 8 and len(raw.gallery) == 3
+    refused(f"^{re.escape(twice)}: image '{query}' is named in .* line 1 already$", parse_msmt17, root)
 
 
 def test_the_check_counts_and_takes_no_two_people_for_one(root, capsys):
@@ -195,12 +182,3 @@ def test_the_check_counts_and_takes_no_two_people_for_one(root, capsys):
         ["gallery", "2", "3", "3", "3", "3,060", "82,161"],
     ]
     assert lines[-1] == "no problem found" and len([line for line in lines if line.startswith("note: ")]) == 2
-    (root / "test" / image(0, 2, 14)).unlink()
-    (root / "train" / "0002" / "more.jpg").touch()
-    where = add_line(root, "query", "0001/x.jpg 1")
-    assert check.main(keys) == 1
-    report = capsys.readouterr().out
-    assert f"faults of the lists: 1\n  {where}: image 'x.jpg' needs four fields" in report
-    assert f"missing frames: 1\n  gallery test/{image(0, 2, 14)} does not exist\n" in report
-    assert "  train holds 1 image file that no list names: more.jpg\n" in report
-    assert report.endswith("\n3 problems found (see above)\n")

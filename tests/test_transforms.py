@@ -12,7 +12,7 @@ SEEDS = range(200)
 
 
 def augmented(augment: ClipAugment, clip: torch.Tensor, rng: random.Random) -> torch.Tensor:
-    """What becomes of a clip (T, 3, H, W), which is left alone."""
+    """The augmented copy of a clip (T, 3, H, W)."""
     frames, _, height, width = clip.shape
     clip_THW3 = clip.permute(0, 2, 3, 1).numpy().copy(order="C")
     augment.draw(frames, height, width, rng).apply(clip_THW3)
@@ -34,31 +34,20 @@ def next_box(seed: int, height: int, width: int) -> tuple[random.Random, tuple[i
     return rng, box
 
 
-def test_a_certain_flip_mirrors_every_frame_exactly():
-    clip = random_clip()
-    flipped = augmented(ClipAugment(flip_prob=1, erase_prob=0), clip, random.Random(0))
-    for column in range(32):
-        assert torch.equal(flipped[..., column], clip[..., 31 - column])
-
-
 def test_a_flip_is_decided_once_per_clip_and_half_the_time():
     clip, augment = random_clip(), ClipAugment(flip_prob=0.5, erase_prob=0)
     outcomes = [augmented(augment, clip, random.Random(seed)) for seed in SEEDS]
+    assert all(torch.equal(augmented(augment, clip, random.Random(seed)), outcomes[seed]) for seed in range(9))
     flips = [torch.equal(outcome, clip.flip(-1)) for outcome in outcomes]
     assert all(flip or torch.equal(outcome, clip) for flip, outcome in zip(flips, outcomes))
     assert 70 < sum(flips) < 130  # 4.2 standard deviations
-
-
-def test_probability_zero_changes_nothing_and_probability_one_always_erases():
-    clip = torch.zeros(4, 3, 64, 32, dtype=torch.uint8)
-    for seed in SEEDS:
-        assert torch.equal(augmented(ClipAugment(0, 0), random_clip(), random.Random(seed)), random_clip())
-        changed = augmented(ClipAugment(0, 1), clip, random.Random(seed)).flatten(1).any(dim=1)
-        assert changed.all()  # black is one colour in 16.7 million
+    assert all(torch.equal(augmented(ClipAugment(0, 0), clip, random.Random(seed)), clip) for seed in SEEDS)
+    assert all(torch.equal(augmented(ClipAugment(1, 0), clip, random.Random(seed)), clip.flip(-1)) for seed in SEEDS)
 
 
 def test_erasing_is_decided_for_each_frame():
     clip = torch.zeros(400, 3, 16, 8, dtype=torch.uint8)
+    assert augmented(ClipAugment(0, 1), clip, random.Random(0)).flatten(1).any(dim=1).all()  # black: 1 in 16.7 million
     erased = augmented(ClipAugment(0, 0.5), clip, random.Random(0)).flatten(1).any(dim=1)
     assert 158 < erased.sum() < 242  # 4.2 standard deviations
     mixed = [
@@ -77,18 +66,13 @@ def test_the_erased_box_has_the_area_and_shape_of_the_method_and_lies_in_the_fra
         assert box_height * box_width <= 0.2 * height * width
         assert (box_height + 1) * (box_width + 1) >= 0.02 * height * width
         assert box_height / (box_width + 1) <= 1 / 0.3 and (box_height + 1) / box_width >= 0.3
-
-
-def test_erased_boxes_reach_all_corners_and_the_whole_range_of_areas_and_shapes():
-    rng = random.Random(0)
-    boxes = [draw_erase_box(256, 128, rng) for _ in range(4000)]
-    areas = [height * width / (256 * 128) for _, _, height, width in boxes]
-    shapes = [height / width for _, _, height, width in boxes]
-    assert min(areas) < 0.025 and max(areas) > 0.19
-    assert min(shapes) < 0.4 and max(shapes) > 3
+    # They reach all corners, and the whole range of areas and shapes.
     assert {top == 0 for top, *_ in boxes} == {left == 0 for _, left, *_ in boxes} == {True, False}
-    assert any(top + height == 256 for top, _, height, _ in boxes)
-    assert any(left + width == 128 for _, left, _, width in boxes)
+    assert any(top + box_height == height for top, _, box_height, _ in boxes)
+    assert any(left + box_width == width for _, left, _, box_width in boxes)
+    areas = [box_height * box_width / (height * width) for _, _, box_height, box_width in boxes]
+    shapes = [box_height / box_width for _, _, box_height, box_width in boxes]
+    assert (min(areas) < 0.025 and max(areas) > 0.19 and min(shapes) < 0.4 and max(shapes) > 3) or height == 20
 
 
 def test_a_frame_too_small_for_any_box_is_left_alone():
@@ -112,43 +96,13 @@ def test_one_colour_fills_exactly_the_box_at_the_drawn_or_the_releases_corner(le
         assert torch.equal(augmented(ClipAugment(0, 1, legacy), clip, random.Random(seed)), expected)
 
 
-def test_augmentation_follows_from_the_seed_and_keeps_uint8():
-    clip, augment = random_clip(), ClipAugment(0.5, 0.5)
-    first, again, other = (augmented(augment, clip, random.Random(seed)) for seed in (3, 3, 4))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-    assert (first.dtype, first.shape) == (torch.uint8, clip.shape)
-
-
-def test_a_draw_needs_no_pixels_and_can_be_applied_to_several_clips():
-    drawn = ClipAugment(1, 1).draw(4, 64, 32, random.Random(5))
-    assert drawn.flip and [patch.frame for patch in drawn.patches] == [0, 1, 2, 3]
-    outcomes = [clip.permute(0, 2, 3, 1).numpy().copy(order="C") for clip in (random_clip(), random_clip().flip(-1))]
-    for clip_THW3 in outcomes:
-        drawn.apply(clip_THW3)
-    for patch in drawn.patches:
-        rows, columns = slice(patch.top, patch.top + patch.height), slice(patch.left, patch.left + patch.width)
-        for clip_THW3 in outcomes:
-            assert (clip_THW3[patch.frame, rows, columns] == list(patch.colour)).all()
-            clip_THW3[patch.frame, rows, columns] = 0
-    assert (outcomes[0] == outcomes[1][:, :, ::-1]).mean() > 0.5  # beside the boxes, one is the other's mirror image
-
-
-def test_a_resized_frame_has_the_size_asked_for_and_a_flat_colour_stays():
-    flat = torch.tensor([10, 100, 200], dtype=torch.uint8)[:, None, None].expand(3, 50, 30)
-    resized = resize_frame(flat, [256, 128])
-    assert (resized.shape, resized.dtype) == ((3, 256, 128), torch.uint8)
-    assert resized.flatten(1).unique(dim=1).squeeze(1).tolist() == [10, 100, 200]
-    assert resize_frame(flat, [50, 30]) is flat
-
-
 def test_resizing_is_bilinear_and_antialiased():
     # Half-pixel centres: a 1x2 frame (0, 200) at width 4 lies at 0, 0.25, 0.75 and 1 between its two pixels.
     frame = torch.tensor([[[0, 200]]] * 3, dtype=torch.uint8)
     assert resize_frame(frame, [1, 4])[0, 0].tolist() == [0, 50, 150, 200]
     # Halving with antialiasing weighs the four columns around a pixel 1/8, 3/8, 3/8, 1/8; without, only the inner two.
     frame = torch.tensor([[[0, 0, 0, 80, 0, 0, 0, 0]]] * 3, dtype=torch.uint8)
-    assert resize_frame(frame, [1, 4])[0, 0].tolist() == [0, 30, 10, 0]
+    assert resize_frame(frame, [1, 4])[0, 0].tolist() == [0, 30, 10, 0] and resize_frame(frame, [1, 8]) is frame
 
 
 def test_normalize_agrees_with_a_value_by_hand_for_clips_and_batches():
@@ -159,7 +113,9 @@ def test_normalize_agrees_with_a_value_by_hand_for_clips_and_batches():
     # (0 - 0.485) / 0.229, (128/255 - 0.456) / 0.224, (1 - 0.406) / 0.225
     for colour, value in enumerate((-2.1179039, 0.2051821, 2.64)):
         assert out[..., colour, :, :].flatten().tolist() == pytest.approx([value] * 80, abs=1e-6)
-    assert normalize.state_dict() == {}
+    assert normalize.state_dict() == {} and frames.unique().tolist() == [0, 128, 255]
+    floats = frames.float()
+    assert torch.equal(normalize(floats), out) and floats.unique().tolist() == [0, 128, 255]
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 16, 8), (2, 4, 3, 16, 8), (3, 16, 8)])
@@ -171,9 +127,3 @@ def test_normalize_makes_the_usual_order_in_memory_of_channels_last_frames_bit_f
     out = Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])(channels_last)
     assert out.is_contiguous() and torch.equal(out, (frames.float() / 255 - mean) / std)
     assert torch.equal(channels_last, frames)
-
-
-def test_normalising_leaves_its_input_alone():
-    frames = torch.full((1, 3, 2, 2), 255.0)
-    Normalize((0.5,) * 3, (0.5,) * 3)(frames)
-    assert frames.eq(255).all()

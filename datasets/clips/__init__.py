@@ -1,4 +1,4 @@
-"""Clips: which frames of a tracklet, how they are augmented, and in which batch they travel."""
+"""Clips: which frames of a tracklet they hold, how they are augmented, and which of them share a batch."""
 
 from datasets.clips.buffers import ClipLoader as ClipLoader
 from datasets.clips.dataset import ClipBatch as ClipBatch

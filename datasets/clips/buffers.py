@@ -1,9 +1,9 @@
 """Memory for whole batches, shared with the worker processes that fill it and used again when a batch is dropped.
 
 Fresh memory costs a page fault for every 4 KiB, in the worker and once more in the process that receives it; on virtual
-machines that can be as slow as decoding. A slot of this memory is faulted in once and then handed to and fro: a worker
-takes a free slot, fills it and sends no more than its number; the receiver makes a tensor of it, and the slot is free
-again when the last tensor on that memory is gone.
+machines that can be as slow as decoding. A slot of this memory is used for one batch after the other: a worker takes a
+free slot, fills it and sends only its number; the receiver makes a tensor of it, and the slot is free again when the
+last tensor on that memory is gone.
 """
 
 import itertools
@@ -24,7 +24,7 @@ _open_here: "weakref.WeakValueDictionary[int, BatchBuffers]" = weakref.WeakValue
 
 
 class BatchBuffers:
-    """Slots of `slot_bytes`, `per_worker` for each of `workers` processes, 0 standing for none but this process.
+    """Slots of `slot_bytes`, `per_worker` for each of `workers` processes; 0 workers: for this process.
 
     Worker processes must be forked after this was made; they inherit the memory.
     """
@@ -44,7 +44,7 @@ class BatchBuffers:
         return type(None), ()  # a process that did not inherit the memory has no buffers
 
     def take(self, nbytes: int) -> int | None:
-        """A free slot of this process, which is taken from now on; None when all are in use or too small."""
+        """Take a free slot of this process; None when all are in use or too small."""
         info = get_worker_info()
         first = self.per_worker * (info.id if info else 0)
         if nbytes <= self.slot_bytes:
@@ -71,8 +71,8 @@ def _clear(taken: NDArray[np.uint8], slot: int) -> None:
     taken[slot] = 0
 
 
-class _Parcel:
-    """A filled slot on its way out of a worker: unpickled by the receiver, it is the tensor (B, T, 3, H, W)."""
+class _SentSlot:
+    """A filled slot that a worker sends: the receiver unpickles it as the tensor (B, T, 3, H, W)."""
 
     def __init__(self, key: int, slot: int, shape: tuple[int, ...]) -> None:
         self.content = key, slot, shape
@@ -96,12 +96,12 @@ class Batch:
         self.frames_NHW3 = array.reshape(-1, height, width, 3)
 
     def finish(self) -> Tensor:
-        """The clips as uint8 (B, T, 3, H, W), channels last in memory; in a worker what becomes that when received."""
+        """The clips as uint8 (B, T, 3, H, W), channels last in memory; in a worker an object that unpickles to them."""
         if self.slot is None:
             return channels_first(torch.from_numpy(self.frames_NHW3).view(self.shape))
         if get_worker_info() is None:
             return channels_first(self.buffers.tensor(self.slot, self.shape))
-        return _Parcel(self.buffers.key, self.slot, self.shape)
+        return _SentSlot(self.buffers.key, self.slot, self.shape)
 
 
 def channels_first(clips_BTHW3: Tensor) -> Tensor:
@@ -123,18 +123,18 @@ class ClipLoader(DataLoader):
     def __iter__(self) -> Iterator:
         self.dataset.buffers = buffers = self._buffers()
         iterator = super().__iter__()
-        iterator.clip_buffers = buffers  # for as long as batches may still arrive
+        iterator.clip_buffers = buffers  # kept as long as batches may still arrive
         if self.num_workers:
-            self.dataset.buffers = None  # the workers have it; here it goes with the iterator
+            self.dataset.buffers = None  # the workers have inherited it; this process frees it with the iterator
         return iterator
 
     def _buffers(self) -> BatchBuffers | None:
         context = self.multiprocessing_context or multiprocessing
         if self.num_workers and context.get_start_method() != "fork":
             return None  # nothing is inherited; torch copies each batch into memory of its own
-        # Those that a worker has ready, one that it fills, and one that the receiver still holds.
+        # Batches that a worker has ready, one that it fills, and one that the receiver still holds.
         per_worker = (self.prefetch_factor or 1) + 2
         try:
             return BatchBuffers(self.num_workers, per_worker, self.dataset.batch_bytes)
-        except OSError:  # the system grants no such memory; each batch asks for its own
+        except OSError:  # the system grants no such memory; each batch has memory of its own
             return None

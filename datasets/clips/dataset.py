@@ -36,7 +36,22 @@ class EvalBatch(NamedTuple):
     rows: Tensor  # (B,) int64, the tracklet each clip belongs to
 
 
-class TrainClips(Dataset):
+class _Clips(Dataset):
+    """What both data sets of clips share."""
+
+    def __init__(
+        self, tracklets: Sequence[Tracklet], clip_length: int, size: Sequence[int], source: FrameSource, batch_size: int
+    ) -> None:
+        """`size` is [height, width] in pixels, `batch_size` the largest number of clips in a batch."""
+        self.tracklets = tracklets
+        self.clip_length = clip_length
+        self.size = size
+        self.source = source
+        self.batch_bytes = batch_size * clip_length * size[0] * size[1] * 3
+        self.buffers: BatchBuffers | None = None
+
+
+class TrainClips(_Clips):
     """Training clips, a whole batch per list of draws (tracklet index, seed).
 
     The frames and the augmentation of a clip depend on its seed alone.
@@ -51,14 +66,8 @@ class TrainClips(Dataset):
         batch_size: int,
         source: FrameSource = FILES,
     ) -> None:
-        """`size` is [height, width] in pixels, `batch_size` the most draws of a batch."""
-        self.tracklets = tracklets
-        self.clip_length = clip_length
-        self.size = size
+        super().__init__(tracklets, clip_length, size, source, batch_size)
         self.augment = augment
-        self.source = source
-        self.batch_bytes = batch_size * clip_length * size[0] * size[1] * 3
-        self.buffers: BatchBuffers | None = None
 
     def __len__(self) -> int:
         return len(self.tracklets)
@@ -82,13 +91,12 @@ class TrainClips(Dataset):
         return ClipBatch(batch.finish(), pids, camids)
 
 
-class EvalClips(Dataset):
-    """One whole batch per item: the clips of a run of tracklets that fit `frames_per_batch` together.
+class EvalClips(_Clips):
+    """Test clips, one whole batch of at most `frames_per_batch` frames per item.
 
-    A tracklet with more frames than the bound is spread over several batches. `sampling` is 'dense' or 'first'.
+    A batch may hold clips of several tracklets, and a tracklet may be spread over several batches. `sampling` is
+    'dense' or 'first'.
     """
-
-    __test__ = False  # not a test case
 
     def __init__(
         self,
@@ -99,15 +107,10 @@ class EvalClips(Dataset):
         frames_per_batch: int,
         source: FrameSource = FILES,
     ) -> None:
-        self.tracklets = tracklets
-        self.clip_length = clip_length
-        self.size = size
-        self.source = source
         clips = [(row, clip) for row, t in enumerate(tracklets) for clip in _clips(t, clip_length, sampling)]
         per_batch = max(1, frames_per_batch // clip_length)
         self.batches = [clips[start : start + per_batch] for start in range(0, len(clips), per_batch)]
-        self.batch_bytes = min(per_batch, len(clips)) * clip_length * size[0] * size[1] * 3
-        self.buffers: BatchBuffers | None = None
+        super().__init__(tracklets, clip_length, size, source, min(per_batch, len(clips)))
 
     def __len__(self) -> int:
         return len(self.batches)

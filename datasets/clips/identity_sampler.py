@@ -45,12 +45,12 @@ class IdentitySampler(Sampler[list[Draw]]):
         rng = random.Random(f"{self.seed}/{epoch}")
         groups = {pid: self._groups(rows, rng) for pid, rows in sorted(self.rows_of.items())}
         self.batches: list[list[Draw]] = []
-        waiting = list(groups)
-        while len(waiting) >= self.identities_per_batch:
-            chosen = rng.sample(waiting, self.identities_per_batch)
+        available = list(groups)
+        while len(available) >= self.identities_per_batch:
+            chosen = rng.sample(available, self.identities_per_batch)
             rows = [row for pid in chosen for row in groups[pid].pop(0)]
             self.batches.append([(row, rng.getrandbits(63)) for row in rows])
-            waiting = [pid for pid in waiting if groups[pid]]
+            available = [pid for pid in available if groups[pid]]
 
     def _groups(self, rows: list[int], rng: random.Random) -> list[list[int]]:
         size = self.tracklets_per_identity

@@ -34,7 +34,7 @@ class Augmentation(NamedTuple):
     patches: list[Patch]
 
     def apply(self, clip_THW3: NDArray[np.uint8]) -> None:
-        """Mirror and paint a contiguous uint8 clip (T, H, W, 3) in place."""
+        """Mirror a contiguous uint8 clip (T, H, W, 3) and cover its patches, in place."""
         frames, height, width, _ = clip_THW3.shape
         if self.flip:
             # As (3, H, W) with channels last in memory, which torch has a fast flip for.
@@ -63,19 +63,13 @@ class ClipAugment:
         flip = rng.random() < self.flip_prob
         patches = []
         for frame in range(frames):
-            if rng.random() < self.erase_prob:
-                patches += self._patch(frame, height, width, rng)
+            if rng.random() < self.erase_prob and (box := draw_erase_box(height, width, rng)):
+                top, left, box_height, box_width = box
+                if self.legacy_erasing:
+                    top, left = box_height, box_width
+                colour = bytes(rng.randrange(256) for _ in range(3))
+                patches.append(Patch(frame, top, left, box_height, box_width, colour))
         return Augmentation(flip, patches)
-
-    def _patch(self, frame: int, height: int, width: int, rng: random.Random) -> list[Patch]:
-        """One patch in a random colour, or none."""
-        box = draw_erase_box(height, width, rng)
-        if box is None:
-            return []
-        top, left, box_height, box_width = box
-        if self.legacy_erasing:
-            top, left = box_height, box_width
-        return [Patch(frame, top, left, box_height, box_width, bytes(rng.randrange(256) for _ in range(3)))]
 
 
 def draw_erase_box(height: int, width: int, rng: random.Random) -> tuple[int, int, int, int] | None:

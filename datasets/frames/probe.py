@@ -1,4 +1,4 @@
-"""Opens image files completely, in several processes: what each one holds, or why it is of no use."""
+"""Opens image files completely, in several processes: what each one holds, or what is wrong with it."""
 
 import multiprocessing
 import signal
@@ -25,7 +25,7 @@ _FILES_PER_JOB = 64
 class OpenedFrame(NamedTuple):
     """What one image file holds."""
 
-    fault: str = ""  # why it is of no use; empty: it was decoded to its last pixel
+    fault: str = ""  # what is wrong with it; empty: it was decoded to its last pixel
     missing: bool = False  # there is no such file
     digest: bytes = b""  # of the file's bytes; empty for a faulty one
     width: int = 0  # pixels

@@ -1,8 +1,7 @@
-"""Image files -> pixels in memory that is already there.
+"""Image files -> pixels, decoded into the memory of a batch.
 
-JPEG is decoded by libjpeg-turbo straight into its place, with the settings that Pillow decodes with (exact DCT, smooth
-colours), so that every pixel is Pillow's; whatever that cannot take, and whatever has another size, goes through Pillow
-and torchvision. H, W = pixels.
+libjpeg-turbo decodes a JPEG straight into its place, with Pillow's settings (exact DCT, smooth colours), so that every
+pixel is Pillow's. Pillow decodes what libjpeg-turbo cannot; torchvision resizes frames of another size. H, W = pixels.
 """
 
 import errno
@@ -23,7 +22,7 @@ from datasets.frames.modes import to_rgb
 from utils.errors import InputError, MissingFileError
 
 _JPEG = b"\xff\xd8"  # how every JPEG begins
-_BINARY = getattr(os, "O_BINARY", 0)  # Windows alone has it
+_BINARY = getattr(os, "O_BINARY", 0)  # only Windows has it
 _COLOURS = ("YCbCr", "Gray")  # CMYK is turned into RGB in another way than Pillow does
 
 
@@ -103,7 +102,7 @@ def resize_frame(frame_3HW: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def _decode_jpeg(frame_HW3: NDArray[np.uint8], path: str, source: FrameSource) -> NDArray[np.uint8] | None:
-    """The pixels of a sound JPEG, in `frame_HW3` itself where they fit; None for what is left to Pillow."""
+    """The pixels of a sound JPEG, in `frame_HW3` itself where they fit; None for what Pillow has to decode."""
     try:
         content = source.content(path)
         if content[:2] != _JPEG:
@@ -115,7 +114,7 @@ def _decode_jpeg(frame_HW3: NDArray[np.uint8], path: str, source: FrameSource) -
         return simplejpeg.decode_jpeg(content, "RGB", fastdct=False, fastupsample=False, buffer=buffer)
     except InputError:
         raise
-    except (OSError, ValueError):  # Pillow finds the words
+    except (OSError, ValueError):  # Pillow says what is wrong
         return None
 
 

@@ -24,7 +24,7 @@ from datasets.frames.reader import FILES, FrameSource
 from datasets.tracklet import below
 from utils.errors import InputError, MissingFileError
 
-_ABOUT, _FORMAT = b"\0pack", 2  # key of the record on the pack, where no path begins so; format 1 was no LMDB file
+_ABOUT, _FORMAT = b"\0pack", 2  # key of the record on the pack (no path begins so); format 1 was no LMDB file
 _OLD_MAGIC = b"TFCLIPFR"
 _MAX_KEY, _HASH_BYTES = 511, 16
 _META = struct.Struct("<16x2I16xI84x3Q")  # of LMDB's first two pages: magic, version, page size, root, last page, age
@@ -51,14 +51,14 @@ class FrameStore:
             raise MissingFileError(f"pack {path} does not exist; write it with python -m datasets.pack") from None
         except OSError as error:
             raise self._fault(f"cannot be opened ({error.strerror})") from None
-        _transaction.cache_clear()  # LMDB would not open a file again that was written over in its place
+        _transaction.cache_clear()  # closes a file that was overwritten in place, so that LMDB opens it anew
         about = json.loads(self._record(_ABOUT) or b"{}")
         if about.get("format") != _FORMAT:
             raise self._fault(f"has format {about.get('format')}, this code reads {_FORMAT}")
         self._count, self.digest = about["frames"], about["digest"]
 
-    def _fault(self, told: str) -> InputError:
-        return InputError(f"pack {self.path} {told}; write it again: python -m datasets.pack --out FILE --overwrite")
+    def _fault(self, problem: str) -> InputError:
+        return InputError(f"pack {self.path} {problem}; write it again: python -m datasets.pack --out FILE --overwrite")
 
     def __reduce__(self) -> tuple:
         return FrameStore, (self.path, self.root)  # another process opens the file itself
@@ -99,13 +99,13 @@ class FrameStore:
         try:
             return transaction.get(key)
         except lmdb.Error:
-            _transaction.cache_clear()  # this one is of no more use
+            _transaction.cache_clear()  # after an error this one cannot be used again
             return b""
 
 
 @lru_cache(maxsize=8)
 def _transaction(path: str, *state: int) -> lmdb.Transaction:
-    """To read a file: one for all stores, as a process may open a file but once; raises OSError or lmdb.Error."""
+    """Reads a file, for all stores of it: a process may open it only once. Raises OSError or lmdb.Error."""
     if _state(path) != state:
         raise OSError("it was replaced while it was in use")
     options = {"subdir": False, "readonly": True, "lock": False, "meminit": False}
@@ -177,7 +177,7 @@ def _content(value: bytes) -> memoryview | None:
 
 
 def _index_hash(file: BinaryIO) -> bytes:
-    """Hash of LMDB's two meta pages and of its search tree, read without LMDB; `file` then stands behind its last page.
+    """Hash of LMDB's two meta pages and its search tree, read without LMDB; leaves `file` at the end of its last page.
 
     Raises lmdb.Error or struct.error for what cannot be read so.
     """

@@ -10,12 +10,11 @@ import os
 import re
 import stat
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import partial
+from contextlib import closing
 from pathlib import Path, PurePath
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -28,12 +27,10 @@ from utils.progress import progress
 logger = logging.getLogger(__name__)
 
 _VERSION = 2  # goes up when the same lists are to give other crops
-_WAITING = 32  # most crops that wait in memory to be written
+_MOST_WAITING = 32  # crops in memory that are not written yet
 
 Box = tuple[int, int, int, int]  # x, y, w, h in pixels; x, y is the top-left corner
 Report = Callable[[Sequence[str], str], None]  # names of the crops; what is wrong, to follow the path of their source
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
 
 
 class Cut(NamedTuple):
@@ -51,21 +48,14 @@ class Cut(NamedTuple):
 Cutter = Callable[[Mapping[str, Sequence[Cut]], Path, Report], list[int]]
 
 
-class _Record(NamedTuple):
-    """What a cache folder records about its crops."""
-
-    faults: list[tuple[list[str], str]]
-    beyond: list[int]  # rows whose box reaches beyond its picture
-
-
 def crop_name(source: str, frame: int, box: Box | None) -> str:
     """The name of a crop, the same on every machine: the path `source` as listed, escaped, with forward slashes."""
-    parts = ["%2E%2E" if part == ".." else re.sub(r'[%<>:"|?*\\/]', _escape, part) for part in PurePath(source).parts]
+
+    def escape(match: re.Match) -> str:
+        return "".join(f"%{ord(character):02X}" for character in match[0])
+
+    parts = [re.sub(r'[%<>:"|?*\\/]|^\.\.$', escape, part) for part in PurePath(source).parts]
     return "/".join([*parts, f"{frame}_{'_'.join(map(str, box)) if box else 'whole'}.png"])
-
-
-def _escape(match: re.Match) -> str:
-    return f"%{ord(match[0]):02X}"
 
 
 def cut_crops(
@@ -81,20 +71,22 @@ def cut_crops(
     stem = re.sub(r"[^\w.-]", "_", table.stem)[:40]
     folder = cache / f"{stem}-{_key(table, content, cuts)}"
     faults = _Faults(table, str(folder), cuts, on_fault)
-    if os.path.isdir(folder):
-        record = _read_record(folder, faults.cuts.keys())
-        if record is not None:
-            for names, problem in record.faults:
-                faults.report(names, problem)
-            _warn_of_cut_boxes(record.beyond)
-            return str(folder), faults.names
-        logger.warning("the cache folder %s is damaged; its crops are cut again", folder)
-    try:
-        _warn_of_cut_boxes(_cut(folder, cuts, cutter, faults))
-    except InputError:
-        raise
-    except OSError as error:
-        raise InputError(f"crops cannot be written into the cache folder {cache} ({error.strerror or error})") from None
+    record = _read_record(folder, faults.cuts.keys())
+    if record:
+        for names, problem in record["faults"]:
+            faults.report(names, problem)
+        beyond = record["beyond"]
+    else:
+        if os.path.isdir(folder):
+            logger.warning("the cache folder %s is damaged; its crops are cut again", folder)
+        try:
+            beyond = _cut(folder, cuts, cutter, faults)
+        except OSError as error:
+            reason = error.strerror or error
+            raise InputError(f"crops cannot be written into the cache folder {cache} ({reason})") from None
+    if beyond:
+        rows = ", ".join(map(str, beyond[:5]))
+        logger.warning("%d boxes reach beyond their picture and end at its edge (rows %s)", len(beyond), rows)
     return str(folder), faults.names
 
 
@@ -134,21 +126,17 @@ def _cut(folder: Path, cuts: Sequence[Cut], cutter: Cutter, faults: _Faults) -> 
     return beyond
 
 
-def _read_record(folder: Path, names: Collection[str]) -> _Record | None:
-    """The record; None unless the folder holds exactly the crops `names`, without those at fault."""
-    record = read_record(folder) or {}
-    faults, beyond = record.get("faults"), record.get("beyond")
-    if not isinstance(faults, list) or not isinstance(beyond, list):
+def _read_record(folder: Path, names: Set[str]) -> dict[str, Any] | None:
+    """The record with `faults` and `beyond`; None unless the folder holds the crops `names`, without those at fault."""
+    record = read_record(folder)
+    try:
+        faulty = [crops for crops, _ in record["faults"]]
+        left_out, files = {name for crops in faulty for name in crops}, record["files"].keys()
+        whole = files | left_out == names and files.isdisjoint(left_out)
+        well_formed = all(faulty) and all(isinstance(row, int) for row in record["beyond"])
+    except (LookupError, TypeError, ValueError):
         return None
-    left_out: set[str] = set()
-    for fault in faults:
-        match fault:
-            case [[_, *_] as at_fault, str()] if all(isinstance(name, str) for name in at_fault):
-                left_out.update(at_fault)
-            case _:
-                return None
-    matches = left_out.issubset(names) and record["files"].keys() == set(names) - left_out
-    return _Record(faults, beyond) if matches and all(isinstance(row, int) for row in beyond) else None
+    return record if whole and well_formed else None
 
 
 def crop_path(folder: str, name: str) -> str:
@@ -182,31 +170,24 @@ def unusable(source: str) -> str:
     return "" if stat.S_ISREG(mode) else "is not a file"
 
 
-def outside(box: Box | None, width: int, height: int) -> str:
-    """What is wrong with a box that lies outside a picture of this size, or ''."""
-    if box is None or (box[0] < width and box[1] < height):
-        return ""
-    x, y, w, h = box
-    return f"is {width}x{height} pixels; the box {x},{y},{w},{h} (x,y,w,h) lies outside of that"
+def crops_of(
+    picture: Image.Image, cuts: Iterable[Cut], folder: Path, report: Report, beyond: list[int], where: str = ""
+) -> Iterator[tuple[Image.Image, Path]]:
+    """(crop, its path in `folder`) of each box in the picture, clipped at its edges; boxes outside are reported.
 
-
-def cropped(picture: Image.Image, box: Box | None) -> Image.Image:
-    """The part of the picture in the box, clipped at the edges of the picture; without a box the whole picture."""
-    if box is None:
-        return picture
-    x, y, w, h = box
-    return picture.crop((x, y, min(x + w, picture.width), min(y + h, picture.height)))
-
-
-def reaches_beyond(box: Box | None, width: int, height: int) -> bool:
-    """Whether a box reaches beyond a picture of this size."""
-    return box is not None and (box[0] + box[2] > width or box[1] + box[3] > height)
-
-
-def _warn_of_cut_boxes(beyond: Sequence[int]) -> None:
-    if beyond:
-        rows = ", ".join(map(str, beyond[:5]))
-        logger.warning("%d boxes reach beyond their picture and end at its edge (rows %s)", len(beyond), rows)
+    Adds the rows of clipped boxes to `beyond`; `where` begins what is reported.
+    """
+    width, height = picture.size
+    for cut in cuts:
+        x, y, w, h = cut.box or (0, 0, width, height)
+        right, bottom = min(x + w, width), min(y + h, height)
+        if x >= width or y >= height:
+            box = f"the box {x},{y},{w},{h} (x,y,w,h)"
+            report([cut.name], f"{where}is {width}x{height} pixels; {box} lies outside of that")
+            continue
+        if (right, bottom) != (x + w, y + h):
+            beyond.append(cut.row)
+        yield picture.crop((x, y, right, bottom)), folder / cut.name
 
 
 def save_crop(crop: tuple[Image.Image, Path]) -> None:
@@ -216,58 +197,44 @@ def save_crop(crop: tuple[Image.Image, Path]) -> None:
     image.save(path, compress_level=1)
 
 
-@contextmanager
-def workers() -> Iterator[ThreadPoolExecutor]:
-    """Threads that write crops; at the end, items that no thread has begun are dropped."""
+def in_threads(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    """Like `map`, in threads that take only a few items in advance; when it is closed, items not begun are dropped."""
     pool = ThreadPoolExecutor(os.cpu_count())
+    running: deque[Future] = deque()
     try:
-        yield pool
+        for item in items:
+            running.append(pool.submit(function, item))
+            if len(running) >= _MOST_WAITING:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def in_order(
-    pool: ThreadPoolExecutor, function: Callable[[_Item], _Result], items: Iterable[_Item]
-) -> Iterator[_Result]:
-    """Like `pool.map`, but only a few items are taken from `items` in advance."""
-    running: deque[Future[_Result]] = deque()
-    for item in items:
-        running.append(pool.submit(function, item))
-        if len(running) >= _WAITING:
-            yield running.popleft().result()
-    while running:
-        yield running.popleft().result()
 
 
 def cut_pictures(cuts: Mapping[str, Sequence[Cut]], folder: Path, report: Report) -> list[int]:
     """Cut all crops of pictures into `folder`; decodes each picture once; returns the rows of clipped boxes."""
     beyond: list[int] = []
-    with workers() as pool:
-        done = in_order(pool, partial(_cut_picture, folder, beyond), cuts.items())
+
+    def cut_picture(item: tuple[str, Sequence[Cut]]) -> list[tuple[Sequence[str], str]]:
+        """Cut the crops of one picture; returns what is to be reported."""
+        source, of_picture = item
+        problems: list[tuple[Sequence[str], str]] = []
+        problem = unusable(source)
+        try:
+            if not problem:
+                with Image.open(source) as image:
+                    picture = to_rgb(image)
+        except Exception as error:  # Pillow raises many kinds for a broken file
+            problem = f"cannot be decoded as a picture ({error})"
+        if problem:
+            return [([cut.name for cut in of_picture], problem)]
+        for crop in crops_of(picture, of_picture, folder, lambda *problem: problems.append(problem), beyond):
+            save_crop(crop)
+        return problems
+
+    with closing(in_threads(cut_picture, cuts.items())) as done:
         for problems in progress(done, "cutting crops", "picture", total=len(cuts)):
             for names, problem in problems:
                 report(names, problem)
     return sorted(beyond)
-
-
-def _cut_picture(folder: Path, beyond: list[int], item: tuple[str, Sequence[Cut]]) -> list[tuple[list[str], str]]:
-    """Cut the crops of one picture; returns its problems and adds rows of clipped boxes to `beyond`."""
-    source, cuts = item
-    problem = unusable(source)
-    if problem:
-        return [([cut.name for cut in cuts], problem)]
-    try:
-        with Image.open(source) as image:
-            picture = to_rgb(image)
-    except Exception as error:  # Pillow raises many kinds for a broken file
-        return [([cut.name for cut in cuts], f"cannot be decoded as a picture ({error})")]
-    problems = []
-    for cut in cuts:
-        problem = outside(cut.box, *picture.size)
-        if problem:
-            problems.append(([cut.name], problem))
-            continue
-        if reaches_beyond(cut.box, *picture.size):
-            beyond.append(cut.row)
-        save_crop((cropped(picture, cut.box), folder / cut.name))
-    return problems

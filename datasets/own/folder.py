@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from datasets.own.names import SPLITS, NamedTracklet, natural_key, number_tracklets
 from datasets.sets.find_root import find_root
@@ -19,24 +18,11 @@ class _UnusableError(Exception):
     """Why a folder is left out; the message continues a sentence that begins with its path."""
 
 
-class _Seen(NamedTuple):
-    """A tracklet folder with its frames."""
-
-    path: str
-    split: str
-    person: str
-    frames: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        return os.path.basename(self.path)
-
-
 def parse_folder(root: str | Path, on_fault: OnFault = raise_or_warn) -> RawSplits:
     """Read root/train|query|gallery/<person>/<camera>_<tracklet>/ with frames in natural order (2.jpg before 10.jpg).
 
     `root` is the folder that holds the three, or its parent. The camera is what stands before the last underscore of
-    a tracklet folder's name; where no such name has an underscore, the data name no cameras. Hidden entries and files
+    a tracklet folder's name; where no name has such a camera, the data name no cameras. Hidden entries and files
     other than jpg, jpeg, png, bmp and webp are ignored. Nothing is written. Empty folders, and names without a camera
     where others have one, go to `on_fault`, by default an InputError naming the folder, and are left out. Raises
     MissingFileError naming a split folder that is missing, InputError for a split that cannot be read.
@@ -44,22 +30,20 @@ def parse_folder(root: str | Path, on_fault: OnFault = raise_or_warn) -> RawSpli
     folder, _ = find_root(Path(root), "your own data", [SPLITS], _LAYOUT)
     base = str(folder)
     seen = [tracklet for split in SPLITS for tracklet in _tracklets(base, split, on_fault)]
-    with_cameras = any("_" in tracklet.name for tracklet in seen)
-    kept = []
-    for tracklet in seen:
-        camera, _, _ = tracklet.name.rpartition("_")
-        if with_cameras and not camera:
-            message = f"{tracklet.path} names no camera although others do: rename it to <camera>_<tracklet>"
-            on_fault(Fault(printable(message), tracklet.frames, base, tracklet.split))
-            continue
-        kept.append(NamedTracklet(tracklet.split, tracklet.person, camera, tracklet.frames))
-    return number_tracklets(base, kept)
+    if any(tracklet.camera for tracklet in seen):
+        for tracklet in seen:
+            if not tracklet.camera:
+                path = os.path.dirname(tracklet.frames[0])
+                message = f"{path} names no camera although others do: rename it to <camera>_<tracklet>"
+                on_fault(Fault(printable(message), tracklet.frames, base, tracklet.split))
+        seen = [tracklet for tracklet in seen if tracklet.camera]
+    return number_tracklets(base, seen)
 
 
-def _tracklets(root: str, split: str, on_fault: OnFault) -> Iterator[_Seen]:
+def _tracklets(root: str, split: str, on_fault: OnFault) -> Iterator[NamedTracklet]:
     """The tracklet folders of one split, sorted by person and name; faulty ones are reported and left out."""
 
-    def attempt(function: Callable, entry: os.DirEntry) -> Sequence:
+    def try_to_list(function: Callable, entry: os.DirEntry) -> Sequence:
         try:
             return function(entry)
         except _UnusableError as error:
@@ -75,10 +59,10 @@ def _tracklets(root: str, split: str, on_fault: OnFault) -> Iterator[_Seen]:
     except OSError as error:
         raise InputError(f"{printable(folder)} cannot be read ({error.strerror}). {_LAYOUT}") from None
     for person in persons:
-        for tracklet in attempt(_tracklet_folders, person):
-            frames = attempt(_frames, tracklet)
+        for tracklet in try_to_list(_tracklet_folders, person):
+            frames = try_to_list(_frames, tracklet)
             if frames:
-                yield _Seen(tracklet.path, split, person.name, frames)
+                yield NamedTracklet(split, person.name, tracklet.name.rpartition("_")[0], frames)
 
 
 def _tracklet_folders(person: os.DirEntry) -> list[os.DirEntry]:

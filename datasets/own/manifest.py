@@ -6,7 +6,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
@@ -75,8 +75,7 @@ def parse_manifest(root: str | Path, on_fault: OnFault = raise_or_warn, cache_di
     UTF-8, lacks columns or has no rows.
     """
     table = _read_table(Path(root), _PICTURES)
-    rows = list(_sift(table, _rows(table, on_fault), _repeats(), on_fault))
-    rows = list(_sift(table, rows, _missing_cameras(rows), on_fault))
+    rows = _consistent_rows(table, on_fault)
     if any(row.box for row in rows):
         return _cropped(table, rows, cut_pictures, cache_dir, on_fault)
     return _grouped(str(table.path.parent), ((row, table.locate(row.source)) for row in rows))
@@ -89,9 +88,7 @@ def parse_video(root: str | Path, on_fault: OnFault = raise_or_warn, cache_dir: 
     that is shown; the frames of a tracklet are sorted by it and are of one video. Crops are always cut.
     """
     table = _read_table(Path(root), _VIDEOS)
-    rows = list(_sift(table, _rows(table, on_fault), _clashes(), on_fault))
-    rows = list(_sift(table, rows, _missing_cameras(rows), on_fault))
-    return _cropped(table, rows, cut_videos, cache_dir, on_fault)
+    return _cropped(table, _consistent_rows(table, on_fault), cut_videos, cache_dir, on_fault)
 
 
 def _read_table(root: Path, columns: tuple[str, ...]) -> _Table:
@@ -168,6 +165,33 @@ def _check_header(path: Path, header: list[str], columns: tuple[str, ...]) -> No
         raise InputError(f"{path} has the column {twice[0]} twice; rename one")
 
 
+def _consistent_rows(table: _Table, on_fault: OnFault) -> list[_Row]:
+    """The rows that are valid and do not contradict an earlier one; the others are reported."""
+    of_videos = table.source == "video"
+    videos: dict[tuple, tuple[str, int]] = {}  # tracklet -> its video, and the first row that names it
+    frames: dict[tuple, int] = {}  # frame of a tracklet -> the first row that names it
+    rows = []
+    for row in _rows(table, on_fault):
+        video, first_of_video = videos.setdefault(row.key, (row.source, row.number))
+        if of_videos and video != row.source:
+            other = f"row {first_of_video} of the same tracklet of {video}"
+            on_fault(table.fault(row.number, row.split, f"is of video {row.source}, but {other}; use two tracklets"))
+            continue
+        first = frames.setdefault((row.key, row.source, row.frame if of_videos else row.box), row.number)
+        if first != row.number:
+            problem = f"repeats row {first} (same frame in the same tracklet); delete one"
+            on_fault(table.fault(row.number, row.split, problem))
+            continue
+        rows.append(row)
+    if any(row.camera for row in rows):
+        for row in rows:
+            if not row.camera:
+                problem = "column camera is empty although other rows name one"
+                on_fault(table.fault(row.number, row.split, problem))
+        rows = [row for row in rows if row.camera]
+    return rows
+
+
 def _rows(table: _Table, on_fault: OnFault) -> Iterator[_Row]:
     """The rows that are valid by themselves; the others are reported."""
     width = len(table.header)
@@ -236,47 +260,6 @@ def _box(texts: list[str]) -> Box | None:
     if left == right or top == bottom:
         raise _RowError(f"{given} holds no whole pixel")
     return left, top, right - left, bottom - top
-
-
-def _sift(table: _Table, rows: Iterable[_Row], problem_of: Callable[[_Row], str], on_fault: OnFault) -> Iterator[_Row]:
-    """The rows without a problem; the others are reported."""
-    for row in rows:
-        problem = problem_of(row)
-        if problem:
-            on_fault(table.fault(row.number, row.split, problem))
-        else:
-            yield row
-
-
-def _missing_cameras(rows: list[_Row]) -> Callable[[_Row], str]:
-    with_cameras = any(row.camera for row in rows)
-    return lambda row: "column camera is empty although other rows name one" if with_cameras and not row.camera else ""
-
-
-def _repeats() -> Callable[[_Row], str]:
-    """A function that says what is wrong with a row whose frame an earlier row of the tracklet has; else ''."""
-    seen: dict[tuple, int] = {}
-
-    def problem_of(row: _Row) -> str:
-        first = seen.setdefault((row.key, row.source, row.box), row.number)
-        return f"repeats row {first} (same frame in the same tracklet); delete one" if first != row.number else ""
-
-    return problem_of
-
-
-def _clashes() -> Callable[[_Row], str]:
-    """A function that says what is wrong with a row of a second video, or of a frame that its tracklet has; else ''."""
-    videos: dict[tuple, tuple[str, int]] = {}
-    frames: dict[tuple, int] = {}
-
-    def problem_of(row: _Row) -> str:
-        video, first = videos.setdefault(row.key, (row.source, row.number))
-        if video != row.source:
-            return f"is of video {row.source}, but row {first} of the same tracklet of {video}; use two tracklets"
-        first = frames.setdefault((row.key, row.frame), row.number)
-        return f"has frame {row.frame} as row {first} of the same tracklet; delete one" if first != row.number else ""
-
-    return problem_of
 
 
 def _cropped(table: _Table, rows: list[_Row], cutter: Cutter, cache_dir: str, on_fault: OnFault) -> RawSplits:

@@ -2,13 +2,14 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import av
 from PIL import Image
 
-from datasets.own.crops import Cut, Report, cropped, in_order, outside, reaches_beyond, save_crop, unusable, workers
+from datasets.own.crops import Cut, Report, crops_of, in_threads, save_crop, unusable
 from utils.progress import progress
 
 
@@ -20,57 +21,44 @@ def cut_videos(cuts: Mapping[str, Sequence[Cut]], folder: Path, report: Report) 
     total = sum(max(cut.frame for cut in of_video) + 1 for of_video in cuts.values())
     frames = progress(_decoded(cuts, report), "cutting crops", "frame", total=total)
     beyond: list[int] = []
-    with workers() as pool:
-        for _ in in_order(pool, save_crop, _video_crops(frames, folder, beyond, report)):
+    crops = (
+        crop
+        for of_frame, picture in frames
+        if picture
+        for crop in crops_of(picture, of_frame, folder, report, beyond, where=f"frame {of_frame[0].frame} ")
+    )
+    with closing(in_threads(save_crop, crops)) as saved:
+        for _ in saved:
             pass
     return sorted(beyond)
 
 
-def _video_crops(
-    frames: Iterable[tuple[Sequence[Cut], Image.Image | None]],
-    folder: Path,
-    beyond: list[int],
-    report: Report,
-) -> Iterator[tuple[Image.Image, Path]]:
-    for cuts, picture in frames:
-        for cut in cuts:
-            problem = outside(cut.box, *picture.size)
-            if problem:
-                report([cut.name], f"frame {cut.frame} {problem}")
-                continue
-            if reaches_beyond(cut.box, *picture.size):
-                beyond.append(cut.row)
-            yield cropped(picture, cut.box), folder / cut.name
-
-
-def _decoded(
-    cuts: Mapping[str, Sequence[Cut]], report: Report
-) -> Iterator[tuple[Sequence[Cut], Image.Image | None]]:
+def _decoded(cuts: Mapping[str, Sequence[Cut]], report: Report) -> Iterator[tuple[Sequence[Cut], Image.Image | None]]:
     """(its crops, RGB picture) of every frame of every video in display order; None for a frame without crops."""
     for source, of_video in cuts.items():
-        wanted: dict[int, list[Cut]] = defaultdict(list)
+        pending: dict[int, list[Cut]] = defaultdict(list)
         for cut in of_video:
-            wanted[cut.frame].append(cut)
+            pending[cut.frame].append(cut)
         count = 0
         problem = unusable(source)
         try:
             for frame in () if problem else _frames(source):
                 if frame.is_corrupt:
                     raise ValueError("the frame is damaged, and so are all that build on it")
-                here = wanted.get(count, [])
-                yield here, Image.fromarray(frame.to_ndarray(format="rgb24")) if here else None
-                wanted.pop(count, None)
+                of_frame = pending.get(count, [])
+                yield of_frame, Image.fromarray(frame.to_ndarray(format="rgb24")) if of_frame else None
+                pending.pop(count, None)
                 count += 1
-                if not wanted:
+                if not pending:
                     break
         except Exception as error:  # FFmpeg raises many kinds
             reason = getattr(error, "strerror", None) or error
             problem = f"cannot be decoded as a video from frame {count} (the first is 0) on ({reason})"
         if problem:
-            report([cut.name for here in wanted.values() for cut in here], problem)
+            report([cut.name for of_frame in pending.values() for cut in of_frame], problem)
             continue
-        for number, here in sorted(wanted.items()):
-            report([cut.name for cut in here], f"has {count} frames, but none of number {number} (the first is 0)")
+        for number, of_frame in sorted(pending.items()):
+            report([cut.name for cut in of_frame], f"has {count} frames, but none of number {number} (the first is 0)")
 
 
 def _frames(source: str) -> Iterator[av.VideoFrame]:

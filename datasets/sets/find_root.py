@@ -1,4 +1,4 @@
-"""Find the folder of a data set, and list the folders and the images in a folder."""
+"""What the parsers look for on the disk: the folder of a data set, folders, images and lists in it."""
 
 import os
 import re
@@ -23,12 +23,17 @@ def find_root(root: Path, name: str, layouts: Sequence[Sequence[str]], how_to_ge
     candidates = [root, *folders_in(root)]
     found = [path for path in candidates if any(present(path, layout) for layout in layouts)]
     best = root if root in found or not found else only_one(found, name, root)
-    index = max(range(len(layouts)), key=lambda number: len(present(best, layouts[number])))
-    for file in layouts[index]:
-        if not os.path.exists(best / file):
-            looked = "; or ".join(", ".join(layout) for layout in layouts)
-            raise MissingFileError(f"{best / file} is missing (looked in {root} for {looked}). {how_to_get}")
-    return best, index
+    return best, best_layout(best, layouts, how_to_get, looked_in=root)
+
+
+def best_layout(folder: Path, layouts: Sequence[Sequence[str]], how_to_get: str, looked_in: Path) -> int:
+    """The index of the layout of which `folder` has most; raises MissingFileError naming the first missing file."""
+    index, layout = max(enumerate(layouts), key=lambda numbered: len(present(folder, numbered[1])))
+    for file in layout:
+        if not os.path.exists(folder / file):
+            looked = "; or ".join(", ".join(names) for names in layouts)
+            raise MissingFileError(f"{folder / file} is missing (looked in {looked_in} for {looked}). {how_to_get}")
+    return index
 
 
 def only_one(found: Sequence[Path], name: str, root: Path) -> Path:
@@ -60,6 +65,23 @@ def folders_in(root: Path) -> list[Path]:
     except OSError as error:
         raise InputError(f"{root} cannot be read ({error.strerror})") from None
     return [root / name for name in names]
+
+
+def read_lines(path: Path, content: str) -> list[str]:
+    """The lines of a list without spaces at their ends, up to the last that is not blank.
+
+    Raises InputError naming the list and its `content`, such as 'images'.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig").rstrip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as a list of {content} ({error})") from None
+    return [line.rstrip() for line in text.split("\n")] if text else []
+
+
+def is_below(path: str) -> bool:
+    """Whether `path`, out of a list and with forward slashes, stays below the folder that it is relative to."""
+    return bool(path) and not path.startswith("/") and ".." not in path.split("/") and "\0" not in path
 
 
 def images_in(folder: str) -> list[str]:

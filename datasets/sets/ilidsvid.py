@@ -47,8 +47,8 @@ def parse_ilidsvid(
         raise InputError(f"DATASETS.TRAIN_HALF {train_half!r} must be one of {', '.join(_HALVES)}")
     folder = _find_folder(Path(root), cache_dir)
     split_file = _find_split_file(folder)
-    persons, single = _persons(folder, on_fault)
-    order = _split_table(split_file, len(persons), folder, single)[int(split)]
+    persons, seen_once = _persons(folder, on_fault)
+    order = _split_table(split_file, len(persons), folder, seen_once)[int(split)]
     half = len(persons) // 2
     train_order = order[half:] if train_half == "last" else order[:half]
     numbers = set(train_order.tolist())
@@ -74,11 +74,9 @@ def _find_folder(root: Path, cache_dir: str | Path) -> Path:
             f"DATASETS.ROOT_DIR {root} is neither a folder nor a tar file; set it to the folder of iLIDS-VID. "
             f"{_HOW_TO_GET}"
         )
-    folder = _folder_with_sequences(root)
-    if folder is not None:
+    if folder := _folder_with_sequences(root):
         return folder
-    archive = _find_archive(root)
-    if archive is not None:
+    if archive := _find_archive(root):
         return _unpacked(archive, cache_dir)
     raise MissingFileError(
         f"{root / 'i-LIDS-VID' / 'sequences'} is missing (looked in {root} for sequences/cam1 and cam2 in i-LIDS-VID, "
@@ -93,23 +91,18 @@ def _folder_with_sequences(root: Path) -> Path | None:
     deeper = [path / name for path in nested for name in _FOLDER_NAMES]
     for places in ([root], children, nested, deeper):
         found = [path for path in places if any(os.path.isdir(path / "sequences" / camera) for camera in _CAMERAS)]
-        # On a file system that ignores upper and lower case, several spellings find the same folder.
-        found = sorted({_identity(path): path for path in reversed(found)}.values())
+        # On a file system that ignores upper and lower case, several spellings find the same folder (inode, device).
+        found = sorted({os.stat(path)[1:3]: path for path in reversed(found)}.values())
         if found:
             return only_one(found, "iLIDS-VID", root)
     return None
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    status = os.stat(path)
-    return status.st_dev, status.st_ino
 
 
 def _find_archive(root: Path) -> Path | None:
     """The tar archive of iLIDS-VID in `root`, in its raw/ (as the authors release it), or in a folder named like it."""
     homes = [root, *(child for child in folders_in(root) if "ilids" in without_hyphens(child.name))]
     for home in homes:
-        found = [path for folder in (home, home / "raw") if os.path.isdir(folder) for path in _archives_in(folder)]
+        found = [path for folder in (home, home / "raw") for path in _archives_in(folder)]
         named = [path for path in found if "ilids" in without_hyphens(path.name)]
         best = named or found
         if len(best) > 1:
@@ -122,24 +115,21 @@ def _find_archive(root: Path) -> Path | None:
 
 def _archives_in(folder: Path) -> list[Path]:
     try:
-        names = sorted(os.listdir(folder))
+        names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
     except OSError as error:
         raise InputError(f"{folder} cannot be read ({error.strerror})") from None
-    fitting = [name for name in names if name.lower().endswith(_ARCHIVE_ENDINGS) and name[0] != "."]
-    return [folder / name for name in fitting if os.path.isfile(folder / name)]
+    paths = [folder / name for name in names if name.lower().endswith(_ARCHIVE_ENDINGS) and name[0] != "."]
+    return [path for path in paths if os.path.isfile(path)]
 
 
 def _unpacked(archive: Path, cache_dir: str | Path) -> Path:
-    folder = unpack_tar(archive, cache_dir, _belongs)
-    found = _folder_with_sequences(folder)
-    if found is None:
-        raise InputError(f"{archive} (unpacked into {folder}) holds no i-LIDS-VID/sequences/cam1 and cam2")
-    return found
+    def is_wanted(name: str) -> bool:  # frames and the splits, not single images and optical flow
+        return "/sequences/cam" in f"/{name}" or posixpath.basename(name) == _SPLIT_FILE
 
-
-def _belongs(name: str) -> bool:
-    """Whether a file of the archive is a frame or holds the splits; single images and optical flow are not needed."""
-    return "/sequences/cam" in f"/{name}" or posixpath.basename(name) == _SPLIT_FILE
+    folder = unpack_tar(archive, cache_dir, is_wanted)
+    if found := _folder_with_sequences(folder):
+        return found
+    raise InputError(f"{archive} (unpacked into {folder}) holds no i-LIDS-VID/sequences/cam1 and cam2")
 
 
 def _find_split_file(folder: Path) -> Path:
@@ -161,27 +151,24 @@ def _persons(folder: Path, on_fault: OnFault) -> tuple[list[Sequence[Tracklet]],
     """
     numbers = [_person_numbers(folder / "sequences" / camera) for camera in _CAMERAS]
     persons: list[Sequence[Tracklet]] = []
-    single: list[str] = []
+    seen_once: list[str] = []
     for name in sorted(numbers[0].keys() | numbers[1].keys()):
-        frames = [
-            _frames(folder, camera, name) if name in seen else () for camera, seen in zip(_CAMERAS, numbers)
-        ]
-        every = tuple(frame for part in frames for frame in part)
+        frames = [_frames(folder, camera, name) for camera in _CAMERAS]
         missing = [camera for camera, seen in zip(_CAMERAS, numbers) if name not in seen]
         empty = [camera for camera, part in zip(_CAMERAS, frames) if not part]
         if missing:
-            single.append(f"{name} is missing in {missing[0]}")
-            message = f"{folder / 'sequences' / missing[0] / name} is missing: every person is seen by both cameras"
-            on_fault(Fault(message, every, str(folder)))
+            seen_once.append(f"{name} is missing in {missing[0]}")
+            problem = "is missing: every person is seen by both cameras"
         elif empty:
-            message = f"{folder / 'sequences' / empty[0] / name} holds no image"
-            on_fault(Fault(message, every, str(folder)))
-            # The splits still count this person.
-            persons.append(())
+            problem = "holds no image"
+            persons.append(())  # the splits still count this person
         else:
             pid = numbers[0][name]
-            persons.append(tuple(Tracklet(part, pid, camid) for camid, part in enumerate(frames)))
-    return persons, single
+            persons.append([Tracklet(part, pid, camid) for camid, part in enumerate(frames)])
+            continue
+        path = folder / "sequences" / (missing or empty)[0] / name
+        on_fault(Fault(f"{path} {problem}", sum(frames, ()), str(folder)))
+    return persons, seen_once
 
 
 def _person_numbers(folder: Path) -> dict[str, int]:
@@ -205,7 +192,7 @@ def _frames(folder: Path, camera: str, name: str) -> tuple[str, ...]:
     return tuple(f"{path}{os.sep}{image}" for image in images_in(path))
 
 
-def _split_table(path: Path, count: int, folder: Path, single: Sequence[str]) -> np.ndarray:
+def _split_table(path: Path, count: int, folder: Path, seen_once: Sequence[str]) -> np.ndarray:
     """(10, count) int64: each row a permutation of 1..count, numbering the person folders in the order of names."""
     table = read_matlab5(path, "ls_set")
     if table.ndim != 2 or table.shape[0] != len(_SPLITS) or not table.shape[1]:
@@ -218,8 +205,8 @@ def _split_table(path: Path, count: int, folder: Path, single: Sequence[str]) ->
     if size % 2:
         raise InputError(f"{path}: ls_set splits {size} persons, which has no halves; an even number is expected")
     if size != count:
-        rest = f" and {len(single) - 3} more" if len(single) > 3 else ""
-        names = f" ({', '.join(single[:3])}{rest})" if single else ""
+        rest = f" and {len(seen_once) - 3} more" if len(seen_once) > 3 else ""
+        names = f" ({', '.join(seen_once[:3])}{rest})" if seen_once else ""
         raise InputError(
             f"{path}: ls_set splits {size} persons, but {folder / 'sequences'} has {count} seen by both cameras{names}"
         )

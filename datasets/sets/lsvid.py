@@ -8,10 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from datasets.sets.find_root import find_root, images_in
-from datasets.sets.matlab import check_whole_numbers, read_matlab73
+from datasets.sets.find_root import find_root, images_in, is_below, read_lines
+from datasets.sets.matlab import query_and_gallery, query_rows, read_matlab73
 from datasets.tracklet import DataSet, Fault, OnFault, RawSplits, Tracklet, raise_or_warn
 from utils.errors import InputError
 
@@ -76,16 +74,16 @@ def parse_lsvid(
     for path, lines in ((train_list, train_lines), (test_list, test_lines)):
         if not lines:
             raise InputError(f"{path} names no tracklet; expected lines of a path prefix, a space and a person")
-    query_rows = _query_rows(test_info, test_lines)
+    test_rows = _query_rows(test_info, test_lines)
     train = _tracklets(train_lines, train_list, str(folder), {}, "train", on_fault)
-    of_query = dict.fromkeys(query_rows, "query")
-    test = _tracklets(test_lines, test_list, str(folder), of_query, "gallery", on_fault)
+    test = _tracklets(test_lines, test_list, str(folder), dict.fromkeys(test_rows, "query"), "gallery", on_fault)
+    query, gallery = query_and_gallery(test, test_rows)
     val_query, val_gallery = _validation(folder, *_VAL_LAYOUTS[layout], on_fault) if validation else ([], [])
     return RawSplits(
         root=str(folder),
         train=list(train.values()),
-        query=[test[row] for row in query_rows if row in test],
-        gallery=[t for row, t in test.items() if row not in of_query],
+        query=query,
+        gallery=gallery,
         cameras=tuple(str(camera) for camera in range(1, NUM_CAMERAS + 1)),
         gallery_includes_query=True,
         val_query=val_query,
@@ -104,37 +102,30 @@ def _validation(
     if not named:
         return [], []
     images = _Images(str(folder))
-    if not any(images.starting_with(line.prefix) for line in named if _is_below(line.prefix)):
+    if not any(images.starting_with(line.prefix) for line in named if is_below(line.prefix)):
         # Training and testing do not need these images.
         message = f"{path}: none of its {len(named):,} tracklets has an image below {folder}; validation part left out"
         on_fault(Fault(message, root=str(folder), split="val", blocks=False))
         return [], []
     tracklets = _tracklets(lines, path, str(folder), {}, "val", on_fault)
     if os.path.exists(info):
-        query_rows = _query_rows(info, lines)
-    else:
-        first = {(t.pid, t.camid): row for row, t in reversed(tracklets.items())}
-        query_rows = sorted(first.values())
-    in_query = set(query_rows)
-    query = [tracklets[row] for row in query_rows if row in tracklets]
-    return query, [t for row, t in tracklets.items() if row not in in_query]
+        return query_and_gallery(tracklets, _query_rows(info, lines))
+    # Without a file of queries: the first tracklet of each person in each camera.
+    first = {(t.pid, t.camid): row for row, t in reversed(tracklets.items())}
+    return query_and_gallery(tracklets, sorted(first.values()))
 
 
 def _read_list(path: Path, on_fault: OnFault) -> list[_Line | None]:
     """Prefix and person of each line; None for a wrong line, because the queries count the lines."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as a list of tracklets ({error})") from None
     lines: list[_Line | None] = []
-    for number, line in enumerate(text.rstrip().split("\n") if text.strip() else (), start=1):
-        prefix, _, person = line.rstrip().rpartition(" ")
-        # No person has ten digits, and int() refuses or takes long over thousands of them.
+    for number, line in enumerate(read_lines(path, "tracklets"), start=1):
+        prefix, _, person = line.rpartition(" ")
+        # No person has ten digits; int() raises for thousands of them.
         if prefix and re.fullmatch(r"-1|[0-9]{1,9}", person):
             lines.append(_Line(prefix, int(person)))
             continue
         expected = "a path prefix, a space and a person (a whole number, -1 for junk)"
-        on_fault(Fault(f"{path} line {number}: expected {expected}, found {line.rstrip()!r:.80}"))
+        on_fault(Fault(f"{path} line {number}: expected {expected}, found {line!r:.80}"))
         lines.append(None)
     return lines
 
@@ -155,17 +146,13 @@ def _tracklets(
         except InputError as error:
             message = f"{source} line {row + 1}: {error}"
             # Without frames the prefix itself can be named in DATASETS.EXCLUDE.
-            named = tuple(frames) or ((root + os.sep + line.prefix,) if _is_below(line.prefix) else ())
+            named = tuple(frames) or ((root + os.sep + line.prefix,) if is_below(line.prefix) else ())
             on_fault(Fault(message, named, root, splits.get(row, split)))
     return tracklets
 
 
-def _is_below(prefix: str) -> bool:
-    return not prefix.startswith("/") and ".." not in prefix.split("/") and "\0" not in prefix
-
-
 def _frames(prefix: str, images: _Images) -> list[str]:
-    if not _is_below(prefix):
+    if not is_below(prefix):
         raise InputError(f"{prefix!r} is not a path below the folder of LS-VID")
     frames = images.starting_with(prefix)
     if not frames:
@@ -196,23 +183,8 @@ def _camera(frames: Sequence[str]) -> int:
 
 def _query_rows(path: Path, lines: Sequence[_Line | None]) -> list[int]:
     """0-based rows of the list."""
-    values = read_matlab73(path, "query")
-    if not len(values):
-        raise InputError(f"{path}: query names no tracklet")
-    check_whole_numbers(values, path, "query")
-    wrong = values[(values < 1) | (values > len(lines))]
-    if len(wrong):
-        raise InputError(f"{path}: query {wrong[0]:.0f} is not a row of the {len(lines)} listed tracklets")
-    rows = (values.astype(np.int64) - 1).tolist()
-    junk = next((row for row in rows if lines[row] and lines[row].pid == _JUNK), None)
-    if junk is not None:
-        raise InputError(f"{path}: query {junk + 1} is a junk tracklet (person {_JUNK})")
-    seen: set[int] = set()
-    for row in rows:
-        if row in seen:
-            raise InputError(f"{path}: query names row {row + 1} twice")
-        seen.add(row)
-    return rows
+    persons = [line.pid if line else None for line in lines]
+    return query_rows(read_matlab73(path, "query"), path, "query", persons, {_JUNK: "a junk tracklet"})
 
 
 LSVID = DataSet(

@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from datasets.sets.find_root import find_root, images_in
+from datasets.sets.find_root import best_layout, find_root, images_in
 from datasets.tracklet import DataSet, Fault, OnFault, RawSplits, Tracklet, raise_or_warn
 
 NUM_CAMERAS = 6
@@ -27,7 +27,7 @@ def parse_market1501(root: str | Path, on_fault: OnFault = raise_or_warn) -> Raw
     # Without `query`: a folder of other data beside the set may have one too.
     own_folders = (_FOLDERS["train"], _FOLDERS["gallery"])
     folder, _ = find_root(Path(root), "Market1501", [own_folders], _HOW_TO_GET)
-    find_root(folder, "Market1501", [tuple(_FOLDERS.values())], _HOW_TO_GET)
+    best_layout(folder, [tuple(_FOLDERS.values())], _HOW_TO_GET, looked_in=folder)
     return RawSplits(
         root=str(folder),
         train=_tracklets(folder, "train", on_fault),

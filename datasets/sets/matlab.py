@@ -1,13 +1,15 @@
-"""Numbers out of MATLAB 7.3 files, which are HDF5 (LS-VID), and the check that they are whole numbers."""
+"""Numbers out of MATLAB 7.3 files, which are HDF5 (LS-VID); whole numbers and rows of queries (MARS, LS-VID)."""
 
 import math
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from datasets.sets.matlab5 import MOST_VALUES
+from datasets.tracklet import Tracklet
 from utils.errors import InputError
 
 _LARGEST = 1e9  # more than any list has rows
@@ -75,3 +77,34 @@ def check_whole_numbers(values: np.ndarray, path: Path, variable: str) -> None:
     largest = np.abs(values.astype(np.float64)).max(initial=0)
     if largest > _LARGEST:
         raise InputError(f"{path}: {variable} holds {largest:.4g}, more than any list has rows")
+
+
+def query_rows(
+    values: np.ndarray, path: Path, variable: str, persons: Sequence[int | None], nobody: Mapping[int, str]
+) -> list[int]:
+    """The queries as 0-based rows of the test list; `values` numbers the rows from 1.
+
+    `persons` has the person of each row (None: a faulty row), `nobody` what an id stands for that is no person to
+    find. Raises InputError naming `path` for a number that is no row, is of such an id, or comes twice.
+    """
+    check_whole_numbers(values, path, variable)
+    rows = (values.astype(np.int64).ravel() - 1).tolist()
+    if not rows:
+        raise InputError(f"{path}: {variable} names no tracklet")
+    seen: set[int] = set()
+    for row in rows:
+        if not 0 <= row < len(persons):
+            raise InputError(f"{path}: query {row + 1} is not a row of the {len(persons)} listed tracklets")
+        if persons[row] in nobody:
+            kind = nobody[persons[row]]
+            raise InputError(f"{path}: query {row + 1} is {kind} (person {persons[row]}), no one to find")
+        if row in seen:
+            raise InputError(f"{path}: query {row + 1} is named twice")
+        seen.add(row)
+    return rows
+
+
+def query_and_gallery(test: Mapping[int, Tracklet], rows: Sequence[int]) -> tuple[list[Tracklet], list[Tracklet]]:
+    """The test tracklets in `rows`, in the order of `rows`, and all others; `test` has them by row."""
+    in_query = set(rows)
+    return [test[row] for row in rows if row in test], [t for row, t in test.items() if row not in in_query]

@@ -2,14 +2,12 @@
 
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
-from datasets.sets.find_root import find_root, present
+from datasets.sets.find_root import best_layout, find_root, is_below, present, read_lines
 from datasets.tracklet import DataSet, Fault, OnFault, RawSplits, Tracklet, raise_or_warn
-from utils.errors import InputError, MissingFileError
+from utils.errors import InputError
 
 NUM_CAMERAS = 15
 _LISTS = ("list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt")
@@ -20,15 +18,6 @@ _FIRST_TEST_PERSON = 10_000
 _HOW_TO_GET = "MSMT17 is handed out by its authors (Wei et al., CVPR 2018) on request, as MSMT17_V1 or MSMT17_V2"
 
 
-class _Line(NamedTuple):
-    """A line of a list that is valid by itself."""
-
-    where: str  # path of the list and number of the line, for messages
-    image: str  # path below the folder of images
-    person: int  # as in the list
-    camera: int  # from 1
-
-
 @dataclass(frozen=True)
 class _Part:
     """The training or the test part: its lists share their person numbers and a folder of images."""
@@ -37,47 +26,37 @@ class _Part:
     folder: str  # of the images, below the root
     first_person: int  # id of person 0 of the lists
     on_fault: OnFault
-    images: dict[str, _Line] = field(default_factory=dict)  # image -> the first line that names it
-    people: dict[str, _Line] = field(default_factory=dict)  # folder of a person -> the first line with an image in it
-
-    def path(self, image: str) -> str:
-        """The path of an image of a list."""
-        return os.path.join(self.root, self.folder, *image.split("/"))
+    places: dict[str, str] = field(default_factory=dict)  # image -> list and number of the first line that names it
+    people: dict[str, tuple[int, str]] = field(default_factory=dict)  # folder of a person -> the person, first line
 
     def tracklets(self, name: str, split: str) -> list[Tracklet]:
         """One tracklet for each valid line of the list `name` that does not contradict an earlier line or list."""
         tracklets = []
-        for line in self._lines(name, split):
-            first = self.people.setdefault(os.path.dirname(line.image) or line.image, line)
-            if (named := self.images.setdefault(line.image, line)) is not line:
-                # The fault names no frames: to exclude the image would exclude the first line that names it too.
-                self.on_fault(Fault(f"{line.where}: image {line.image!r} is named in {named.where} already"))
-            elif first.person != line.person:
-                wrong = f"{line.image!r} is of person {line.person}, its folder of person {first.person}"
-                self.on_fault(
-                    Fault(f"{line.where}: {wrong} ({first.where})", (self.path(line.image),), str(self.root), split)
-                )
-            else:
-                tracklets.append(Tracklet((self.path(line.image),), self.first_person + line.person, line.camera - 1))
-        return tracklets
-
-    def _lines(self, name: str, split: str) -> Iterator[_Line]:
-        path = self.root / name
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path} cannot be read as a list of images ({error})") from None
-        for number, line in enumerate(text.rstrip().split("\n") if text.strip() else (), start=1):
-            where = f"{path} line {number}"
-            image, _, person = line.rstrip().rpartition(" ")
-            if not (_is_below(image) and re.fullmatch("[0-9]{1,4}", person)):
+        for number, line in enumerate(read_lines(self.root / name, "images"), start=1):
+            place = f"{self.root / name} line {number}"
+            image, _, text = line.rpartition(" ")
+            if not (is_below(image) and re.fullmatch("[0-9]{1,4}", text)):
                 expected = "an image below its folder, a space and a person (a whole number of at most four digits)"
-                self.on_fault(Fault(f"{where}: expected {expected}, found {line.rstrip()!r:.80}"))
+                self.on_fault(Fault(f"{place}: expected {expected}, found {line!r:.80}"))
                 continue
+            path, person = os.path.join(self.root, self.folder, *image.split("/")), int(text)
+            problem, frames = "", (path,)
             try:
-                yield _Line(where, image, int(person), _camera(image))
+                camera = _camera(image)
             except InputError as error:
-                self.on_fault(Fault(f"{where}: {error}", (self.path(image),), str(self.root), split))
+                problem = str(error)
+            else:
+                owner, first_of_owner = self.people.setdefault(os.path.dirname(image) or image, (person, place))
+                if (first := self.places.setdefault(image, place)) != place:
+                    # The fault names no frames: to exclude the image would exclude the first line that names it too.
+                    problem, frames = f"image {image!r} is named in {first} already", ()
+                elif owner != person:
+                    problem = f"{image!r} is of person {person}, its folder of person {owner} ({first_of_owner})"
+            if problem:
+                self.on_fault(Fault(f"{place}: {problem}", frames, str(self.root), split))
+            else:
+                tracklets.append(Tracklet((path,), self.first_person + person, camera - 1))
+        return tracklets
 
 
 def parse_msmt17(root: str | Path, on_fault: OnFault = raise_or_warn) -> RawSplits:
@@ -117,16 +96,7 @@ def _image_folders(root: Path) -> tuple[str, str]:
         raise InputError(
             f"{root} holds the images of MSMT17_V1 and of MSMT17_V2 ({names}); move those of one elsewhere"
         )
-    folders = max(_IMAGE_FOLDERS, key=lambda pair: len(present(root, pair)))
-    for name in folders:
-        if not os.path.exists(root / name):
-            looked = "; or ".join(", ".join(pair) for pair in _IMAGE_FOLDERS)
-            raise MissingFileError(f"{root / name} is missing (looked in {root} for {looked}). {_HOW_TO_GET}")
-    return folders
-
-
-def _is_below(image: str) -> bool:
-    return bool(image) and not image.startswith("/") and ".." not in image.split("/") and "\0" not in image
+    return _IMAGE_FOLDERS[best_layout(root, _IMAGE_FOLDERS, _HOW_TO_GET, looked_in=root)]
 
 
 def _camera(image: str) -> int:
