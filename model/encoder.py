@@ -72,7 +72,7 @@ class CLIPImageEncoder(nn.Module):
         self.sie_coefficient = sie_coefficient
         self.camera_embed: nn.Parameter | None = None
         # Set by `map_cameras`, used in eval mode: the row of each camera of the data, -1 where training never saw it;
-        # the rows whose mean such a camera gets. While both are None, the row is the camera's own number.
+        # and the rows whose mean such a camera gets. While both are None, the row is the camera's own number.
         self.register_buffer("camera_rows", None, persistent=False)  # (cameras of the data,) int64
         self.register_buffer("substitute_rows", None, persistent=False)  # (rows,) int64
         if num_cameras:

@@ -1,4 +1,4 @@
-"""Names of weights in CLIP's and in published TF-CLIP files -> names of this project, one explicit table each.
+"""Tables from the names of weights in CLIP's and in published TF-CLIP files to the names of this project.
 
 CLIP: openai/CLIP; timm translates its ResNets. Published: the public release (SSP.*, TMD.*) and the authors' packages
 (prompts_generator.*, SAT.*).
@@ -13,6 +13,15 @@ from torch import Tensor
 DROP = ""  # the target of a weight that exists in files only
 
 TOWERS = {"vit": "a CLIP ViT", "cnn": "a CLIP ResNet"}  # kinds of image tower
+_KIND_SIGNS = {  # how names begin that only one kind of file has
+    "published": "image_encoder.",
+    "openai": "visual.",
+    "checkpoint": ("encoder.vit.", "encoder.cnn."),
+}
+_TIMM_NAMES = (  # some of timm's names of a CLIP ViT, of a CLIP ResNet
+    {"blocks.0.attn.qkv.weight", "norm_pre.weight"},
+    {"stem.conv1.conv.weight", "head.pos_embed"},
+)
 _TOWER_SIGNS = {  # how names of each begin: CLIP's, published, timm's, this project's
     "vit": ("visual.class_embedding", "visual.transformer.", "image_encoder.transformer.", "blocks.", "encoder.vit."),
     "cnn": ("visual.layer", "visual.attnpool.", "image_encoder.layer", "stages.", "encoder.cnn."),
@@ -69,37 +78,24 @@ _PUBLISHED_SIMPLE = [
 ]
 
 
-def is_published(names: Iterable[str]) -> bool:
-    """Whether these are the names of a published TF-CLIP file."""
-    return any(name.startswith("image_encoder.") for name in names)
-
-
-def is_clip(names: Iterable[str]) -> bool:
-    """Whether these are the names of OpenAI's CLIP (a ViT or a CNN)."""
-    return any(name.startswith("visual.") for name in names)
-
-
-def is_timm(names: Iterable[str]) -> bool:
-    """Whether these are the names of a timm CLIP ViT or CLIP ResNet."""
+def kind_of(names: Iterable[str]) -> str | None:
+    """The kind of a file with these names: 'published', 'openai', 'timm' or 'checkpoint'; None for any other."""
     names = set(names)
-    vit, cnn = {"blocks.0.attn.qkv.weight", "norm_pre.weight"}, {"stem.conv1.conv.weight", "head.pos_embed"}
-    return vit <= names or cnn <= names
-
-
-def is_own(names: Iterable[str]) -> bool:
-    """Whether these are names of this project."""
-    return any(name.startswith(("encoder.vit.", "encoder.cnn.")) for name in names)
+    for kind, start in _KIND_SIGNS.items():
+        if any(name.startswith(start) for name in names):
+            return kind
+    return "timm" if any(needed <= names for needed in _TIMM_NAMES) else None
 
 
 def tower_of(names: Iterable[str]) -> str | None:
-    """The kind of image tower, 'vit' or 'cnn', in a file with these names; None where they do not tell."""
+    """The kind of image tower, 'vit' or 'cnn', in a file with these names; None if they do not say."""
     names = list(names)
     found = [tower for tower, signs in _TOWER_SIGNS.items() if any(name.startswith(signs) for name in names)]
     return found[0] if len(found) == 1 else None
 
 
 def published_names(names: Iterable[str]) -> dict[str, str | None]:
-    """{published name: ours, DROP, or None when the name is not known}."""
+    """{published name: ours, DROP, or None for an unknown name}."""
     names = list(names)
     full = any(".text_proj." in name for name in names)
     table = _PUBLISHED + (_PUBLISHED_FULL if full else _PUBLISHED_SIMPLE)
@@ -108,7 +104,8 @@ def published_names(names: Iterable[str]) -> dict[str, str | None]:
 
 def clip_names(names: Iterable[str]) -> dict[str, str | None]:
     """{name in a CLIP with a ViT: ours, DROP for the text tower, or None for a part of another image tower}."""
-    return {n: _translate(n[7:], _CLIP_TOWER) if n.startswith("visual.") else DROP for n in names}
+    tower = "visual."
+    return {n: _translate(n.removeprefix(tower), _CLIP_TOWER) if n.startswith(tower) else DROP for n in names}
 
 
 def clip_resnet_names(names: Iterable[str], cnn: ByobNet) -> dict[str, str | None]:
@@ -128,7 +125,7 @@ def timm_names(names: Iterable[str], tower: str) -> dict[str, str | None]:
 
 
 def to_our_shape(our_name: str, value: Tensor, from_timm: bool) -> Tensor:
-    """CLIP keeps the projection as (D, E), the class token as (D,) and positions as (N, D); timm as this project."""
+    """`value` in our shape: CLIP has the projection as (D, E), the class token as (D,) and positions as (N, D)."""
     if from_timm:
         return value
     if our_name == "encoder.vit.head.weight":
