@@ -27,9 +27,6 @@ class ClipBlock(nn.Module):
         self.mlp = nn.Module()
         self.mlp.c_fc, self.mlp.c_proj = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.ln_1(x)
-
 
 class ClipTower(nn.Module):
     """The names of OpenAI's image tower at a tiny size (4x4 patches of 8 pixels, width 64, 2 blocks)."""
@@ -42,10 +39,7 @@ class ClipTower(nn.Module):
         self.conv1 = nn.Conv2d(3, width, patch, patch, bias=False)
         self.ln_pre, self.ln_post = nn.LayerNorm(width), nn.LayerNorm(width)
         self.transformer = nn.Module()
-        self.transformer.resblocks = nn.Sequential(*(ClipBlock(width) for _ in range(depth)))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.class_embedding
+        self.transformer.resblocks = nn.ModuleList(ClipBlock(width) for _ in range(depth))
 
 
 class Clip(nn.Module):
@@ -53,9 +47,6 @@ class Clip(nn.Module):
         super().__init__()
         self.visual = ClipTower(**sizes)
         self.logit_scale = nn.Parameter(torch.tensor(4.6))  # stands for the text side
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.visual(x) * self.logit_scale
 
 
 @pytest.fixture
