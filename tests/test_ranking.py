@@ -9,7 +9,7 @@ import torch
 from tests.compare_ranking import argsort_scores, made_features, sorted_scores
 from utils import metrics, ranking
 from utils.metrics import euclidean_distances, evaluate_ranking, rank_features
-from utils.ranking import Roles, device_match_positions, match_positions, query_blocks
+from utils.ranking import Roles, device_match_positions, match_positions
 
 
 def same(result: dict, expected: dict) -> None:
@@ -162,16 +162,6 @@ def test_scores_are_those_of_a_full_sort_of_the_same_distances(kind):
     # Distances computed in another way may order near ties in another way, so this time all of them are exact.
     given = tuple(on_a_grid(feats) for feats in given[:2]) + given[2:]
     assert rank_features(*given)["mAP"] == pytest.approx(argsort_scores(*given)[0], abs=1e-14)
-
-
-@pytest.mark.parametrize("num_query", [0, 1, 7, 8, 9, 1_000])
-def test_blocks_cover_every_query_once(monkeypatch, num_query):
-    monkeypatch.setattr(ranking, "_BLOCK_BYTES", 8 * 4 * 50)  # eight queries
-    blocks = query_blocks(num_query, 50)
-    assert [query for block in blocks for query in range(block.start, block.stop)] == list(range(num_query))
-    assert len(blocks) == -(-num_query // 8)
-    assert all(block.stop - block.start <= blocks[0].stop for block in blocks)
-    assert len(query_blocks(3, 10**9)) == 3  # a block is never empty
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf, 1e30, 1.5e19])

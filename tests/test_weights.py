@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from contextlib import nullcontext
 
 import pytest
 import timm
@@ -131,40 +132,27 @@ def test_timm_file_fills_the_encoder(tmp_path, suffix, grid):
     assert not torch.equal(model.encoder.vit.pos_embed, vit.pos_embed)
 
 
-NARROW_VIT = {"embed_dim": 64, "depth": 2, "num_heads": 1}  # what the stand-ins for timm build instead
+@pytest.mark.parametrize("network", [True, False])
+def test_without_a_path_timm_is_asked_and_its_failure_says_what_to_do(monkeypatch, network):
+    create, downloaded = timm.create_model, []
 
-
-def test_without_a_path_timm_is_asked_and_its_failure_says_what_to_do(monkeypatch):
-    asked = []
-    create = timm.create_model
-
-    def refuse_download(name, pretrained=False, **options):
-        if not pretrained:
-            return create(name, pretrained=False, **options | NARROW_VIT)
-        asked.append(name)
-        raise OSError("no network\nmore lines")
-
-    monkeypatch.setattr(timm, "create_model", refuse_download)
-    with pytest.raises(InputError, match=r"no network\); put OpenAI's ViT-B-16.pt on disk and set MODEL.PRETRAIN_PATH"):
-        build_model(load_cfg(), 5, 3)
-    assert asked == ["vit_base_patch16_clip_quickgelu_224.openai"]
-
-
-def test_timm_download_is_loaded_at_224_and_resized_here(monkeypatch):
-    create, downloaded = timm.create_model, {}
-
-    def download(name, pretrained=False, **options):
-        vit = create(name, pretrained=False, **options | NARROW_VIT)
+    def create_narrow(name, pretrained=False, **options):
+        vit = create(name, pretrained=False, **options | {"embed_dim": 64, "depth": 2, "num_heads": 1})
         if pretrained:
-            downloaded["vit"] = vit
+            downloaded.append((name, vit))
+            if not network:
+                raise OSError("no network\nmore lines")
         return vit
 
-    monkeypatch.setattr(timm, "create_model", download)
-    model = build_model(load_cfg(), 5, 3)
-    assert downloaded["vit"].pos_embed.shape == (1, 197, 64)
-    expected = resize_positions(downloaded["vit"].pos_embed[0], (16, 8))
-    torch.testing.assert_close(model.encoder.vit.pos_embed[0], expected)
-    torch.testing.assert_close(model.encoder.vit.head.weight, downloaded["vit"].head.weight)
+    monkeypatch.setattr(timm, "create_model", create_narrow)
+    message = r"no network\); put OpenAI's ViT-B-16.pt on disk and set MODEL.PRETRAIN_PATH"
+    with nullcontext() if network else pytest.raises(InputError, match=message):
+        ours = build_model(load_cfg(), 5, 3).encoder.vit
+    ((name, theirs),) = downloaded
+    assert name == "vit_base_patch16_clip_quickgelu_224.openai" and theirs.pos_embed.shape == (1, 197, 64)
+    if network:
+        torch.testing.assert_close(ours.pos_embed[0], resize_positions(theirs.pos_embed[0], (16, 8)))
+        torch.testing.assert_close(ours.head.weight, theirs.head.weight)
 
 
 def narrow_model(*options):

@@ -1,7 +1,7 @@
 """Tables from the names of weights in CLIP's and in published TF-CLIP files to the names of this project.
 
 CLIP: openai/CLIP; timm translates its ResNets. Published: the public release (SSP.*, TMD.*) and the authors' packages
-(prompts_generator.*, SAT.*).
+(prompts_generator.*, SAT.*). In a target, <tower> stands for the rest of the name in _CLIP_TOWER, <block> in _BLOCK.
 """
 
 import re
@@ -42,6 +42,12 @@ _BLOCK = {
     "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2",
 }  # fmt: skip
 
+# The release and the authors' packages call the same modules by other names.
+_PUBLISHED_MODULES = [
+    (r"(SSP|prompts_generator)\.decoder\.", "ssp.layers."),
+    (r"(SSP|prompts_generator)\.", "ssp."),
+    (r"(TMD|SAT)\.resblocks\.0\.", "tmd."),
+]
 _PUBLISHED = [
     (r"cv_embed", "encoder.camera_embed"),
     (r"image_encoder\.(.+)", r"<tower>\1"),
@@ -53,28 +59,28 @@ _PUBLISHED = [
     (r"bottleneck_proj\.(.+)", r"neck_p.\1"),
     (r"bottleneck_proj_temp\.(.+)", r"neck_f.\1"),
     (r"bottleneck_proj_temp2\.(.+)", r"neck_t.\1"),
-    (r"(?:TMD|SAT)\.resblocks\.0\.message_fc\.(.+)", r"tmd.construction.fc.\1"),
-    (r"(?:TMD|SAT)\.resblocks\.0\.message_ln\.(.+)", r"tmd.construction.norm.\1"),
-    (r"(?:TMD|SAT)\.resblocks\.0\.message_(attn\..+)", r"tmd.construction.<block>\1"),
-    (r"(?:TMD|SAT)\.resblocks\.0\.(.+)", r"tmd.diffusion.<block>\1"),
-    (r"(?:SSP|prompts_generator)\.alpha", DROP),
-    (r"(?:SSP|prompts_generator)\.(decoder\.\d+)\.((?:self|cross)_attn\.[qkv]_proj\.weight)", r"ssp.\1.\2"),
-    (r"(?:SSP|prompts_generator)\.(decoder\.\d+)\.((?:self|cross)_attn)\.proj\.(.+)", r"ssp.\1.\2.out_proj.\3"),
-    (r"(?:SSP|prompts_generator)\.(decoder\.\d+)\.(mlp\..+)", r"ssp.\1.\2"),
-    (r"(?:SSP|prompts_generator)\.(decoder\.\d+)\.norm3\.(.+)", r"ssp.\1.mlp_norm.\2"),
+    (r"tmd\.message_fc\.(.+)", r"tmd.construction.fc.\1"),
+    (r"tmd\.message_ln\.(.+)", r"tmd.construction.norm.\1"),
+    (r"tmd\.message_(attn\..+)", r"tmd.construction.<block>\1"),
+    (r"tmd\.(.+)", r"tmd.diffusion.<block>\1"),
+    (r"ssp\.alpha", DROP),
+    (r"ssp\.(layers\.\d+)\.((?:self|cross)_attn\.[qkv]_proj\.weight)", r"ssp.\1.\2"),
+    (r"ssp\.(layers\.\d+)\.((?:self|cross)_attn)\.proj\.(.+)", r"ssp.\1.\2.out_proj.\3"),
+    (r"ssp\.(layers\.\d+)\.(mlp\..+)", r"ssp.\1.\2"),
+    (r"ssp\.(layers\.\d+)\.norm3\.(.+)", r"ssp.\1.mlp_norm.\2"),
 ]
 _PUBLISHED_FULL = [
     # In these files `memory_proj` acts on the visual context and `text_proj` on the memory.
-    (r"(?:SSP|prompts_generator)\.memory_proj\.(.+)", r"ssp.context_proj.\1"),
-    (r"(?:SSP|prompts_generator)\.text_proj\.(.+)", r"ssp.memory_proj.\1"),
-    (r"(?:SSP|prompts_generator)\.out_proj\.(.+)", r"ssp.out_proj.\1"),
-    (r"(?:SSP|prompts_generator)\.norm\.(.+)", DROP),
-    (r"(?:SSP|prompts_generator)\.(decoder\.\d+)\.norm1\.(.+)", r"ssp.\1.self_norm.\2"),
-    (r"(?:SSP|prompts_generator)\.(decoder\.\d+)\.norm2\.(.+)", r"ssp.\1.cross_norm.\2"),
+    (r"ssp\.memory_proj\.(.+)", r"ssp.context_proj.\1"),
+    (r"ssp\.text_proj\.(.+)", r"ssp.memory_proj.\1"),
+    (r"ssp\.out_proj\.(.+)", r"ssp.out_proj.\1"),
+    (r"ssp\.norm\.(.+)", DROP),
+    (r"ssp\.(layers\.\d+)\.norm1\.(.+)", r"ssp.\1.self_norm.\2"),
+    (r"ssp\.(layers\.\d+)\.norm2\.(.+)", r"ssp.\1.cross_norm.\2"),
 ]
 _PUBLISHED_SIMPLE = [
-    (r"(?:SSP|prompts_generator)\.norm\.(.+)", r"ssp.context_norm.\1"),
-    (r"(?:SSP|prompts_generator)\.(decoder\.\d+)\.norm1\.(.+)", r"ssp.\1.cross_norm.\2"),
+    (r"ssp\.norm\.(.+)", r"ssp.context_norm.\1"),
+    (r"ssp\.(layers\.\d+)\.norm1\.(.+)", r"ssp.\1.cross_norm.\2"),
 ]
 
 
@@ -99,7 +105,13 @@ def published_names(names: Iterable[str]) -> dict[str, str | None]:
     names = list(names)
     full = any(".text_proj." in name for name in names)
     table = _PUBLISHED + (_PUBLISHED_FULL if full else _PUBLISHED_SIMPLE)
-    return {name: _translate(name, table) for name in names}
+    translated = {}
+    for name in names:
+        ours = name
+        for pattern, module in _PUBLISHED_MODULES:
+            ours = re.sub(f"^{pattern}", module, ours)
+        translated[name] = _translate(ours, table)
+    return translated
 
 
 def clip_names(names: Iterable[str]) -> dict[str, str | None]:
@@ -142,7 +154,7 @@ def _translate(name: str, table: list[tuple[str, str]]) -> str | None:
         match = re.fullmatch(pattern, name)
         if not match:
             continue
-        ours = match.expand(target).replace("ssp.decoder.", "ssp.layers.")
+        ours = match.expand(target)
         if ours.startswith("<tower>"):
             return _translate(ours.removeprefix("<tower>"), _CLIP_TOWER)
         stem, marker, rest = ours.partition("<block>")
