@@ -126,12 +126,15 @@ def _copy_pairs(items: Items, block: slice, dist_RB: NDArray[np.float32], origin
     """Copy distances of queries to gallery items out of `dist_RB`, those of a block to itself and what follows."""
     place_Q, place_G = (columns - block.start for columns in np.split(items.column_N, [items.num_query]))
     size = block.stop - block.start
-    queries = np.flatnonzero((place_Q >= 0) & (place_Q < size))
-    gallery = np.flatnonzero(place_G >= 0)
-    original_QG[np.ix_(queries, gallery)] = dist_RB[np.ix_(place_G[gallery], place_Q[queries])].T
-    queries = np.flatnonzero(place_Q >= size)
-    gallery = np.flatnonzero((place_G >= 0) & (place_G < size))
-    original_QG[np.ix_(queries, gallery)] = dist_RB[np.ix_(place_Q[queries], place_G[gallery])]
+    for queries, gallery, by_row in (
+        ((place_Q >= 0) & (place_Q < size), place_G >= 0, False),
+        (place_Q >= size, (place_G >= 0) & (place_G < size), True),
+    ):
+        queries, gallery = np.flatnonzero(queries), np.flatnonzero(gallery)
+        if by_row:
+            original_QG[np.ix_(queries, gallery)] = dist_RB[np.ix_(place_Q[queries], place_G[gallery])]
+        else:
+            original_QG[np.ix_(queries, gallery)] = dist_RB[np.ix_(place_G[gallery], place_Q[queries])].T
 
 
 def _merged(
@@ -139,7 +142,7 @@ def _merged(
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """The K nearest of the items kept so far and of C more from column `start` on: distances and columns (n, K).
 
-    Columns ascend in each row, before and after. Of equally near items the first are kept.
+    Columns ascend in each row, those kept are smaller than `start`. Of equally near items the first are kept.
     """
     num_kept = kept_nK.shape[1]
     all_nC = torch.cat([torch.from_numpy(kept_nK), dist_nC], dim=1)  # (n, K + C)
