@@ -142,7 +142,7 @@ def _merged(
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """The K nearest of the items kept so far and of C more from column `start` on: distances and columns (n, K).
 
-    Columns ascend in each row, those kept are smaller than `start`. Of equally near items the first are kept.
+    Columns ascend in each row, and those kept are smaller than `start`. Of equally near items the first are kept.
     """
     num_kept = kept_nK.shape[1]
     all_nC = torch.cat([torch.from_numpy(kept_nK), dist_nC], dim=1)  # (n, K + C)
