@@ -1,6 +1,6 @@
 """CLIP's text tower (open_clip's) for the text baseline: prompt embeddings -> text features.
 
-n prompts, S token positions (77), W text width, E projection width. open_clip_torch is needed by this baseline alone,
+n prompts, S token positions (77), W text width, E projection width. Only this baseline needs open_clip_torch,
 so it is imported where it is used.
 """
 

@@ -80,10 +80,10 @@ def test_other_resnets_work_by_name(name, widths):
 
 
 def test_nothing_is_resized_in_the_forward_pass(encoder, clips, monkeypatch):
-    def refuse(*_, **__):
+    def fail(*_, **__):
         raise AssertionError("interpolated")
 
-    monkeypatch.setattr(F, "interpolate", refuse)
+    monkeypatch.setattr(F, "interpolate", fail)
     with pytest.raises(AssertionError, match="interpolated"):
         resize_positions(torch.zeros(50, 4), (4, 2))
     with torch.no_grad():

@@ -1,6 +1,6 @@
 """Reading weight files: CLIP's, published TF-CLIP's and this project's, recognised by content.
 
-Everything is read with torch's restricted unpickler (weights_only) or as bare tensors; no code of a file runs.
+Everything is read with torch's restricted unpickler (weights_only) or as plain tensors; no code of a file runs.
 """
 
 from collections.abc import Mapping
