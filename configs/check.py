@@ -1,6 +1,10 @@
 """Values and contradictions of a config, found before data or weights are read."""
 
 import math
+from collections.abc import Iterator
+from functools import reduce
+from operator import getitem
+from typing import Any
 
 from yacs.config import CfgNode
 
@@ -35,6 +39,7 @@ _AT_LEAST = {
     "SOLVER.WARMUP_EPOCHS": 0, "SOLVER.ACCUM_STEPS": 1, "SOLVER.LOG_PERIOD": 1, "SOLVER.EVAL_PERIOD": 1,
     "TEST.RE_RANKING_K1": 1, "TEST.RE_RANKING_K2": 1, "TEST.CONTACT_SHEET": 0, "DATASETS.SAMPLING_STEP": 0,
 }  # fmt: skip
+SWITCH_WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _FRAME_POSITIONS = 77  # of the temporal transformers of Table 5
 _CNN_STRIDE = 16  # pixels per position of CLIP's ResNets with the last stride 1
 _SHARES = (
@@ -46,158 +51,143 @@ _SHARES = (
 def check_cfg(cfg: CfgNode) -> None:
     """Raise ConfigError at the first value out of range and at the first contradiction between keys."""
     _restore_words(cfg)
-    for key, allowed in _CHOICES.items():
-        if _value(cfg, key) not in allowed:
-            raise ConfigError(f"{key} must be one of {', '.join(allowed)}, found '{_value(cfg, key)}'")
-    weights = [f"MODEL.{key}" for key in cfg.MODEL if key.endswith("_LOSS_WEIGHT")]
-    for key, least in (_AT_LEAST | dict.fromkeys(weights, 0)).items():
-        value = _value(cfg, key)
-        if not (value >= least and math.isfinite(value)):
-            raise ConfigError(f"{key} must be {least} or more, found {value}")
-    for key in ("DATASETS.ROOT_DIR", "OUTPUT_DIR"):
-        if not _value(cfg, key).strip():
-            raise ConfigError(f"{key} is empty; name a folder")
-    for key in _SHARES:
-        if not 0 <= _value(cfg, key) <= 1:
-            raise ConfigError(f"{key} must lie between 0 and 1, found {_value(cfg, key)}")
-    for entry in cfg.TEST.DATASETS:
-        name, colon, path = entry.partition(":")
-        if not (name.strip() and colon and path.strip()):
-            raise ConfigError(f"TEST.DATASETS needs entries like 'MARS:folder', found '{entry}'")
-    if cfg.TEST.DATASETS and cfg.DATASETS.SPLIT == "all":
-        raise ConfigError("TEST.DATASETS tests one model, DATASETS.SPLIT all has ten; take a split from 0 to 9")
-    _check_input(cfg)
-    _check_branches(cfg)
-    _check_solver(cfg)
-    _check_encoder(cfg)
+    for faults in (_range_faults, _input_faults, _branch_faults, _solver_faults, _cnn_faults, _encoder_faults):
+        for fault in faults(cfg):
+            raise ConfigError(fault)
 
 
-def _value(cfg: CfgNode, key: str):
-    node = cfg
-    for part in key.split("."):
-        node = node[part]
-    return node
+def _value(cfg: CfgNode, key: str) -> Any:
+    return reduce(getitem, key.split("."), cfg)
 
 
 def _restore_words(cfg: CfgNode) -> None:
-    """A three-way key takes the words of a switch; a config written back by yacs has False for a plain `off`."""
+    """Give keys with a choice of words back the word that YAML or yacs took for a switch, such as False for `off`."""
     if cfg.SOLVER.AMP.lower() == "false":
         cfg.SOLVER.AMP = "off"
     if cfg.MODEL.SIE_UNSEEN.lower() == "false":
         cfg.MODEL.SIE_UNSEEN = "off"
-    words = {"true": "True", "yes": "True", "on": "True", "false": "False", "no": "False", "off": "False"}
     for key in ("GALLERY_INCLUDES_QUERY", "SAME_CAMERA_FILTER"):
-        cfg.TEST[key] = words.get(cfg.TEST[key].lower(), cfg.TEST[key])
+        cfg.TEST[key] = str(SWITCH_WORDS.get(cfg.TEST[key].lower(), cfg.TEST[key]))
 
 
-def _check_input(cfg: CfgNode) -> None:
+def _range_faults(cfg: CfgNode) -> Iterator[str]:
+    """Values outside the range of their own key."""
+    for key, allowed in _CHOICES.items():
+        if _value(cfg, key) not in allowed:
+            yield f"{key} must be one of {', '.join(allowed)}, found '{_value(cfg, key)}'"
+    weights = [f"MODEL.{key}" for key in cfg.MODEL if key.endswith("_LOSS_WEIGHT")]
+    for key, least in (_AT_LEAST | dict.fromkeys(weights, 0)).items():
+        if not least <= _value(cfg, key) < math.inf:
+            yield f"{key} must be {least} or more, found {_value(cfg, key)}"
+    for key in ("DATASETS.ROOT_DIR", "OUTPUT_DIR"):
+        if not _value(cfg, key).strip():
+            yield f"{key} is empty; name a folder"
+    for key in _SHARES:
+        if not 0 <= _value(cfg, key) <= 1:
+            yield f"{key} must lie between 0 and 1, found {_value(cfg, key)}"
+    for entry in cfg.TEST.DATASETS:
+        name, colon, path = entry.partition(":")
+        if not (name.strip() and colon and path.strip()):
+            yield f"TEST.DATASETS needs entries like 'MARS:folder', found '{entry}'"
+    if cfg.TEST.DATASETS and cfg.DATASETS.SPLIT == "all":
+        yield "TEST.DATASETS tests one model, DATASETS.SPLIT all has ten; take a split from 0 to 9"
+
+
+def _input_faults(cfg: CfgNode) -> Iterator[str]:
+    """Sizes and numbers of channels of the frames."""
     for key in ("INPUT.SIZE_TRAIN", "INPUT.SIZE_TEST", "MODEL.STRIDE_SIZE"):
         size = _value(cfg, key)
         if len(size) != 2 or min(size) < 1:
-            raise ConfigError(f"{key} must be two positive numbers [vertical, horizontal], found {size}")
-    if cfg.INPUT.SIZE_TEST != cfg.INPUT.SIZE_TRAIN:
-        raise ConfigError(
-            f"INPUT.SIZE_TEST {cfg.INPUT.SIZE_TEST} must equal INPUT.SIZE_TRAIN {cfg.INPUT.SIZE_TRAIN}: "
-            "the position embeddings have one grid"
-        )
+            yield f"{key} must be two positive numbers [vertical, horizontal], found {size}"
+    there, here = cfg.INPUT.SIZE_TEST, cfg.INPUT.SIZE_TRAIN
+    if there != here:
+        yield f"INPUT.SIZE_TEST {there} must equal INPUT.SIZE_TRAIN {here}: the position embeddings have one grid"
     for key in ("INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD"):
         if len(_value(cfg, key)) != 3:
-            raise ConfigError(f"{key} must be three numbers (red, green, blue), found {_value(cfg, key)}")
+            yield f"{key} must be three numbers (red, green, blue), found {_value(cfg, key)}"
     if min(cfg.INPUT.PIXEL_STD) <= 0:
-        raise ConfigError(f"INPUT.PIXEL_STD must be positive, found {cfg.INPUT.PIXEL_STD}")
-    if cfg.TEST.FRAMES_PER_BATCH < cfg.INPUT.SEQ_LEN:
-        raise ConfigError(
-            f"TEST.FRAMES_PER_BATCH {cfg.TEST.FRAMES_PER_BATCH} must hold a clip of INPUT.SEQ_LEN {cfg.INPUT.SEQ_LEN}"
-        )
+        yield f"INPUT.PIXEL_STD must be positive, found {cfg.INPUT.PIXEL_STD}"
+    frames, length = cfg.TEST.FRAMES_PER_BATCH, cfg.INPUT.SEQ_LEN
+    if frames < length:
+        yield f"TEST.FRAMES_PER_BATCH {frames} must hold a clip of INPUT.SEQ_LEN {length}"
 
 
-def _check_branches(cfg: CfgNode) -> None:
-    """Combinations of CLIP-Memory, SSP and the temporal branch that name nothing that can be built."""
-    model = cfg.MODEL
+def _branch_faults(cfg: CfgNode) -> Iterator[str]:
+    """Combinations of CLIP-Memory, SSP and the temporal branch for which there is no model."""
+    model, length = cfg.MODEL, cfg.INPUT.SEQ_LEN
     if model.SSP.ENABLED and model.MEMORY == "none":
-        raise ConfigError(
-            "MODEL.SSP.ENABLED True needs MODEL.MEMORY clip or text: without a memory SSP has nothing to update"
-        )
-    if model.TEMPORAL != "TMD":
-        idle = [key for key in ("TMC", "MD") if not model.TMD[key]]
-        if idle:
-            raise ConfigError(f"MODEL.TMD.{idle[0]} False needs MODEL.TEMPORAL TMD, found {model.TEMPORAL}")
-    elif not (model.TMD.TMC or model.TMD.MD):
-        raise ConfigError(
+        yield "MODEL.SSP.ENABLED True needs MODEL.MEMORY clip or text: without a memory SSP has nothing to update"
+    for key in ("TMC", "MD"):
+        if model.TEMPORAL != "TMD" and not model.TMD[key]:
+            yield f"MODEL.TMD.{key} False needs MODEL.TEMPORAL TMD, found {model.TEMPORAL}"
+    if not (model.TMD.TMC or model.TMD.MD):
+        yield (
             "MODEL.TMD.TMC and MODEL.TMD.MD are both False, which leaves nothing of TMD; the model without it is "
             "MODEL.TEMPORAL TAP"
         )
-    if model.TEMPORAL in ("TRANSF", "TRANSF_CLS") and cfg.INPUT.SEQ_LEN > _FRAME_POSITIONS:
-        raise ConfigError(
-            f"INPUT.SEQ_LEN {cfg.INPUT.SEQ_LEN} is too long for MODEL.TEMPORAL {model.TEMPORAL}, which has positions "
-            f"for {_FRAME_POSITIONS} frames"
+    if model.TEMPORAL in ("TRANSF", "TRANSF_CLS") and length > _FRAME_POSITIONS:
+        yield (
+            f"INPUT.SEQ_LEN {length} is too long for MODEL.TEMPORAL {model.TEMPORAL}, which has positions for "
+            f"{_FRAME_POSITIONS} frames"
         )
 
 
-def _check_solver(cfg: CfgNode) -> None:
-    clips, per_identity = cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_INSTANCE
-    if clips % per_identity:
-        raise ConfigError(
-            f"SOLVER.IMS_PER_BATCH {clips} must be divisible by DATALOADER.NUM_INSTANCE {per_identity} (P x K clips)"
-        )
-    if clips // per_identity < 2:
-        raise ConfigError(
-            f"SOLVER.IMS_PER_BATCH {clips} with DATALOADER.NUM_INSTANCE {per_identity} is one identity per batch; "
+def _solver_faults(cfg: CfgNode) -> Iterator[str]:
+    """Batches, learning rates and the choice of the best epoch."""
+    clips, tracklets, parts = cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_INSTANCE, cfg.SOLVER.ACCUM_STEPS
+    if clips % tracklets:
+        yield f"SOLVER.IMS_PER_BATCH {clips} must be divisible by DATALOADER.NUM_INSTANCE {tracklets} (P x K clips)"
+    if clips // tracklets < 2:
+        yield (
+            f"SOLVER.IMS_PER_BATCH {clips} with DATALOADER.NUM_INSTANCE {tracklets} is one identity per batch; "
             "the triplet loss needs two"
         )
-    if clips % cfg.SOLVER.ACCUM_STEPS:
-        raise ConfigError(
-            f"SOLVER.IMS_PER_BATCH {clips} must be divisible by SOLVER.ACCUM_STEPS {cfg.SOLVER.ACCUM_STEPS} (parts of "
-            "a batch)"
-        )
+    if clips % parts:
+        yield f"SOLVER.IMS_PER_BATCH {clips} must be divisible by SOLVER.ACCUM_STEPS {parts} (parts of a batch)"
     if cfg.SOLVER.SELECT_BY == "val" and not cfg.DATASETS.VAL_FRACTION:
-        raise ConfigError("SOLVER.SELECT_BY val needs a DATASETS.VAL_FRACTION above 0")
+        yield "SOLVER.SELECT_BY val needs a DATASETS.VAL_FRACTION above 0"
     text = cfg.SOLVER.TEXT
     if text.MIN_LR > text.BASE_LR:
-        raise ConfigError(f"SOLVER.TEXT.MIN_LR {text.MIN_LR} must not be above SOLVER.TEXT.BASE_LR {text.BASE_LR}")
+        yield f"SOLVER.TEXT.MIN_LR {text.MIN_LR} must not be above SOLVER.TEXT.BASE_LR {text.BASE_LR}"
     steps = cfg.SOLVER.STEPS
     if steps != sorted(set(steps)) or (steps and steps[0] < 1):
-        raise ConfigError(f"SOLVER.STEPS must be rising epochs from 1 on, found {steps}")
+        yield f"SOLVER.STEPS must be rising epochs from 1 on, found {steps}"
 
 
-def _check_cnn(cfg: CfgNode) -> None:
-    """CLIP's CNN has no class token before its pool, no patches and no sizes to choose."""
-    model = cfg.MODEL
+def _cnn_faults(cfg: CfgNode) -> Iterator[str]:
+    """Keys of a ViT that are set for a CNN, which has no class token before its pool, no patches and fixed sizes."""
+    model, size = cfg.MODEL, cfg.INPUT.SIZE_TRAIN
     if model.NAME != "RN50" and "resnet" not in model.NAME:
         return
+    name = f"MODEL.NAME '{model.NAME}'"
     if model.SIE_CAMERA:
-        raise ConfigError(
-            f"MODEL.SIE_CAMERA True needs a ViT, MODEL.NAME '{model.NAME}' has no class token to add it to; set it "
-            "False"
-        )
+        yield f"MODEL.SIE_CAMERA True needs a ViT, {name} has no class token to add it to; set it False"
     if cfg.SOLVER.ACCUM_STEPS > 1:
-        raise ConfigError(
-            f"SOLVER.ACCUM_STEPS {cfg.SOLVER.ACCUM_STEPS} needs a ViT: the batch statistics of the CNN "
-            f"'{model.NAME}' would be those of a part of the batch"
+        yield (
+            f"SOLVER.ACCUM_STEPS {cfg.SOLVER.ACCUM_STEPS} needs a ViT: the batch statistics of the CNN '{model.NAME}' "
+            "would be those of a part of the batch"
         )
     if list(model.STRIDE_SIZE) != list(get_cfg().MODEL.STRIDE_SIZE):
-        raise ConfigError(f"MODEL.STRIDE_SIZE {model.STRIDE_SIZE} belongs to a ViT, MODEL.NAME '{model.NAME}' is a CNN")
-    size = cfg.INPUT.SIZE_TRAIN
+        yield f"MODEL.STRIDE_SIZE {model.STRIDE_SIZE} belongs to a ViT, {name} is a CNN"
     if any(side % _CNN_STRIDE for side in size):
-        raise ConfigError(f"INPUT.SIZE_TRAIN {size}: MODEL.NAME '{model.NAME}' needs multiples of {_CNN_STRIDE} pixels")
+        yield f"INPUT.SIZE_TRAIN {size}: {name} needs multiples of {_CNN_STRIDE} pixels"
     for key, value in model.ENCODER.items():
         if value and key != "TEXT_DEPTH":
-            raise ConfigError(f"MODEL.ENCODER.{key} belongs to a ViT, MODEL.NAME '{model.NAME}' is a CNN")
+            yield f"MODEL.ENCODER.{key} belongs to a ViT, {name} is a CNN"
 
 
-def _check_encoder(cfg: CfgNode) -> None:
-    _check_cnn(cfg)
-    sizes = cfg.MODEL.ENCODER
-    if cfg.MODEL.PRETRAIN_CHOICE != "none":
-        changed = [f"MODEL.ENCODER.{key}" for key, value in sizes.items() if value]
-        if changed:
-            raise ConfigError(f"{changed[0]} needs MODEL.PRETRAIN_CHOICE 'none': CLIP's weights have fixed sizes")
-    elif cfg.MODEL.PRETRAIN_PATH:
-        raise ConfigError("MODEL.PRETRAIN_PATH needs MODEL.PRETRAIN_CHOICE 'openai'; with 'none' no weights are read")
+def _encoder_faults(cfg: CfgNode) -> Iterator[str]:
+    """Sizes of an encoder from scratch, and the file of a pretrained one."""
+    sizes, from_scratch = cfg.MODEL.ENCODER, cfg.MODEL.PRETRAIN_CHOICE == "none"
+    for key, value in sizes.items():
+        if value and not from_scratch:
+            yield f"MODEL.ENCODER.{key} needs MODEL.PRETRAIN_CHOICE 'none': CLIP's weights have fixed sizes"
+    if from_scratch and cfg.MODEL.PRETRAIN_PATH:
+        yield "MODEL.PRETRAIN_PATH needs MODEL.PRETRAIN_CHOICE 'openai'; with 'none' no weights are read"
     for key in ("WIDTH", "EMBED"):
         if sizes[key] % 64:
-            raise ConfigError(f"MODEL.ENCODER.{key} must be a multiple of 64 (SSP and TMD have heads 64 wide)")
+            yield f"MODEL.ENCODER.{key} must be a multiple of 64 (SSP and TMD have heads 64 wide)"
     if sizes.WIDTH and sizes.HEADS and sizes.WIDTH % sizes.HEADS:
-        raise ConfigError(f"MODEL.ENCODER.HEADS {sizes.HEADS} must divide MODEL.ENCODER.WIDTH {sizes.WIDTH}")
+        yield f"MODEL.ENCODER.HEADS {sizes.HEADS} must divide MODEL.ENCODER.WIDTH {sizes.WIDTH}"
     if sizes.PATCH and min(cfg.INPUT.SIZE_TRAIN) < sizes.PATCH:
-        raise ConfigError(f"INPUT.SIZE_TRAIN {cfg.INPUT.SIZE_TRAIN} is smaller than a patch of {sizes.PATCH} pixels")
+        yield f"INPUT.SIZE_TRAIN {cfg.INPUT.SIZE_TRAIN} is smaller than a patch of {sizes.PATCH} pixels"

@@ -23,7 +23,7 @@ _INTERRUPTED = 130
 
 
 class CommandParser(argparse.ArgumentParser):
-    """argparse whose faults are faults of the input: one line, exit code 2.
+    """argparse that reports a fault of the command line as one of the input: in one line, with exit code 2.
 
     `config` says what --config_file is for (empty: the command has no such option); `keys` adds KEY VALUE pairs as
     `opts`.
@@ -41,7 +41,7 @@ class CommandParser(argparse.ArgumentParser):
         raise ConfigError(f"command line: {message} (see --help)")
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
-        """Options and positionals in any order; an unknown option is named alone, not with all that follows it."""
+        """Options and positionals in any order; the error for an unknown option names that option only."""
         arguments, rest = self.parse_known_intermixed_args(argv)
         unknown = [text for text in rest if text.startswith("-")] or rest
         if unknown:
@@ -72,7 +72,7 @@ def run_command(work: Callable[[], int | None]) -> int:
 
 
 def say(lines: Iterable[str]) -> None:
-    """Print results, whatever a file name holds; a reader that closed the pipe, such as `head`, stops no work."""
+    """Print results, with escapes for what the terminal cannot show; a closed pipe, as after `head`, is no error."""
     coding = sys.stdout.encoding or "utf-8"
     try:
         for line in lines:

@@ -10,9 +10,9 @@ from configs.load import flatten
 
 
 def changed_keys(old_text: str, cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
-    """{key: (value in `old_text`, a cfg.dump(), value in `cfg`)} of all keys that differ.
+    """{key: (old value, value in `cfg`)} of all keys that differ; `old_text` is the cfg.dump() of an earlier run.
 
-    A key that is not in the text has its default value, and None where there is no such key any more. Raises ValueError
+    A key that the text lacks had its default value; the value of a key that no longer exists is None. Raises ValueError
     when the text is no config.
     """
     try:

@@ -1,4 +1,4 @@
-"""The error of a config that cannot be run."""
+"""The error of a faulty config."""
 
 from utils.errors import InputError
 

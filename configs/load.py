@@ -6,13 +6,15 @@ import math
 import os
 import re
 from collections.abc import Iterator, Sequence
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
 import yaml
 from yacs.config import CfgNode
 
-from configs.check import check_cfg
+from configs.check import SWITCH_WORDS, check_cfg
 from configs.defaults import get_cfg
 from configs.errors import ConfigError
 from configs.legacy import advice
@@ -21,14 +23,13 @@ _PATHS = (
     "MODEL.PRETRAIN_PATH", "DATASETS.ROOT_DIR", "DATASETS.EXCLUDE", "DATASETS.CACHE_DIR", "TEST.WEIGHT", "OUTPUT_DIR",
 )  # fmt: skip
 _LARGEST_INT = 2**64 - 1  # what torch takes as a seed
-_SWITCH_WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
 def load_cfg(path: str | Path | Sequence[str | Path] | None = None, opts: Sequence[str] = ()) -> CfgNode:
-    """Merge the defaults, the YAML file `path` (if any) and `opts` (KEY VALUE KEY VALUE ...), check and freeze.
+    """Merge the defaults, the YAML files `path` and `opts` (KEY VALUE KEY VALUE ...), check the result and freeze it.
 
-    Of several files a later one overrides the earlier ones.
-    Raises ConfigError naming the key or file at fault and the accepted values.
+    A later file overrides an earlier one, `opts` override all files. Raises ConfigError, which names the key or file at
+    fault and the accepted values.
     """
     cfg = get_cfg()
     leaves = dict(flatten(cfg))
@@ -38,19 +39,16 @@ def load_cfg(path: str | Path | Sequence[str | Path] | None = None, opts: Sequen
     for key, value, source in settings:
         if key not in leaves:
             raise ConfigError(f"{source}: {_unknown_key(key, value, leaves)}")
-        *rooms, leaf = key.split(".")
-        node = cfg
-        for room in rooms:
-            node = node[room]
+        *sections, leaf = key.split(".")
         coerced = _coerce(key, value, leaves[key], source)
-        node[leaf] = os.path.expanduser(coerced) if key in _PATHS else coerced
+        reduce(getitem, sections, cfg)[leaf] = os.path.expanduser(coerced) if key in _PATHS else coerced
     check_cfg(cfg)
     cfg.freeze()
     return cfg
 
 
 def resolve_auto(value: str, automatic: bool) -> bool:
-    """What a key of the values 'auto', 'True' and 'False' means where 'auto' stands for `automatic`."""
+    """The switch that 'auto', 'True' or 'False' stands for; 'auto' gives `automatic`."""
     return {"auto": automatic, "True": True, "False": False}[value]
 
 
@@ -63,7 +61,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"config file {path} {'is a folder' if path.is_dir() else 'does not exist'}")
     try:
-        # Every value arrives as text and is read like one of the command line; YAML would turn 1.10 into a number.
+        # BaseLoader keeps every value as text, to be read as on the command line; YAML would make 1.10 a number.
         tree = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
     except OSError as error:
         raise ConfigError(f"config file {path} cannot be read ({error.strerror})") from None
@@ -107,17 +105,18 @@ def _unknown_key(key: str, value: Any, leaves: dict[str, Any]) -> str:
 
 
 def _coerce(key: str, value: Any, default: Any, source: str) -> Any:
-    """`value` in the type of `default`, mending what YAML and the command line do to plain words and numbers."""
-    if isinstance(default, str):
-        coerced = _as_text(value)
+    """`value`, text or a list of texts, in the type of `default`."""
+    literal = _literal(value)
+    if isinstance(default, str):  # ('MARS') is text with brackets and quotes, 2024 is text without any
+        coerced = next((text for text in (literal, value) if isinstance(text, str)), None)
     elif isinstance(default, bool):
-        coerced = _SWITCH_WORDS.get(str(_literal(value)).lower())
+        coerced = SWITCH_WORDS.get(str(literal).lower())
     elif isinstance(default, (int, float)):
-        coerced = _as_number(_literal(value), type(default))
+        coerced = _as_number(literal, type(default))
     elif not default:
-        coerced = _as_texts(_literal(value))
+        coerced = _as_texts(literal)
     else:
-        coerced = _as_list(_literal(value), default)
+        coerced = _as_list(literal, default)
     if coerced is None:
         kind = {str: "text", bool: "True or False", int: "a whole number", float: "a finite number"}.get(type(default))
         kind = kind or (f"a list like {default}" if default else "a list of texts")
@@ -132,13 +131,6 @@ def _literal(value: Any) -> Any:
         return ast.literal_eval(value.strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return value
-
-
-def _as_text(value: Any) -> str | None:
-    if not isinstance(value, str):
-        return None
-    literal = _literal(value)  # ('MARS') is text with brackets and quotes
-    return literal if isinstance(literal, str) else value
 
 
 def _as_number(value: Any, kind: type) -> int | float | None:
@@ -160,7 +152,7 @@ def _as_list(value: Any, default: list) -> list | None:
 
 
 def _as_texts(value: Any) -> list[str] | None:
-    """A list of texts; one without quotes, as in [MARS:/a, LS-VID:/b], is parted at its commas before a name."""
+    """A list of texts; text without quotes, as in [MARS:/a, LS-VID:/b], is split at each comma before a NAME:."""
     items = value
     if isinstance(value, str) and value:
         items = [item.strip() for item in re.split(r",\s*(?=[A-Za-z][\w-]*:)", value.strip().strip("[]()"))]

@@ -26,7 +26,8 @@ def build_model(cfg: CfgNode, num_classes: int, num_cameras: int, pretrained: bo
     """TF-CLIP on the CPU for `num_classes` training identities and `num_cameras` cameras.
 
     With `pretrained` and MODEL.PRETRAIN_CHOICE 'openai' the encoder holds CLIP's weights; evaluation and resuming pass
-    False, since another file fills the model. Raises InputError for an unknown MODEL.NAME or weights that do not fit.
+    False, since they fill the model from another file. Raises InputError for an unknown MODEL.NAME or weights that do
+    not fit.
     """
     check_model(cfg)
     keys = cfg.MODEL
@@ -61,7 +62,7 @@ def build_text_branch(cfg: CfgNode, model: TFCLIP, pretrained: bool = True) -> T
 
 
 def pretrained_path(cfg: CfgNode) -> str:
-    """MODEL.PRETRAIN_PATH, or OpenAI's file of MODEL.NAME in it where it is a folder."""
+    """MODEL.PRETRAIN_PATH or, if it is a folder, the path of OpenAI's file of MODEL.NAME in it."""
     path, name = cfg.MODEL.PRETRAIN_PATH, openai_file_name(cfg.MODEL.NAME)
     return str(Path(path) / name) if name and path and Path(path).is_dir() else path
 
@@ -92,14 +93,10 @@ def check_model(cfg: CfgNode) -> None:
 
 
 def _scratch_sizes(cfg: CfgNode) -> dict[str, int]:
-    """timm's names for the sizes of MODEL.ENCODER that are set."""
+    """The sizes of MODEL.ENCODER that are set, by timm's names."""
     sizes = cfg.MODEL.ENCODER
-    heads = sizes.HEADS or sizes.WIDTH // 64
     named = {
-        "embed_dim": sizes.WIDTH,
-        "depth": sizes.DEPTH,
-        "num_heads": heads,
-        "patch_size": sizes.PATCH,
-        "num_classes": sizes.EMBED,
-    }
+        "embed_dim": sizes.WIDTH, "depth": sizes.DEPTH, "num_heads": sizes.HEADS or sizes.WIDTH // 64,
+        "patch_size": sizes.PATCH, "num_classes": sizes.EMBED,
+    }  # fmt: skip
     return {name: value for name, value in named.items() if value}

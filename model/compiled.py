@@ -1,4 +1,4 @@
-"""torch.compile for the training pass of the network; tests and the memory pass stay as they are."""
+"""torch.compile for the training pass of the network; tests and the memory pass are not compiled."""
 
 from collections.abc import Callable
 
@@ -8,15 +8,15 @@ from torch import Tensor
 from model.tfclip import TFCLIP, ClipFeatures
 from utils.errors import InputError
 
-# Dropout then draws as it does without compiling, so that a run has the same masks either way.
+# Random numbers are drawn as without compiling, so that dropout has the same masks either way.
 _OPTIONS = {"fallback_random": True}
 
 
 def compile_clip_features(model: TFCLIP) -> Callable[[Tensor, Tensor | None, Tensor | None], ClipFeatures]:
     """`model.clip_features` (clips (B, T, 3, H, W), camids (B,), memory (C, E)) compiled for batches of one shape.
 
-    Other shapes are compiled anew. The model itself and its weights' names stay. What the compiler cannot do is raised
-    by the first call; see `check_compiler`.
+    Other shapes are compiled anew. The model and the names of its weights do not change. The first call raises what the
+    compiler raises; see `check_compiler`.
     """
     return torch.compile(model.clip_features, dynamic=False, options=_OPTIONS)
 

@@ -24,7 +24,7 @@ TIMM_NAMES = {
     "ViT-L-14": "vit_large_patch14_clip_quickgelu_224.openai",
     "RN50": "resnet50_clip.openai",
 }
-_OPENAI_FILES = {  # timm's architecture -> the file that OpenAI distributes
+OPENAI_FILES = {  # timm's architecture -> the file that OpenAI distributes
     "vit_base_patch32_clip_quickgelu_224": "ViT-B-32.pt",
     "vit_base_patch16_clip_quickgelu_224": "ViT-B-16.pt",
     "vit_large_patch14_clip_quickgelu_224": "ViT-L-14.pt",
@@ -50,7 +50,7 @@ class CLIPImageEncoder(nn.Module):
 
     pooled_in_retrieval = True  # the retrieval feature holds v_g
     tower = "vit"  # the attribute that holds timm's model, and so the first part of its weights' names
-    positions = "vit.pos_embed"  # (1, N, D) the weight that belongs to one grid
+    positions = "vit.pos_embed"  # (1, N, D) the weight whose size depends on the grid
 
     def __init__(
         self,
@@ -65,21 +65,24 @@ class CLIPImageEncoder(nn.Module):
         """
         super().__init__()
         self.vit = vit
+        self.grid: tuple[int, int] = tuple(vit.patch_embed.grid_size)  # patches (down, across) of a frame
+        self.width = self.pooled_width = vit.embed_dim  # channels of a token (D) and of a frame's pooled feature (G)
+        self.embed_width = vit.num_classes  # channels after the projection (E)
         self.grad_checkpoint = grad_checkpoint
         self.sie_coefficient = sie_coefficient
         self.camera_embed: nn.Parameter | None = None
-        # For tests, by `map_cameras`: table row of each camera of the data, -1 where never trained on; the substitute's
-        # rows. None: the row is the camera.
+        # Set by `map_cameras`, used in eval mode: the row of each camera of the data, -1 where training never saw it;
+        # and the rows whose mean such a camera gets. While both are None, the row is the camera's own number.
         self.register_buffer("camera_rows", None, persistent=False)  # (cameras of the data,) int64
-        self.register_buffer("substitute_rows", None, persistent=False)  # (any,) int64
+        self.register_buffer("substitute_rows", None, persistent=False)  # (rows,) int64
         if num_cameras:
             self.camera_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(num_cameras, vit.embed_dim), std=0.02))
 
     def map_cameras(self, rows: Sequence[int | None], trained: Sequence[int], unseen: str) -> None:
-        """Say, for tests, which row of the table belongs to each camera of the data; None: never trained on.
+        """Set the row of the table for each camera of the data, None where training never saw the camera.
 
-        Such a camera gets no embedding with `unseen` 'off', and the mean of the `trained` rows with 'mean'. Training
-        uses the row of each camera whatever this says.
+        Such a camera gets no embedding with `unseen` 'off', and the mean of the `trained` rows with 'mean'. This holds
+        in eval mode only: in training mode a camera has the row of its own number.
         """
         if unseen not in ("off", "mean"):
             raise ValueError(f"unseen must be off or mean, found {unseen}")
@@ -94,26 +97,6 @@ class CLIPImageEncoder(nn.Module):
         rows = self.camera_rows[camids]
         substitute = self.camera_embed[self.substitute_rows].sum(dim=0) / max(1, len(self.substitute_rows))
         return torch.where((rows >= 0)[:, None], self.camera_embed[rows.clamp(min=0)], substitute)
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Patches (down, across) of a frame."""
-        return tuple(self.vit.patch_embed.grid_size)
-
-    @property
-    def width(self) -> int:
-        """Channels of a token (D)."""
-        return self.vit.embed_dim
-
-    @property
-    def pooled_width(self) -> int:
-        """Channels of a frame's pooled feature (G)."""
-        return self.width
-
-    @property
-    def embed_width(self) -> int:
-        """Channels after the projection (E)."""
-        return self.vit.num_classes
 
     def forward(self, clips: Tensor, camids: Tensor | None = None) -> ClipTokens:
         """Normalised clips (B, T, 3, H, W) and camids (B,) or None -> z (B, T, N, D), p (B, T, N, E)."""
@@ -144,11 +127,11 @@ def is_resnet(name: str) -> bool:
 def openai_file_name(name: str) -> str | None:
     """The file that OpenAI distributes for MODEL.NAME, such as ViT-B-16.pt; None for weights of others."""
     architecture, _, tag = timm_name(name).partition(".")
-    return _OPENAI_FILES.get(architecture) if tag in ("", "openai") else None
+    return OPENAI_FILES.get(architecture) if tag in ("", "openai") else None
 
 
 def openai_file(name: str) -> str:
-    """What to put on disk as the weights of MODEL.NAME, in words: OpenAI's file where there is one."""
+    """The weights of MODEL.NAME for advice in messages, such as "OpenAI's ViT-B-16.pt"."""
     file = openai_file_name(name)
     return f"OpenAI's {file}" if file else f"timm's weights of {timm_name(name)}"
 
@@ -158,23 +141,21 @@ def check_name(name: str, openai_weights: bool = False) -> None:
 
     With `openai_weights` a ViT must be the variant that these weights need; ResNets have one activation only.
     """
-    full_name, example = timm_name(name), TIMM_NAMES["ViT-B-16"]
+    full_name, example = timm_name(name), f"such as {TIMM_NAMES['ViT-B-16']}"
     is_vit = full_name.startswith("vit_") and "_clip_" in full_name
     if not ((is_vit or is_resnet(name)) and timm.is_model(full_name)):
-        raise InputError(
-            f"MODEL.NAME '{name}' must be {', '.join(TIMM_NAMES)} or another CLIP ViT or CLIP ResNet of timm, such as "
-            f"{example}"
-        )
+        known = ", ".join(TIMM_NAMES)
+        raise InputError(f"MODEL.NAME '{name}' must be {known} or another CLIP ViT or CLIP ResNet of timm, {example}")
     try:
         tag = timm.get_pretrained_cfg(full_name).tag
     except RuntimeError:
         raise InputError(f"MODEL.NAME '{name}': timm knows no weights '{full_name.partition('.')[2]}' of it") from None
-    if "_ft_" in tag:  # its head has classes instead of CLIP's projection
-        raise InputError(f"MODEL.NAME '{name}' is a classifier made from CLIP ({tag}); take CLIP, such as {example}")
+    if "_ft_" in tag:  # fine-tuned: a head for classes has replaced CLIP's projection
+        raise InputError(f"MODEL.NAME '{name}' is a classifier made from CLIP ({tag}); take CLIP, {example}")
     if openai_weights and is_vit and not ("_quickgelu_" in full_name and full_name.endswith(".openai")):
         raise InputError(
             f"MODEL.NAME '{name}' is not the variant with QuickGELU that OpenAI's weights need (…_quickgelu_….openai, "
-            f"such as {example}); MODEL.PRETRAIN_CHOICE 'none' takes any variant"
+            f"{example}); MODEL.PRETRAIN_CHOICE 'none' takes any variant"
         )
 
 

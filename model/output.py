@@ -7,7 +7,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TFCLIPOutput:
-    """Letters: B clips, T frames, C identities, F channels of a feature; order v_g, v_p, v_t.
+    """Scores and features of B clips, T frames, C identities, F channels, in the order v_g, v_p, v_t.
 
     Without a temporal branch (TAP) there is no v_t.
     """

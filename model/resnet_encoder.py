@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from model.encoder import ClipTokens, check_name, is_resnet, timm_name
 from utils.errors import InputError
 
-STRIDE = 16  # pixels per step of the grid, with the last stride taken out
+STRIDE = 16  # pixels per step of the grid, with the last stride removed
 
 
 class CLIPResNetEncoder(nn.Module):
@@ -31,7 +31,7 @@ class CLIPResNetEncoder(nn.Module):
 
     pooled_in_retrieval = False  # the retrieval feature is [v_p ; v_t], without v_g
     tower = "cnn"  # the attribute that holds timm's model, and so the first part of its weights' names
-    positions = "cnn.head.pos_embed"  # (N, G) the weight that belongs to one grid
+    positions = "cnn.head.pos_embed"  # (N, G) the weight whose size depends on the grid
     camera_embed = None
 
     def __init__(self, cnn: ByobNet, grad_checkpoint: bool = False) -> None:
@@ -41,44 +41,23 @@ class CLIPResNetEncoder(nn.Module):
         """
         super().__init__()
         self.cnn = cnn
+        self.grid: tuple[int, int] = tuple(cnn.head.feat_size)  # positions (down, across) of layer 4
+        self.width = self.embed_width = cnn.head.out_features  # channels of a token (D), which is projected (E)
+        self.pooled_width = cnn.num_features  # channels of a frame's pooled feature (G)
         self.grad_checkpoint = grad_checkpoint
 
-    def map_cameras(self, rows: Sequence[int | None], trained: Sequence[int], unseen: str) -> None:
-        """Always a ValueError: there is no camera table to map."""
-        raise ValueError("a CLIP ResNet has no camera embedding")
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Positions (down, across) of layer 4."""
-        return tuple(self.cnn.head.feat_size)
-
-    @property
-    def width(self) -> int:
-        """Channels of a token (D)."""
-        return self.cnn.head.out_features
-
-    @property
-    def pooled_width(self) -> int:
-        """Channels of a frame's pooled feature (G)."""
-        return self.cnn.num_features
-
-    @property
-    def embed_width(self) -> int:
-        """Channels after the projection (E), which is the pool's own last layer."""
-        return self.width
-
     def forward(self, clips: Tensor, camids: Tensor | None = None) -> ClipTokens:
-        """Normalised clips (B, T, 3, H, W) -> tokens = projected (B, T, N, D), pooled (B, T, G); `camids` play no part.
+        """Normalised clips (B, T, 3, H, W) -> tokens = projected (B, T, N, D), pooled (B, T, G); `camids` is ignored.
 
         Raises ValueError when the frames are not of the size that the position embeddings were made for.
         """
-        leading = clips.shape[:2]
+        B, T = clips.shape[:2]
         layer4 = self._layer4(clips.flatten(0, 1))  # (B*T, G, h, w)
         if tuple(layer4.shape[2:]) != self.grid:
             found = f"{tuple(clips.shape[3:])} pixels give {tuple(layer4.shape[2:])}"
             raise ValueError(f"frames of {found}, position embeddings are there for {self.grid}")
-        tokens = self._attention_pool(layer4).unflatten(0, leading)  # (B, T, N, D)
-        return ClipTokens(tokens, tokens, pooled=layer4.float().mean(dim=(2, 3)).unflatten(0, leading))
+        tokens = self._attention_pool(layer4).unflatten(0, (B, T))  # (B, T, N, D)
+        return ClipTokens(tokens, tokens, pooled=layer4.float().mean(dim=(2, 3)).unflatten(0, (B, T)))
 
     def _layer4(self, x: Tensor) -> Tensor:
         """Frames (B*T, 3, H, W) -> (B*T, G, h, w)."""
@@ -104,9 +83,9 @@ class CLIPResNetEncoder(nn.Module):
 
 
 def create_resnet(name: str, image_size: Sequence[int]) -> ByobNet:
-    """timm's CLIP ResNet `name` with random weights, the last stride taken out, and positions for `image_size`.
+    """timm's CLIP ResNet `name` with random weights, the last stride removed, and positions for `image_size`.
 
-    Layer 4 has a step for each 16 pixels then. Raises InputError for a name that is no CLIP ResNet of timm's and for a
+    One step of layer 4 is then 16 pixels. Raises InputError for a name that is no CLIP ResNet of timm's and for a
     size in pixels (height, width) that is no multiple of 16.
     """
     check_name(name)
@@ -129,8 +108,8 @@ def create_resnet(name: str, image_size: Sequence[int]) -> ByobNet:
 def _remove_last_stride(cnn: ByobNet) -> None:
     """CLIP's ResNets stride by average pools, one after the 3x3 convolution and one in the shortcut.
 
-    timm's output_stride would keep the field of view by dilation and put another pool into the shortcut; ReID's "last
-    stride 1" does neither.
+    ReID's "last stride 1" only removes them. timm's output_stride would also dilate convolutions and add a pool to the
+    shortcut.
     """
     first = cnn.stages[-1][0]
     first.conv2_kxk.aa = nn.Identity()
@@ -144,9 +123,10 @@ def _checkpoint_contexts(block: nn.Module) -> tuple[AbstractContextManager, Abst
 
 @contextmanager
 def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    """BatchNorm as in training, but the same batch does not count twice in its running statistics.
+    """BatchNorm as in training, but the recomputation leaves the running statistics as they are.
 
-    They take part with a momentum of 0: without them the recomputation would save other tensors than the forward pass.
+    With a momentum of 0 they are still updated, by nothing: the recomputation must save the same tensors for the
+    backward pass as the forward pass does.
     """
     norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
     kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]

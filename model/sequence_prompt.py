@@ -1,4 +1,4 @@
-"""SSP, sequence-specific prompt (Eq. 7-8): the memory of every identity looks at the clip before it is compared.
+"""SSP, sequence-specific prompt (Eq. 7-8): the memory of every identity attends to the clip before the comparison.
 
 B clips, N tokens per frame, C identities, E projection width.
 """
@@ -36,8 +36,8 @@ class SequenceSpecificPrompt(nn.Module):
     def forward(self, memory_BCE: Tensor, context_BNE: Tensor) -> Tensor:
         """(B, C, E) memory and (B, N, E) mean tokens of the clip -> (B, C, E) updated memory.
 
-        A memory (1, C, E) is the same for every clip: what comes before the first dropout and the first look at a clip
-        (its projection, the first self-attention) is then computed once, not B times.
+        A memory (1, C, E) is the same for every clip. Its projection and the first self-attention, before the first
+        dropout and the first attention to a clip, are then computed once instead of B times.
         """
         if self.variant == "full":
             context_BNE = self.context_proj(context_BNE)
@@ -75,13 +75,13 @@ class PromptLayer(nn.Module):
         if self.has_self_attention:
             normed = self.self_norm(x_BCE)
             attended = self.self_attn(normed, normed)  # (1 or B, C, E)
-            x_BCE = x_BCE + self.dropout(attended.expand(num_clips, -1, -1))  # each clip drops other values
+            x_BCE = x_BCE + self.dropout(attended.expand(num_clips, -1, -1))  # another dropout mask for each clip
         x_BCE = x_BCE + self.dropout(self.cross_attn(self.cross_norm(x_BCE), context_BNE))
         return x_BCE + self.dropout(self.mlp(self.mlp_norm(x_BCE)))
 
 
 class PromptAttention(nn.Module):
-    """Multi-head attention, heads 64 wide; q, k, v without bias, output with bias (its dropout is the layer's)."""
+    """Multi-head attention, heads 64 wide; q, k, v without bias, output with bias; dropout is left to the layer."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""What the supplement's Table 5 compares TMD with: temporal heads on the projected class tokens (Eq. 4) of a clip.
+"""Temporal heads on the projected class tokens (Eq. 4) of a clip, with which the supplement's Table 5 compares TMD.
 
-B clips, T frames, E projection width. Each turns (B, T, E) into a clip feature (B, E); T comes from the input.
+B clips, T frames, E projection width. Each head turns (B, T, E) into a clip feature (B, E), for any T.
 """
 
 from functools import partial
@@ -43,12 +43,9 @@ class TemporalTransformer(nn.Module):
         super().__init__()
         self.frame_positions = nn.Parameter(torch.empty(MAX_FRAMES, width).normal_(std=0.02))
         norm_layer = partial(LayerNorm, eps=1e-5)
-        self.blocks = nn.Sequential(
-            *(
-                Block(width, width // 64, qkv_bias=True, act_layer=QuickGELU, norm_layer=norm_layer)
-                for _ in range(_LAYERS)
-            )
-        )
+        self.blocks = nn.Sequential()
+        for _ in range(_LAYERS):
+            self.blocks.append(Block(width, width // 64, qkv_bias=True, act_layer=QuickGELU, norm_layer=norm_layer))
         self.blocks.apply(_init_linear)
 
     def forward(self, frames_BTE: Tensor) -> Tensor:

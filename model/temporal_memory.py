@@ -32,8 +32,8 @@ class TemporalMemoryConstruction(nn.Module):
 class TemporalMemoryDiffusion(nn.Module):
     """TMD: y_t = Block([z_t ; m_t]), a standard pre-norm block over the N+1 tokens of each frame (Eq. 11-13).
 
-    Without `diffuse` (TMC alone) the memory token is all there is of a frame; without `construct` (MD alone) the block
-    sees the N tokens of the frame.
+    Without `diffuse` (TMC alone) a frame is only its memory token; without `construct` (MD alone) the block sees only
+    the N tokens of the frame.
     """
 
     def __init__(self, width: int, construct: bool = True, diffuse: bool = True) -> None:
@@ -42,18 +42,12 @@ class TemporalMemoryDiffusion(nn.Module):
             raise ValueError(f"TMD needs a width that is a multiple of {HEAD_WIDTH}, found {width}")
         if not (construct or diffuse):
             raise ValueError("TMD needs TMC, MD or both")
-        self.construction: TemporalMemoryConstruction | None = None
+        self.construction = TemporalMemoryConstruction(width) if construct else None
         self.diffusion: Block | None = None
-        if construct:
-            self.construction = TemporalMemoryConstruction(width)
         if diffuse:
-            self.diffusion = Block(
-                width,
-                width // HEAD_WIDTH,
-                qkv_bias=True,
-                act_layer=QuickGELU,
-                norm_layer=partial(LayerNorm, eps=1e-5),
-            )
+            norm_layer = partial(LayerNorm, eps=1e-5)
+            heads = width // HEAD_WIDTH
+            self.diffusion = Block(width, heads, qkv_bias=True, act_layer=QuickGELU, norm_layer=norm_layer)
             init_attention(self.diffusion.attn)
 
     def forward(self, tokens_BTND: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """CLIP's text tower (open_clip's) for the text baseline: prompt embeddings -> text features.
 
-n prompts, S token positions (77), W text width, E projection width. open_clip_torch is needed by this baseline alone,
+n prompts, S token positions (77), W text width, E projection width. Only this baseline needs open_clip_torch,
 so it is imported where it is used.
 """
 
@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from model.encoder import openai_file, timm_name
+from model.encoder import OPENAI_FILES, openai_file, timm_name
 from model.weights import read_weight_file
 from utils.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-_OLDEST = (3, 0)  # tried: the transformer of 2.24 takes (S, n, W), 2.26 lacks models of OpenAI's
+_OLDEST = (3, 0)  # the transformer of 2.24 takes (S, n, W), and 2.26 lacks some of OpenAI's models
 _PACKAGE = "open_clip_torch>=3.0"
 NUM_POSITIONS = 77  # token positions of a text (S)
 # The text half of OpenAI's CLIP; its blocks may also carry their attention mask, which is no weight.
@@ -28,17 +28,6 @@ _TEXT_WEIGHT = (
 )
 _HEAD_WIDTH = 64
 _SCRATCH_DEPTH = 12
-_OPEN_CLIP_NAMES = {  # timm's architecture of the image tower -> open_clip's model of both towers
-    "vit_base_patch32_clip_quickgelu_224": "ViT-B-32-quickgelu",
-    "vit_base_patch16_clip_quickgelu_224": "ViT-B-16-quickgelu",
-    "vit_large_patch14_clip_quickgelu_224": "ViT-L-14-quickgelu",
-    "vit_large_patch14_clip_quickgelu_336": "ViT-L-14-336-quickgelu",
-    "resnet50_clip": "RN50-quickgelu",
-    "resnet101_clip": "RN101-quickgelu",
-    "resnet50x4_clip": "RN50x4-quickgelu",
-    "resnet50x16_clip": "RN50x16-quickgelu",
-    "resnet50x64_clip": "RN50x64-quickgelu",
-}
 
 
 class TextSizes(NamedTuple):
@@ -51,27 +40,18 @@ class TextSizes(NamedTuple):
 
 
 class TextTower(nn.Module):
-    """open_clip's text transformer on embeddings in place of token ids; frozen, and in eval mode whatever is asked."""
+    """open_clip's text transformer on embeddings in place of token ids; frozen, and always in eval mode."""
 
     def __init__(self, text: nn.Module) -> None:
         """`text` is open_clip's TextTransformer; `create_text_tower` makes it."""
         super().__init__()
         self.text = text.requires_grad_(False)
+        self.width, self.embed_width = text.text_projection.shape  # channels of a token (W), after the projection (E)
         self.eval()
 
     def train(self, mode: bool = True) -> "TextTower":
         """A frozen tower has no training mode: `mode` changes nothing."""
         return super().train(False)
-
-    @property
-    def width(self) -> int:
-        """Channels of a token (W)."""
-        return self.text.positional_embedding.shape[1]
-
-    @property
-    def embed_width(self) -> int:
-        """Channels after the projection (E)."""
-        return self.text.text_projection.shape[1]
 
     @property
     def device(self) -> torch.device:
@@ -96,9 +76,7 @@ class TextTower(nn.Module):
 
 def import_open_clip() -> ModuleType:
     """The package open_clip; raises InputError where it is not installed, or too old for `TextTower`."""
-    need = (
-        f"MODEL.MEMORY text needs the package open_clip_torch (its text tower and tokenizer): pip install '{_PACKAGE}'"
-    )
+    need = f"MODEL.MEMORY text needs the package open_clip_torch (text tower and tokenizer): pip install '{_PACKAGE}'"
     try:
         import open_clip
     except ImportError as error:
@@ -119,12 +97,13 @@ def text_sizes(name: str) -> TextSizes:
     Raises InputError for an encoder of other weights.
     """
     architecture = timm_name(name).partition(".")[0]
-    if architecture not in _OPEN_CLIP_NAMES:
+    if architecture not in OPENAI_FILES:
         raise InputError(
             f"MODEL.NAME '{name}' has no text tower of OpenAI's, which MODEL.MEMORY text needs; take one of "
-            f"{', '.join(_OPEN_CLIP_NAMES)}"
+            f"{', '.join(OPENAI_FILES)}"
         )
-    config = import_open_clip().get_model_config(_OPEN_CLIP_NAMES[architecture])
+    model = OPENAI_FILES[architecture].removesuffix(".pt").removesuffix("px")  # "ViT-L-14-336px.pt" -> "ViT-L-14-336"
+    config = import_open_clip().get_model_config(f"{model}-quickgelu")
     text = config["text_cfg"]
     return TextSizes(text["width"], text["heads"], text["layers"], config["embed_dim"])
 

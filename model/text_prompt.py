@@ -13,16 +13,17 @@ _BEFORE, _PLACEHOLDER, _AFTER = "A photo of a", "X", "person."
 
 
 class TextPrompts(nn.Module):
-    """Embeddings of one prompt per identity; the context alone is learned (CLIP-ReID, arXiv 2211.13977)."""
+    """Embeddings of one prompt per identity; only the context is learned (CLIP-ReID, arXiv 2211.13977)."""
 
     def __init__(self, tower: TextTower, num_classes: int) -> None:
         """The fixed words take their embeddings from `tower`, which must hold its weights already."""
         super().__init__()
+        self.num_classes = num_classes  # identities (C)
         tokenizer = create_tokenizer()
         before = [tokenizer.sot_token_id, *tokenizer.encode(_BEFORE)]
         after = [*tokenizer.encode(_AFTER), tokenizer.eot_token_id]
         ids = before + NUM_CONTEXT * tokenizer.encode(_PLACEHOLDER) + after
-        ids += [0] * (NUM_POSITIONS - len(ids))  # padding stands after the end and is never seen
+        ids += [0] * (NUM_POSITIONS - len(ids))  # padding after the end token is never attended to
         tokens_S = torch.tensor(ids, device=tower.device)  # (S,)
         words_SW = tower.embed_tokens(tokens_S)  # (S, W)
         self.context = nn.Parameter(
@@ -31,11 +32,6 @@ class TextPrompts(nn.Module):
         self.register_buffer("tokens", tokens_S)  # (S,)
         self.register_buffer("prefix", words_SW[: len(before)])  # (start and first words, W)
         self.register_buffer("suffix", words_SW[len(before) + NUM_CONTEXT :])  # (last word, end and padding, W)
-
-    @property
-    def num_classes(self) -> int:
-        """Identities (C)."""
-        return len(self.context)
 
     def forward(self, labels: Tensor) -> Tensor:
         """Labels (n,) in 0..C-1 -> prompt embeddings (n, S, W), without positions."""

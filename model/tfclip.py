@@ -17,11 +17,11 @@ from model.temporal_memory import TemporalMemoryDiffusion
 
 
 class ClipFeatures(NamedTuple):
-    """What is computed of each clip by itself; necks, classifiers and losses see the whole batch."""
+    """What the network computes for each clip without the others of its batch: all before the necks."""
 
     v_g: Tensor  # (B, G) mean pooled feature: in a ViT the class token
     v_p: Tensor  # (B, E) mean projected class token
-    v_t: Tensor | None  # feature of the temporal branch: (B, D) of TMD, (B, E) of a temporal head, None for TAP
+    v_t: Tensor | None  # feature of the temporal branch: (B, D) for TMD, (B, E) for a temporal head, None for TAP
     frames_BTD: Tensor | None  # (B, T, D) frame features f_t of TMD
     v2m_logits: Tensor | None  # (B, C) v_p compared with the memory, None without memory
 
@@ -29,7 +29,7 @@ class ClipFeatures(NamedTuple):
 class TFCLIP(nn.Module):
     """The method's network; CLIP-Memory itself is data and is passed to `forward`.
 
-    `ssp` None compares v_p with the memory as it is. The temporal branch is `tmd`, or a `temporal_head` of
+    Without `ssp` v_p is compared with the memory itself. The temporal branch is `tmd`, or a `temporal_head` of
     model.temporal_heads on the projected class tokens, or absent (TAP).
     """
 
@@ -48,6 +48,7 @@ class TFCLIP(nn.Module):
         if tmd is not None and temporal_head is not None:
             raise ValueError("a model has one temporal branch: TMD or a temporal head")
         global_width, embed_width = encoder.pooled_width, encoder.embed_width
+        self.num_classes = num_classes  # training identities (C)
         self.neck_feat = neck_feat
         self.encoder = encoder
         self.ssp = ssp
@@ -66,24 +67,19 @@ class TFCLIP(nn.Module):
             self.neck_t = BNNeck(embed_width)
             self.classifier_t = build_classifier(embed_width, num_classes)
 
-    @property
-    def num_classes(self) -> int:
-        """Training identities (C)."""
-        return self.classifier_g.out_features
-
     def forward(self, clips: Tensor, camids: Tensor | None, memory: Tensor | None) -> TFCLIPOutput:
         """Training forward: clips (B, T, 3, H, W), camids (B,) or None, memory (C, E) or None."""
         return self.classify(self.clip_features(clips, camids, memory))
 
     def clip_features(self, clips: Tensor, camids: Tensor | None, memory: Tensor | None) -> ClipFeatures:
-        """The first half of `forward`: encoder, temporal branch and SSP, in which clips do not see each other."""
+        """The first half of `forward`, clip by clip: encoder, temporal branch and SSP."""
         tokens = self.encoder(clips, camids)
         v_g, v_p, v_t, frames_BTD = self._pool(tokens)
         v2m_logits = None if memory is None else self._v2m_logits(v_p, tokens.projected, memory)
         return ClipFeatures(v_g, v_p, v_t, frames_BTD, v2m_logits)
 
     def classify(self, clips: ClipFeatures) -> TFCLIPOutput:
-        """The second half of `forward`: necks, whose batch statistics are over all clips, and classifiers."""
+        """The second half of `forward`: necks, which take statistics of the whole batch, and classifiers."""
         scores = [self.classifier_g(self.neck_g(clips.v_g)), self.classifier_p(self.neck_p(clips.v_p))]
         if clips.v_t is not None:
             scores.append(self.classifier_t(self.neck_t(clips.v_t)))
@@ -96,7 +92,7 @@ class TFCLIP(nn.Module):
     def embed(self, clips: Tensor, camids: Tensor | None = None) -> Tensor:
         """Retrieval feature of each clip, before (or after) the necks.
 
-        [v_g ; v_p ; v_t] of a ViT: (B, 2 D + E); [v_p ; v_t] of a CNN; v_t is absent for TAP.
+        [v_g ; v_p ; v_t] for a ViT: (B, 2 D + E); [v_p ; v_t] for a CNN; without v_t for TAP.
         """
         features = [v for v in self._pool(self.encoder(clips, camids))[:3] if v is not None]
         if self.neck_feat == "after":

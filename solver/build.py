@@ -16,7 +16,7 @@ _LARGE = 10.0
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     """Adam with L2 weight decay over groups of equal learning rate.
 
-    Biases x2; x10 for the temporal classifier and for SSP and the temporal branch, of those that the config builds.
+    Biases have x2; the temporal classifier, SSP and the temporal branch have x10, where the config builds them.
     """
     lr_scale = {r"bias": cfg.SOLVER.BIAS_LR_FACTOR}
     temporal = cfg.MODEL.TEMPORAL
@@ -26,8 +26,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
         lr_scale[r"^ssp\."] = _LARGE
     if cfg.SOLVER.LARGE_PROMPT_LR and temporal != "TAP":
         lr_scale[r"^tmd\." if temporal == "TMD" else r"^temporal_head\."] = _LARGE
-    weight_decays = cfg.SOLVER.WEIGHT_DECAY, cfg.SOLVER.WEIGHT_DECAY_BIAS
-    groups = parameter_groups(model, cfg.SOLVER.BASE_LR, lr_scale, *weight_decays)
+    solver = cfg.SOLVER
+    groups = parameter_groups(model, solver.BASE_LR, lr_scale, solver.WEIGHT_DECAY, solver.WEIGHT_DECAY_BIAS)
     return Adam(groups, fused=True)  # one kernel for many tensors, and no wait for the scaler's inf check
 
 

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from configs import load_cfg
 from datasets.synthetic.command import write_mars
+from model import build_model
+from model.tfclip import TFCLIP
 from processor.run import train_main
 
 torch.set_num_threads(int(os.environ.get("TFCLIP_TEST_THREADS", "1")))  # tiny tensors: threads cost more than they give
@@ -55,6 +58,13 @@ def tiny_options(*flags: str, **overrides: object) -> list[str]:
     """argv of the tiny model: flags, then KEY VALUE pairs; an override is written SECTION__KEY=value."""
     options = TINY_OPTIONS | {key.replace("__", "."): str(value) for key, value in overrides.items()}
     return [*flags, *(part for pair in options.items() for part in pair)]
+
+
+def tiny_model(num_classes: int = 5, num_cameras: int = 3, seed: int | None = None, **overrides: object) -> TFCLIP:
+    """The tiny model, with options as in `tiny_options`; from the same weights for the same seed."""
+    if seed is not None:
+        torch.manual_seed(seed)
+    return build_model(load_cfg(opts=tiny_options(**overrides)), num_classes, num_cameras)
 
 
 def metrics(folder: Path) -> dict:

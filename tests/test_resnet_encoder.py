@@ -1,4 +1,4 @@
-"""The RN50 encoder against timm's own class, with the stride and the attention pool done another way."""
+"""The RN50 encoder against timm's own class; tests/test_resnet_weights.py has OpenAI's, with the last stride 1."""
 
 import pytest
 import timm
@@ -32,10 +32,6 @@ def make_norms_matter(cnn: nn.Module) -> nn.Module:
     return cnn
 
 
-def stock_resnet(size) -> nn.Module:
-    return timm.create_model("resnet50_clip.openai", pretrained=False, num_classes=1024, img_size=size).eval()
-
-
 @pytest.fixture(scope="module")
 def encoder() -> CLIPResNetEncoder:
     torch.manual_seed(0)
@@ -47,34 +43,10 @@ def clips():
     return torch.randn(2, 2, 3, *SIZE, generator=torch.Generator().manual_seed(1))
 
 
-def test_agrees_with_timm_where_the_last_stride_is_one(encoder, clips):
-    plain = stock_resnet((2 * SIZE[0], 2 * SIZE[1]))  # twice the size with the stride: as many positions
-    plain.load_state_dict(encoder.cnn.state_dict())
-    for module in plain.stages[3].modules():
-        if isinstance(module, nn.AvgPool2d):
-            module.kernel_size = module.stride = 1
-    with torch.no_grad():
-        tokens, projected, pooled = encoder(clips)
-        layer4 = plain.forward_features(clips.flatten(0, 1))  # (B*T, 2048, 4, 2)
-        positions = layer4.flatten(2).permute(2, 0, 1)  # (h*w, B*T, 2048)
-        pool = plain.head
-        x = torch.cat([positions.mean(dim=0, keepdim=True), positions]) + pool.pos_embed[:, None]
-        expected, _ = F.multi_head_attention_forward(
-            x, x, x, 2048, 32, None, torch.cat([pool.q.bias, pool.k.bias, pool.v.bias]), None, None, False, 0.0,
-            pool.proj.weight, pool.proj.bias, training=False, need_weights=False, use_separate_proj_weight=True,
-            q_proj_weight=pool.q.weight, k_proj_weight=pool.k.weight, v_proj_weight=pool.v.weight,
-        )  # fmt: skip
-    assert tokens.shape == projected.shape == (2, 2, 9, 1024) and pooled.shape == (2, 2, 2048)
-    assert tokens.std() > 0.1
-    assert_close(pooled.flatten(0, 1), layer4.mean(dim=(2, 3)), RN50_SUM, RN50_LAYERS)
-    assert_close(tokens.flatten(0, 1), expected.transpose(0, 1), RN50_SUM, RN50_LAYERS)
-    assert torch.equal(tokens, projected)
-
-
 def test_class_token_is_what_timm_gives_with_its_own_strides():
     torch.manual_seed(0)
-    plain = make_norms_matter(stock_resnet((64, 64)))
-    stock = CLIPResNetEncoder(plain).eval()
+    plain = timm.create_model("resnet50_clip.openai", pretrained=False, num_classes=1024, img_size=(64, 64))
+    stock = CLIPResNetEncoder(make_norms_matter(plain)).eval()
     clips = torch.randn(1, 2, 3, 64, 64)
     with torch.no_grad():
         tokens = stock(clips).tokens
@@ -108,34 +80,28 @@ def test_other_resnets_work_by_name(name, widths):
 
 
 def test_nothing_is_resized_in_the_forward_pass(encoder, clips, monkeypatch):
-    def refuse(*_, **__):
+    def fail(*_, **__):
         raise AssertionError("interpolated")
 
-    monkeypatch.setattr(F, "interpolate", refuse)
+    monkeypatch.setattr(F, "interpolate", fail)
     with pytest.raises(AssertionError, match="interpolated"):
         resize_positions(torch.zeros(50, 4), (4, 2))
     with torch.no_grad():
         encoder(clips)
 
 
-def test_frames_of_another_size_are_refused(encoder):
-    """Also where the number of positions is the same."""
-    with pytest.raises(ValueError, match=r"\(2, 4\), position embeddings are there for \(4, 2\)"):
-        encoder(torch.zeros(1, 1, 3, 32, 64))
-
-
 def test_cameras_play_no_part(encoder, clips):
     assert encoder.camera_embed is None
     with torch.no_grad():
         assert torch.equal(encoder(clips, torch.tensor([0, 1])).tokens, encoder(clips).tokens)
-    with pytest.raises(ValueError, match="no camera embedding"):
-        encoder.map_cameras([0], [0], "off")
 
 
-@pytest.mark.parametrize("size", [(60, 32), (64, 24)])
-def test_sizes_that_are_no_multiple_of_16_are_refused(size):
-    with pytest.raises(InputError, match=r"INPUT.SIZE_TRAIN .* 'RN50' needs multiples of 16 pixels"):
-        create_resnet("RN50", size)
+def test_sizes_that_do_not_fit_are_refused(encoder):
+    for size in ((60, 32), (64, 24)):
+        with pytest.raises(InputError, match=r"INPUT.SIZE_TRAIN .* 'RN50' needs multiples of 16 pixels"):
+            create_resnet("RN50", size)
+    with pytest.raises(ValueError, match=r"\(2, 4\), position embeddings are there for \(4, 2\)"):
+        encoder(torch.zeros(1, 1, 3, 32, 64))  # as many positions, but another grid
 
 
 def test_a_vit_is_no_resnet():

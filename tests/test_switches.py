@@ -9,18 +9,13 @@ from configs import ConfigError, load_cfg
 from loss import build_criterion
 from model import build_model
 from solver import build_optimizer
-from tests.conftest import tiny_options
+from tests.conftest import tiny_model, tiny_options
 from tests.tolerance import TINY_LAYERS, TINY_SUM, assert_close
 
 ROWS = sorted((Path(__file__).parent.parent / "configs" / "ablation").glob("*.yml"))
 NUM_CLASSES, NUM_CAMERAS = 5, 3
 D = E = 64  # widths of the tiny encoder
 NECK = 2  # weight and bias per channel
-
-
-def model_of(**overrides: object):
-    torch.manual_seed(0)
-    return build_model(load_cfg(opts=tiny_options(**overrides)), NUM_CLASSES, NUM_CAMERAS)
 
 
 def sizes(model) -> dict[str, int]:
@@ -51,7 +46,7 @@ TEMPORAL_HEADS = 2 * NECK * D + NUM_CLASSES * D  # necks of v_t and f_t, shared 
     ],
 )
 def test_a_switch_changes_exactly_the_parameters_it_names(overrides, removed, prefixes):
-    whole, switched = sizes(model_of(**FULL)), sizes(model_of(**FULL | overrides))
+    whole, switched = sizes(tiny_model(seed=0, **FULL)), sizes(tiny_model(seed=0, **FULL | overrides))
     assert sum(whole.values()) - sum(switched.values()) == removed
     changed = set(whole.items()) ^ set(switched.items())
     assert {name for name, _ in changed if not name.startswith(prefixes or ("-",))} == set()
@@ -60,11 +55,15 @@ def test_a_switch_changes_exactly_the_parameters_it_names(overrides, removed, pr
 
 @pytest.mark.parametrize("name", ["CONV1D", "TRANSF", "TRANSF_CLS"])
 def test_a_temporal_head_brings_a_neck_and_a_classifier_of_its_own(name):
-    tap, head = sizes(model_of(MODEL__TEMPORAL="TAP")), sizes(model_of(MODEL__TEMPORAL=name))
+    tap, head = sizes(tiny_model(seed=0, MODEL__TEMPORAL="TAP")), sizes(tiny_model(seed=0, MODEL__TEMPORAL=name))
     added = {key: count for key, count in head.items() if key not in tap}
     heads = {key: count for key, count in added.items() if not key.startswith("temporal_head.")}
     assert heads == {"neck_t.weight": E, "neck_t.bias": E, "classifier_t.weight": NUM_CLASSES * E}
     assert len(heads) < len(added) and tap.items() <= head.items()
+
+
+def without_gradient(model) -> list[str]:
+    return [name for name, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
 
 
 def batch(num_frames: int = 2):
@@ -82,8 +81,7 @@ def test_every_trainable_parameter_gets_a_gradient_in_every_row(path):
     output = model(clips, camids, None if cfg.MODEL.MEMORY == "none" else memory)
     losses = build_criterion(cfg)(output, torch.tensor([0, 0, 1, 1]))
     losses["total"].backward()
-    idle = [name for name, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
-    assert idle == []
+    assert without_gradient(model) == []
     assert (losses["v2m"] == 0) == (cfg.MODEL.MEMORY == "none")
     assert (losses["frame_id"] == 0) == (cfg.MODEL.TEMPORAL != "TMD")
 
@@ -105,7 +103,7 @@ def test_the_learning_rate_table_holds_only_what_a_row_builds(path):
     ("temporal", "width"), [("TMD", 3 * 64), ("TAP", 2 * 64), ("CONV1D", 3 * 64), ("TRANSF", 192), ("TRANSF_CLS", 192)]
 )
 def test_every_temporal_branch_feeds_the_retrieval_feature(temporal, width):
-    model = model_of(MODEL__TEMPORAL=temporal).eval()
+    model = tiny_model(seed=0, MODEL__TEMPORAL=temporal).eval()
     clips, camids, memory = batch()
     with torch.no_grad():
         output, feature = model(clips, camids, memory), model.embed(clips, camids)
@@ -114,7 +112,7 @@ def test_every_temporal_branch_feeds_the_retrieval_feature(temporal, width):
 
 
 def test_a_temporal_head_reads_the_projected_class_tokens_and_does_not_train_the_encoder():
-    model = model_of(MODEL__TEMPORAL="CONV1D")
+    model = tiny_model(seed=0, MODEL__TEMPORAL="CONV1D")
     clips, camids, _ = batch()
     projected = model.encoder(clips, camids).projected
     v_t = model(clips, camids, None).features[2]
@@ -124,7 +122,7 @@ def test_a_temporal_head_reads_the_projected_class_tokens_and_does_not_train_the
 
 
 def test_tmc_alone_makes_its_memory_tokens_the_frame_features():
-    model = model_of(MODEL__TMD__MD=False).eval()
+    model = tiny_model(seed=0, MODEL__TMD__MD=False).eval()
     clips, camids, _ = batch()
     with torch.no_grad():
         memory_BTD = model.tmd.construction(model.encoder(clips, camids).tokens)
@@ -135,7 +133,7 @@ def test_tmc_alone_makes_its_memory_tokens_the_frame_features():
 
 
 def test_md_alone_sees_the_tokens_without_a_memory_token():
-    model = model_of(MODEL__TMD__TMC=False).eval()
+    model = tiny_model(seed=0, MODEL__TMD__TMC=False).eval()
     clips, camids, _ = batch()
     with torch.no_grad():
         tokens = model.encoder(clips, camids).tokens
@@ -144,7 +142,7 @@ def test_md_alone_sees_the_tokens_without_a_memory_token():
 
 
 def test_without_ssp_the_logits_are_plain_dot_products_with_the_memory():
-    model = model_of(MODEL__SSP__ENABLED=False).eval()
+    model = tiny_model(seed=0, MODEL__SSP__ENABLED=False).eval()
     clips, camids, memory = batch()
     with torch.no_grad():
         output = model(clips, camids, memory)
@@ -192,6 +190,5 @@ def test_every_trainable_parameter_gets_a_gradient_on_rn50(row):
     output = model(clips, camids, memory)
     assert [feature.shape[1] for feature in output.features] == [2048, 1024, 1024][: len(output.features)]
     build_criterion(cfg)(output, torch.tensor([0, 0, 1, 1]))["total"].backward()
-    idle = [name for name, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
-    assert idle == []
+    assert without_gradient(model) == []
     assert model.embed(clips).shape == (4, 1024 * (len(output.features) - 1))

@@ -9,22 +9,14 @@ from model.temporal_heads import TEMPORAL_HEADS, TemporalClassTransformer, Tempo
 from tests.tolerance import assert_close
 
 
-def test_convolution_starts_as_a_shift_of_a_quarter_each_way():
-    x = torch.randn(2, 5, 8)  # (B, T, E)
-    expected = torch.zeros(2, 8)
-    for t in range(5):
-        before = x[:, t - 1] if t > 0 else torch.zeros(2, 8)
-        after = x[:, t + 1] if t < 4 else torch.zeros(2, 8)
-        expected += torch.cat([before[:, :2], x[:, t, 2:6], after[:, 6:]], dim=1) + x[:, t]
-    assert_close(TemporalConvolution(8)(x), expected / 5, terms=2 * 5)
-
-
-def test_convolution_after_training_is_a_depth_wise_one():
-    head, x = TemporalConvolution(4), torch.randn(1, 3, 4)
+def test_convolution_is_depth_wise_and_starts_as_a_shift_of_a_quarter_each_way():
+    head, x = TemporalConvolution(8), torch.randn(2, 5, 8)  # (B, T, E)
+    before, after = F.pad(x, (0, 0, 1, 0))[:, :-1], F.pad(x, (0, 0, 0, 1))[:, 1:]  # zeros beyond both ends
+    shifted = torch.cat([before[..., :2], x[..., 2:6], after[..., 6:]], dim=2)
+    assert_close(head(x), (x + shifted).mean(dim=1), terms=2 * 5)
     nn.init.normal_(head.shift.weight)
-    padded = F.pad(x, (0, 0, 1, 1))  # zeros before and after
-    by_hand = sum(head.shift.weight[:, 0, k] * padded[:, t + k] for t in range(3) for k in range(3))
-    assert_close(head(x), (by_hand + x.sum(dim=1)) / 3, terms=3 * 4)
+    mixed = sum(head.shift.weight[:, 0, k] * frames for k, frames in enumerate((before, x, after)))
+    assert_close(head(x), (x + mixed).mean(dim=1), terms=4 * 5)
 
 
 def test_transformer_is_clip_blocks_on_placed_frames_with_a_residual():

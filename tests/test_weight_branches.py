@@ -5,7 +5,8 @@ import torch
 
 from model.weights import ArchitectureError, fill_model, load_weights
 from model.weights.file import WeightFile
-from tests.test_weights import checkpoint_of, tiny_model
+from tests.conftest import tiny_model
+from tests.test_weights import checkpoint_of
 from utils.errors import InputError
 
 

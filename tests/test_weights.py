@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from contextlib import nullcontext
 
 import pytest
 import timm
@@ -14,15 +15,9 @@ from model import build_model
 from model.encoder import resize_positions
 from model.weights import ArchitectureError, fill_model, load_weights
 from model.weights.file import WeightFile
-from model.weights.torchscript import read_torchscript_tensors
-from tests.conftest import tiny_options
+from tests.conftest import tiny_model
 from tests.reference import DATA, NARROW_OPTIONS, published_state
 from utils.errors import InputError, MissingFileError
-
-
-def tiny_model(num_classes=5, num_cameras=3, **overrides):
-    cfg = load_cfg(opts=tiny_options(**overrides))
-    return build_model(cfg, num_classes, num_cameras)
 
 
 class ClipBlock(nn.Module):
@@ -32,9 +27,6 @@ class ClipBlock(nn.Module):
         self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.mlp = nn.Module()
         self.mlp.c_fc, self.mlp.c_proj = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.ln_1(x)
 
 
 class ClipTower(nn.Module):
@@ -48,10 +40,7 @@ class ClipTower(nn.Module):
         self.conv1 = nn.Conv2d(3, width, patch, patch, bias=False)
         self.ln_pre, self.ln_post = nn.LayerNorm(width), nn.LayerNorm(width)
         self.transformer = nn.Module()
-        self.transformer.resblocks = nn.Sequential(*(ClipBlock(width) for _ in range(depth)))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.class_embedding
+        self.transformer.resblocks = nn.ModuleList(ClipBlock(width) for _ in range(depth))
 
 
 class Clip(nn.Module):
@@ -60,9 +49,6 @@ class Clip(nn.Module):
         self.visual = ClipTower(**sizes)
         self.logit_scale = nn.Parameter(torch.tensor(4.6))  # stands for the text side
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.visual(x) * self.logit_scale
-
 
 @pytest.fixture
 def openai_file(tmp_path):
@@ -70,13 +56,6 @@ def openai_file(tmp_path):
     clip = Clip().half()
     torch.jit.script(clip).save(str(tmp_path / "ViT-tiny.pt"))
     return tmp_path / "ViT-tiny.pt", {name: value.detach() for name, value in clip.state_dict().items()}
-
-
-def test_torchscript_archive_is_read_bit_for_bit(openai_file):
-    path, state = openai_file
-    tensors = read_torchscript_tensors(path)
-    assert set(tensors) == set(state)
-    assert all(torch.equal(tensors[name], state[name]) and tensors[name].dtype is torch.float16 for name in state)
 
 
 def test_openai_file_fills_the_encoder(openai_file):
@@ -124,75 +103,60 @@ def test_pretrain_path_fills_the_encoder_that_name_builds(openai_file, tmp_path)
     torch.testing.assert_close(vit.pos_embed[0], resize_positions(tower["visual.positional_embedding"], (16, 8)))
 
 
-def test_archive_that_names_code_is_refused(tmp_path):
-    path = tmp_path / "hostile.pt"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("hostile/data.pkl", b"cos\nsystem\n(S'echo hacked'\ntR.")
-        archive.writestr("hostile/code/x.py", "")
-    with pytest.raises(InputError, match="os.system"):
-        load_weights(tiny_model(), path)
+def test_files_that_run_code_are_refused(tmp_path):
+    call = b"cos\nsystem\n(S'touch hacked'\ntR."
+    (tmp_path / "pickle.pth").write_bytes(call)
+    with zipfile.ZipFile(tmp_path / "archive.pt", "w") as archive:
+        archive.writestr("archive/data.pkl", call)
+        archive.writestr("archive/code/x.py", "")
+    for name, message in (("pickle.pth", "cannot be read"), ("archive.pt", "os.system")):
+        with pytest.raises(InputError, match=message):
+            load_weights(tiny_model(), tmp_path / name)
 
 
-def test_pickle_that_runs_code_is_refused(tmp_path):
-    path = tmp_path / "hostile.pth"
-    path.write_bytes(b"cos\nsystem\n(S'touch hacked'\ntR.")
-    with pytest.raises(InputError, match="cannot be read"):
-        load_weights(tiny_model(), path)
-
-
-@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
-def test_timm_file_fills_the_encoder(tmp_path, suffix):
+# 64x16 pixels in patches of 8 are 16 tokens, as many as in the file, but another grid.
+@pytest.mark.parametrize(("suffix", "grid"), [("pth", (4, 2)), ("safetensors", (4, 2)), ("pth", (8, 2))])
+def test_timm_file_fills_the_encoder(tmp_path, suffix, grid):
     torch.manual_seed(4)
     name = "vit_base_patch16_clip_quickgelu_224.openai"
     sizes = {"embed_dim": 64, "depth": 2, "num_heads": 2, "patch_size": 8, "num_classes": 64, "img_size": 32}
     vit = timm.create_model(name, pretrained=False, **sizes)
     path = tmp_path / f"timm.{suffix}"
     (save_file if suffix == "safetensors" else torch.save)(vit.state_dict(), path)
-    model = tiny_model()
+    size = str([8 * side for side in grid])
+    model = tiny_model(INPUT__SIZE_TRAIN=size, INPUT__SIZE_TEST=size)
     report = load_weights(model, path)
     assert report.kind == "timm" and report.dropped == ["head.bias"]
     torch.testing.assert_close(model.encoder.vit.blocks[1].mlp.fc1.weight, vit.blocks[1].mlp.fc1.weight)
-    torch.testing.assert_close(model.encoder.vit.pos_embed[0], resize_positions(vit.pos_embed[0], (4, 2)))
+    torch.testing.assert_close(model.encoder.vit.pos_embed[0], resize_positions(vit.pos_embed[0], grid))
+    assert not torch.equal(model.encoder.vit.pos_embed, vit.pos_embed)
 
 
-NARROW_VIT = {"embed_dim": 64, "depth": 2, "num_heads": 1}  # what the stand-ins for timm build instead
+@pytest.mark.parametrize("network", [True, False])
+def test_without_a_path_timm_is_asked_and_its_failure_says_what_to_do(monkeypatch, network):
+    create, downloaded = timm.create_model, []
 
-
-def test_without_a_path_timm_is_asked_and_its_failure_says_what_to_do(monkeypatch):
-    asked = []
-    create = timm.create_model
-
-    def refuse_download(name, pretrained=False, **options):
-        if not pretrained:
-            return create(name, pretrained=False, **options | NARROW_VIT)
-        asked.append(name)
-        raise OSError("no network\nmore lines")
-
-    monkeypatch.setattr(timm, "create_model", refuse_download)
-    with pytest.raises(InputError, match=r"no network\); put OpenAI's ViT-B-16.pt on disk and set MODEL.PRETRAIN_PATH"):
-        build_model(load_cfg(), 5, 3)
-    assert asked == ["vit_base_patch16_clip_quickgelu_224.openai"]
-
-
-def test_timm_download_is_loaded_at_224_and_resized_here(monkeypatch):
-    create, downloaded = timm.create_model, {}
-
-    def download(name, pretrained=False, **options):
-        vit = create(name, pretrained=False, **options | NARROW_VIT)
+    def create_narrow(name, pretrained=False, **options):
+        vit = create(name, pretrained=False, **options | {"embed_dim": 64, "depth": 2, "num_heads": 1})
         if pretrained:
-            downloaded["vit"] = vit
+            downloaded.append((name, vit))
+            if not network:
+                raise OSError("no network\nmore lines")
         return vit
 
-    monkeypatch.setattr(timm, "create_model", download)
-    model = build_model(load_cfg(), 5, 3)
-    assert downloaded["vit"].pos_embed.shape == (1, 197, 64)
-    expected = resize_positions(downloaded["vit"].pos_embed[0], (16, 8))
-    torch.testing.assert_close(model.encoder.vit.pos_embed[0], expected)
-    torch.testing.assert_close(model.encoder.vit.head.weight, downloaded["vit"].head.weight)
+    monkeypatch.setattr(timm, "create_model", create_narrow)
+    message = r"no network\); put OpenAI's ViT-B-16.pt on disk and set MODEL.PRETRAIN_PATH"
+    with nullcontext() if network else pytest.raises(InputError, match=message):
+        ours = build_model(load_cfg(), 5, 3).encoder.vit
+    ((name, theirs),) = downloaded
+    assert name == "vit_base_patch16_clip_quickgelu_224.openai" and theirs.pos_embed.shape == (1, 197, 64)
+    if network:
+        torch.testing.assert_close(ours.pos_embed[0], resize_positions(theirs.pos_embed[0], (16, 8)))
+        torch.testing.assert_close(ours.head.weight, theirs.head.weight)
 
 
 def narrow_model(*options):
-    """With the depth of a published model; tests/test_release_agreement.py fills one of full width."""
+    """A model of the published depth; tests/test_release_agreement.py fills one of full width."""
     sizes = "MODEL.PRETRAIN_CHOICE none INPUT.SIZE_TRAIN [64,32] INPUT.SIZE_TEST [64,32]".split()
     return build_model(load_cfg(opts=[*sizes, *NARROW_OPTIONS, *options]), 5, 3)
 
@@ -299,37 +263,20 @@ def test_another_architecture_is_refused(tmp_path, there):
 
 
 def test_missing_truncated_and_foreign_files(tmp_path):
+    model = tiny_model()
     with pytest.raises(MissingFileError, match="absent.pth does not exist"):
-        load_weights(tiny_model(), tmp_path / "absent.pth")
-    path = checkpoint_of(tiny_model(), tmp_path / "cut.pth")
+        load_weights(model, tmp_path / "absent.pth")
+    path = checkpoint_of(model, tmp_path / "cut.pth")
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(InputError, match="cut.pth cannot be read; it is truncated"):
-        load_weights(tiny_model(), path)
-    torch.save({"features.0.weight": torch.zeros(2)}, tmp_path / "foreign.pth")
-    with pytest.raises(InputError, match="none of CLIP .*first names: features.0.weight"):
-        load_weights(tiny_model(), tmp_path / "foreign.pth")
-    torch.save(nn.Linear(2, 2), tmp_path / "module.pth")
-    with pytest.raises(InputError, match="module.pth cannot be read: it holds Python objects besides tensors"):
-        load_weights(tiny_model(), tmp_path / "module.pth")
-    torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(InputError, match="holds a list"):
-        load_weights(tiny_model(), tmp_path / "list.pth")
-    torch.save({"visual.layer1.0.conv1.weight": torch.zeros(2)}, tmp_path / "rn50.pth")
-    with pytest.raises(ArchitectureError, match="it holds a CLIP ResNet, MODEL.NAME is a CLIP ViT here"):
-        load_weights(tiny_model(), tmp_path / "rn50.pth")
-    torch.save({"visual.trunk.patch_embed.proj.weight": torch.zeros(2)}, tmp_path / "other.pth")
-    with pytest.raises(ArchitectureError, match="proj.weight has no place in a CLIP ViT; check MODEL.NAME"):
-        load_weights(tiny_model(), tmp_path / "other.pth")
-
-
-def test_positions_are_resized_by_grid_and_not_by_count(tmp_path):
-    """64x16 pixels in patches of 8 are 16 tokens as 32x32 are, but another grid."""
-    vit = timm.create_model(
-        "vit_base_patch16_clip_quickgelu_224.openai", pretrained=False, embed_dim=64, depth=2, num_heads=2,
-        patch_size=8, num_classes=64, img_size=32,
-    )  # fmt: skip
-    torch.save(vit.state_dict(), tmp_path / "timm.pth")
-    model = tiny_model(INPUT__SIZE_TRAIN="[64,16]", INPUT__SIZE_TEST="[64,16]")
-    load_weights(model, tmp_path / "timm.pth")
-    torch.testing.assert_close(model.encoder.vit.pos_embed[0], resize_positions(vit.pos_embed[0], (8, 2)))
-    assert not torch.equal(model.encoder.vit.pos_embed, vit.pos_embed)
+        load_weights(model, path)
+    weight, no_place = torch.zeros(2), "proj.weight has no place in a CLIP ViT; check MODEL.NAME"
+    for content, kind, message in (
+        ({"features.0.weight": weight}, InputError, "none of CLIP .*first names: features.0.weight"),
+        (nn.Linear(2, 2), InputError, "a.pth cannot be read: it holds Python objects besides tensors"),
+        ([1, 2], InputError, "holds a list"),
+        ({"visual.trunk.patch_embed.proj.weight": weight}, ArchitectureError, no_place),
+    ):
+        torch.save(content, tmp_path / "a.pth")
+        with pytest.raises(kind, match=message):
+            load_weights(model, tmp_path / "a.pth")

@@ -33,7 +33,7 @@ class Checkpoint:
 
     @classmethod
     def holds(cls, content: Mapping[str, Any]) -> bool:
-        """Whether the content of a weight file is a state of this kind, whole or not."""
+        """Whether the content of a weight file is a checkpoint, complete or not."""
         return isinstance(content.get("model"), Mapping) and "epoch" in content
 
     def save(self, path: Path) -> None:

@@ -6,7 +6,7 @@ class InputError(ValueError):
 
     @property
     def line(self) -> str:
-        """The message alone; a DataLoader worker wraps it in a traceback whose last line holds it."""
+        """Only the message, also where a DataLoader worker has wrapped it in a traceback as the last line."""
         text = str(self).strip().splitlines()[-1]
         prefix = f"{type(self).__module__}.{type(self).__qualname__}: "
         return text.removeprefix(prefix)

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written under a temporary name, then moved."""
+"""Files that are either complete or absent: written under a temporary name, then moved."""
 
 import csv
 import io
@@ -42,12 +42,10 @@ def save_csv(
 ) -> None:
     """Write a table with a row of column names; a row is a sequence, or a mapping whose missing cells stay empty.
 
-    `errors` is that of `save_text`: 'backslashreplace' writes a file name that is no text in UTF-8 with escapes.
+    `errors` is that of `save_text`: with 'backslashreplace' a name that is not valid UTF-8 is written with escapes.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows(
-        [row.get(column, "") for column in columns] if isinstance(row, Mapping) else row for row in rows
-    )
+    writer.writerows([row.get(column, "") for column in columns] if isinstance(row, Mapping) else row for row in rows)
     save_text(path, text.getvalue(), errors)

@@ -1,4 +1,4 @@
-"""Means of clip features per tracklet or of tracklet features per identity, from any order and any batches."""
+"""Means of clip features per tracklet or of tracklet features per identity, in any order and any batches."""
 
 import torch
 from torch import Tensor

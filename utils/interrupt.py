@@ -1,4 +1,4 @@
-"""Ctrl-C at safe points: between steps and batches, never in the middle of a save or swallowed by a destructor."""
+"""Ctrl-C at safe points: between steps and batches, never in a save, nor in a destructor, which would swallow it."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ _NOTICE = b"\nCtrl-C: stopping after this step (press it again to stop at once)\
 
 @contextmanager
 def deferred_interrupts() -> Iterator[None]:
-    """Within, the first Ctrl-C waits for `check_interrupt`; a second one raises KeyboardInterrupt at once.
+    """In this context the first Ctrl-C waits for `check_interrupt`; a second one raises KeyboardInterrupt at once.
 
     Only the main thread can take signals; in another one the context has no effect.
     """
@@ -38,6 +38,5 @@ def _remember(_signal_number: int, _frame: object) -> None:
     if _requested.is_set():
         raise KeyboardInterrupt
     _requested.set()
-    # Buffered output must not be entered from a signal handler. Loader processes hear Ctrl-C too; one of all speaks.
-    if os.getpid() == _MAIN_PROCESS:
-        os.write(2, _NOTICE)
+    if os.getpid() == _MAIN_PROCESS:  # the loader processes get the signal too
+        os.write(2, _NOTICE)  # not print: a signal handler must not use buffered output

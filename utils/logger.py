@@ -13,7 +13,10 @@ _BACKLOG = 10_000  # messages
 
 
 class _Backlog(logging.handlers.MemoryHandler):
-    """Messages that wait for their file."""
+    """Messages that wait for their file, whatever their level."""
+
+    def __init__(self) -> None:
+        super().__init__(_BACKLOG, flushLevel=logging.CRITICAL + 1)
 
 
 class _RunFile(logging.FileHandler):
@@ -35,7 +38,7 @@ def setup_logging() -> None:
     root = logging.getLogger()
     root.setLevel(logging.INFO)
     root.addHandler(screen)
-    root.addHandler(_Backlog(capacity=_BACKLOG, flushLevel=logging.CRITICAL + 1))
+    hold_messages()
     for noisy in ("httpx", "huggingface_hub", "timm"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
@@ -48,28 +51,29 @@ def log_to_file(file: Path, append: bool = False) -> None:
     except OSError as error:
         raise InputError(f"{file} cannot be written ({error.strerror})") from None
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    for handler in root.handlers[:]:
+    for handler in root.handlers:
         if isinstance(handler, _Backlog):
             handler.setTarget(to_file)
-            root.removeHandler(handler)
-            handler.close()  # hands its messages to the file
+    _remove_handlers(_Backlog)  # closing it writes its messages to the file
     root.addHandler(to_file)
 
 
 def hold_messages() -> None:
     """Close the log file; messages wait for the next one."""
+    _remove_handlers(_RunFile)
     root = logging.getLogger()
-    for handler in [handler for handler in root.handlers if isinstance(handler, _RunFile)]:
-        root.removeHandler(handler)
-        handler.close()
     if not any(isinstance(handler, _Backlog) for handler in root.handlers):
-        root.addHandler(_Backlog(capacity=_BACKLOG, flushLevel=logging.CRITICAL + 1))
+        root.addHandler(_Backlog())
 
 
 def close_logging() -> None:
     """Close and remove the handlers of this module."""
+    _remove_handlers(_BarFriendlyHandler, _Backlog, _RunFile)
+
+
+def _remove_handlers(*kinds: type[logging.Handler]) -> None:
     root = logging.getLogger()
     for handler in root.handlers[:]:
-        if isinstance(handler, (_BarFriendlyHandler, _Backlog, _RunFile)):
+        if isinstance(handler, kinds):
             root.removeHandler(handler)
             handler.close()

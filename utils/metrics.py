@@ -72,11 +72,10 @@ def evaluate_ranking(
 ) -> dict:
     """CMC and mAP of distances (Q, G) under the protocol of video ReID.
 
-    With `camera_filter` gallery items of the query's own person and camera are left out (the query itself too).
-    `own_rows` (Q,) names the gallery row that is the query itself: it is left out in any case. `ap`: 'step' is the
-    mean precision at the hits (what papers report), 'trapezoid' MARS' official rule. Returns SCORES as fractions,
-    "cmc" (min(max_rank, G) values), "num_valid", "num_query" and "num_gallery"; means run over the `num_valid` queries
-    with a true match. Raises ValueError when there is none, or when shapes disagree.
+    `camera_filter` and `own_rows` are those of `Roles`. `ap`: 'step' is the mean precision at the hits (what papers
+    report), 'trapezoid' MARS' official rule. Returns SCORES as fractions, "cmc" (min(max_rank, G) values), "num_valid",
+    "num_query" and "num_gallery"; means are taken over the `num_valid` queries with a true match. Raises ValueError
+    when there is none, or when shapes disagree.
     """
     dist_QG = np.asarray(dist_QG)
     roles = Roles(q_pids, g_pids, q_camids, g_camids, camera_filter, own_rows)
@@ -100,12 +99,12 @@ def rank_features(
     own_rows: ArrayLike | None = None,
     device: torch.device | None = None,
 ) -> dict:
-    """`evaluate_ranking` of the Euclidean distances of features (Q, F), (G, F), which are never held all at once.
+    """`evaluate_ranking` of the Euclidean distances of features (Q, F), (G, F), computed block by block.
 
     The other arguments, the result and the treatment of ties are those of `evaluate_ranking`. The work is done on
     `device`, by default where `q_feats` lies; a GPU may round distances, and so order near ties, in another way than
-    `euclidean_distances`. Memory beside the features there is a block of distances, on a GPU a few. Raises ValueError
-    also for features that are not finite.
+    `euclidean_distances`. Beside the features it holds one block of distances, on a GPU a few. Raises ValueError also
+    for features that are not finite.
     """
     roles = Roles(q_pids, g_pids, q_camids, g_camids, camera_filter, own_rows)
     roles.check_fit("features", (len(q_feats), len(g_feats)))
@@ -127,7 +126,8 @@ def _float_array(features: ArrayLike | Tensor) -> NDArray[np.float32]:
 
 def _scores(positions: Iterable[NDArray[np.int64]], roles: Roles, max_rank: int, ap: str) -> dict:
     """The result of `evaluate_ranking` from each query's positions of its true matches (P,)."""
-    _check_rule(ap)
+    if ap not in ("step", "trapezoid"):
+        raise ValueError(f"ap must be step or trapezoid, found {ap}")
     valid = [found for found in positions if len(found)]
     if not valid:
         raise ValueError(f"none of {roles.num_query} queries has a true match in the gallery")
@@ -140,23 +140,8 @@ def _scores(positions: Iterable[NDArray[np.int64]], roles: Roles, max_rank: int,
     return {name: float(scores[name]) for name in SCORES} | {"cmc": cmc} | counts
 
 
-def _check_rule(ap: str) -> None:
-    if ap not in ("step", "trapezoid"):
-        raise ValueError(f"ap must be step or trapezoid, found {ap}")
-
-
-def rank_queries(
-    dist_QG: NDArray,
-    q_pids: NDArray,
-    g_pids: NDArray,
-    q_camids: NDArray,
-    g_camids: NDArray,
-    ap: str = "step",
-    camera_filter: bool = True,
-    own_rows: ArrayLike | None = None,
-) -> list[QueryRanking]:
-    """The ranked list of every query; see `evaluate_ranking` for the arguments."""
-    roles = Roles(q_pids, g_pids, q_camids, g_camids, camera_filter, own_rows)
+def rank_queries(dist_QG: NDArray, roles: Roles, ap: str = "step") -> list[QueryRanking]:
+    """The ranked list of every query, from distances (Q, G); `ap` is that of `evaluate_ranking`."""
     return [_ranked(dist_G, *roles.of(query), ap) for query, dist_G in enumerate(dist_QG)]
 
 
@@ -183,22 +168,13 @@ class CameraPair(NamedTuple):
     rank1: float
 
 
-def rank_camera_pairs(
-    dist_QG: NDArray,
-    q_pids: NDArray,
-    g_pids: NDArray,
-    q_camids: NDArray,
-    g_camids: NDArray,
-    num_cameras: int,
-    ap: str = "step",
-    own_rows: ArrayLike | None = None,
-) -> list[CameraPair]:
+def rank_camera_pairs(dist_QG: NDArray, roles: Roles, num_cameras: int, ap: str = "step") -> list[CameraPair]:
     """mAP and Rank-1 for every pair of a query camera and a gallery camera, as MARS' evaluation tabulates them.
 
     The true matches are those in the gallery camera; the person's tracklets in other cameras are left out, all other
-    people stay whatever their camera. On the diagonal the query itself (`own_rows`) is left out.
+    people stay whatever their camera. `roles` are without camera filter; on the diagonal only their `own_rows` are left
+    out.
     """
-    roles = Roles(q_pids, g_pids, q_camids, g_camids, camera_filter=False, own_rows=own_rows)
     scores = defaultdict(list)  # (query camera, gallery camera) -> (AP, first position) of each query
     for query, (dist_G, query_camera) in enumerate(zip(dist_QG, roles.q_camids)):
         matches, left_out = roles.of(query)
@@ -206,7 +182,7 @@ def rank_camera_pairs(
             continue
         before = others_before(dist_G, matches, left_out)  # (P,)
         for camera in np.unique(roles.g_camids[matches]):
-            # Before a match stand other people and the nearer matches of its camera.
+            # The items before a match are other people and the nearer matches of its camera.
             before_here = np.sort(before[roles.g_camids[matches] == camera])
             positions = before_here + np.arange(1, len(before_here) + 1)
             scores[query_camera, camera].append((average_precision(positions, ap), positions[0]))

@@ -1,7 +1,7 @@
 """The nearest items of each of many, by squared Euclidean distance, from blocks of distances.
 
 Q queries, G gallery items, N = Q + G items (queries first), U distinct items, F features, B items of a block, R items
-from the block's first on, K nearest items that are kept, C columns.
+from the first of the block to the last of all, K nearest items that are kept, C columns.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-_BLOCK_ROWS = 1024  # items whose distances to all that follow are held at once
+_BLOCK_ROWS = 1024  # items of a block
 
 
 def _squared_lengths(features_nF: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -22,26 +22,25 @@ def _squared_lengths(features_nF: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 class Items:
-    """Queries and gallery items as one list of N, each measured once.
+    """The list of N items and the U distinct ones among them, in the order in which they first occur.
 
-    A query that stands in the gallery too is the same item: that is less work, and both are exactly as near to any
-    other. U distinct items, in the order in which they come first in the list. Raises ValueError for features (Q, F),
-    (G, F) that are not finite or too large to square.
+    A query with the features of a gallery item is the same item: that saves work, and both are exactly as near to any
+    other. Raises ValueError for features (Q, F), (G, F) that are not finite or too large to square.
     """
 
     def __init__(self, queries_QF: NDArray[np.float32], gallery_GF: NDArray[np.float32]) -> None:
         gallery_rows = {sha256(row).digest(): row_number for row_number, row in enumerate(gallery_GF)}
         copy_of_Q = np.array([gallery_rows.get(sha256(row).digest(), -1) for row in queries_QF], dtype=np.int64)
-        alone_Q = copy_of_Q < 0
-        num_alone = np.count_nonzero(alone_Q)
+        is_new_Q = copy_of_Q < 0  # not in the gallery
+        num_new = np.count_nonzero(is_new_Q)
         self.num_query, self.num_gallery = len(queries_QF), len(gallery_GF)
-        self.parts = [queries_QF if alone_Q.all() else queries_QF[alone_Q], gallery_GF]  # together (U, F)
-        column_Q = np.where(alone_Q, np.cumsum(alone_Q) - 1, num_alone + copy_of_Q)
-        self.column_N = np.concatenate([column_Q, num_alone + np.arange(self.num_gallery)])  # of N items among U
-        first_U = np.full(num_alone + self.num_gallery, len(self.column_N))
+        self.parts = [queries_QF if is_new_Q.all() else queries_QF[is_new_Q], gallery_GF]  # together (U, F)
+        column_Q = np.where(is_new_Q, np.cumsum(is_new_Q) - 1, num_new + copy_of_Q)
+        self.column_N = np.concatenate([column_Q, num_new + np.arange(self.num_gallery)])  # of N items among U
+        first_U = np.full(num_new + self.num_gallery, len(self.column_N))
         np.minimum.at(first_U, self.column_N, np.arange(len(self.column_N)))
         order_U = np.argsort(first_U)
-        if (order_U[1:] < order_U[:-1]).any():  # queries are neither all apart from the gallery nor its first items
+        if (order_U[1:] < order_U[:-1]).any():  # unless the queries are all new, or the first gallery items
             self.parts = [np.concatenate(self.parts)[order_U]]
             self.column_N = np.argsort(order_U)[self.column_N]
         with np.errstate(over="ignore", invalid="ignore"):
@@ -65,9 +64,9 @@ class Items:
     def distances(self, block: slice) -> torch.Tensor:
         """Squared distances (R, B) of a block of distinct items to itself and all R - B that follow it.
 
-        The product is torch's: its rounding does not depend on where a row stands (numpy's does), so copies inside
-        the gallery are as near as each other, too. The block is the short side, which is faster than the long one;
-        adding up inside the product (addmm) would double the rounding error.
+        The product is torch's: its rounding does not depend on the place of a row (numpy's does), so copies inside the
+        gallery are equally near, too. (R, B) is faster than (B, R). Adding inside the product (addmm) would double the
+        rounding error.
         """
         features_FB = torch.from_numpy(self.features(np.arange(block.start, block.stop))).T
         squares_U = torch.from_numpy(self.squares_U)
@@ -98,10 +97,10 @@ def blocks(count: int, size: int) -> Iterator[slice]:
 
 
 def nearest_items(items: Items, num_near: int, original_QG: NDArray[np.float32]) -> Nearest:
-    """The nearest items of all; writes the normalised distances of queries to gallery items into `original_QG`.
+    """The nearest items of each item; writes the normalised distances of queries to gallery items into `original_QG`.
 
-    Distances are symmetric, so each is computed once: a block of items meets those that follow it, and both sides keep
-    the nearest so far.
+    Distances are symmetric, so each is computed once: a block of items is compared with itself and all items that
+    follow, and both sides keep the nearest so far.
     """
     num_distinct = len(items.squares_U)
     num_kept = min(num_near, num_distinct)
@@ -124,7 +123,7 @@ def nearest_items(items: Items, num_near: int, original_QG: NDArray[np.float32])
 
 
 def _copy_pairs(items: Items, block: slice, dist_RB: NDArray[np.float32], original_QG: NDArray[np.float32]) -> None:
-    """Copy the distances of queries to gallery items that `dist_RB`, of a block and what follows it, holds."""
+    """Copy distances of queries to gallery items out of `dist_RB`, those of a block to itself and what follows."""
     place_Q, place_G = (columns - block.start for columns in np.split(items.column_N, [items.num_query]))
     size = block.stop - block.start
     for queries, gallery, by_row in (
@@ -141,16 +140,16 @@ def _copy_pairs(items: Items, block: slice, dist_RB: NDArray[np.float32], origin
 def _merged(
     kept_nK: NDArray[np.float32], kept_columns_nK: NDArray[np.int32], dist_nC: torch.Tensor, start: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """The K nearest of those kept so far and of C more, whose columns begin at `start`: distances and columns (n, K).
+    """The K nearest of the items kept so far and of C more from column `start` on: distances and columns (n, K).
 
-    Columns of those kept are smaller and ascend, and so do the new ones. Of equally near ones the first are kept.
+    Columns ascend in each row, and those kept are smaller than `start`. Of equally near items the first are kept.
     """
     num_kept = kept_nK.shape[1]
     all_nC = torch.cat([torch.from_numpy(kept_nK), dist_nC], dim=1)  # (n, K + C)
     if not len(all_nC):
         return kept_nK, kept_columns_nK
     cutoff_n = all_nC.topk(num_kept, largest=False, sorted=False).values.amax(dim=1)
-    flat = np.flatnonzero((all_nC <= cutoff_n[:, None]).numpy())  # K or more per row: all as near as the K-th
+    flat = np.flatnonzero((all_nC <= cutoff_n[:, None]).numpy())  # up to the K-th's distance: K or more per row
     rows = flat // all_nC.shape[1]
     surplus_n = np.bincount(rows, minlength=len(all_nC)) - num_kept
     if surplus_n.any():

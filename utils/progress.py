@@ -1,4 +1,4 @@
-"""tqdm bars: lively on a terminal, one line every ten seconds in a log."""
+"""tqdm bars: updated all the time on a terminal, every ten seconds in a log."""
 
 import sys
 from collections.abc import Iterable

@@ -1,8 +1,8 @@
 """Positions of true matches from features, without the distance matrix and without ranking whole rows.
 
-A true match's position follows from the number of gallery items before it, so items are counted, block of queries by
-block of queries: with numpy on the CPU, with torch elsewhere. Q queries, G gallery items, F features, B queries of a
-block, P true matches of a query, M true matches of a block's queries together.
+The position of a true match is one more than the number of gallery items before it. So items are counted, for one
+block of queries at a time: with numpy on the CPU, with torch elsewhere. Q queries, G gallery items, F features, B
+queries of a block, P true matches of a query, M true matches of a block's queries together.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,18 +15,19 @@ from torch import Tensor
 from utils.precision import autocast
 
 _BLOCK_BYTES = 32 * 2**20  # of distances that are held at once; a matrix product of fewer queries is slower
-# Up to so many items are sorted; of more, those before each match are counted. Measured with 11,310 and 50,000 items.
+# Up to this many items (in all, or per match) are sorted; of more, those before each match are counted, which is faster
+# then. Measured with 11,310 and 50,000 items.
 _SORT_AT_MOST, _SORT_PER_MATCH = 1_000, 128
-_COUNT_BYTES = 2**22  # of truth values per comparison
+_COUNT_BYTES = 2**22  # of truth values that a comparison may fill
 _NOT_FINITE = "features hold nan or inf, or are too large to square"
 _LAST_KEY = torch.iinfo(torch.int64).max
 
 
 class Roles:
-    """Who is whose true match: persons and cameras of queries (Q,) and gallery (G,), and the rule between them.
+    """Who is whose true match: persons and cameras of queries (Q,) and gallery (G,), and what is left out.
 
     With `camera_filter` gallery items of the query's own person and camera are left out. `own_rows` (Q,) names the
-    gallery row that is the query itself: it is left out in any case.
+    gallery row that is the query itself, which is always left out.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class Roles:
         self._first, self._end = (np.searchsorted(sorted_pids, self.q_pids, side) for side in ("left", "right"))
 
     def check_fit(self, what: str, shape: tuple[int, ...]) -> None:
-        """Raise ValueError unless `what` has the shape (Q, G) and every person a camera."""
+        """Raise ValueError unless `shape`, that of `what`, is (Q, G) and there are as many cameras as persons."""
         cameras = len(self.q_camids), len(self.g_camids)
         if not shape == cameras == (self.num_query, self.num_gallery):
             raise ValueError(
@@ -82,14 +83,15 @@ def average_precision(positions: NDArray[np.int64], ap: str = "step") -> float:
 
 
 def others_before(dist_G: NDArray, matches: NDArray[np.int64], left_out: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many kept items that are no true match stand before each of the `matches` (P,) in a stable sort: (P,).
+    """For each of the `matches` (P,), how many other items a stable sort puts before it: (P,).
 
-    `matches` and `left_out` are gallery rows, P at least 1. Distances may be infinite, not nan.
+    True matches and items that are left out are not counted. `matches` and `left_out` are gallery rows, P at least 1.
+    Distances may be infinite, not nan.
     """
     dist_P = dist_G[matches]
     others_G = dist_G.astype(np.result_type(dist_G, np.float32))  # a copy
-    others_G[matches] = others_G[left_out] = np.nan  # neither nearer nor as near nor farther
-    near_G = others_G <= dist_P.max()  # what lies behind the last match is idle
+    others_G[matches] = others_G[left_out] = np.nan  # no comparison with nan is true
+    near_G = others_G <= dist_P.max()  # items behind the last match do not count
     if np.count_nonzero(near_G) <= max(_SORT_AT_MOST, _SORT_PER_MATCH * len(matches)):
         return _before_by_sorting(np.flatnonzero(near_G), others_G[near_G], matches, dist_P)
     step = max(1, _COUNT_BYTES // len(dist_G))
@@ -97,7 +99,7 @@ def others_before(dist_G: NDArray, matches: NDArray[np.int64], left_out: NDArray
     for start in range(0, len(matches), step):
         dist_P1 = dist_P[start : start + step, None]
         nearer_PG, not_farther_PG = others_G < dist_P1, others_G <= dist_P1
-        # Of items as near as the match those in front of it stand before it.
+        # An item as near as the match is before it if its row is.
         before += [
             np.count_nonzero(not_farther_G[:row]) + np.count_nonzero(nearer_G[row:])
             for row, nearer_G, not_farther_G in zip(matches[start : start + step].tolist(), nearer_PG, not_farther_PG)
@@ -108,7 +110,7 @@ def others_before(dist_G: NDArray, matches: NDArray[np.int64], left_out: NDArray
 def _before_by_sorting(
     rows: NDArray[np.int64], dist: NDArray, matches: NDArray[np.int64], dist_P: NDArray
 ) -> NDArray[np.int64]:
-    """How many of the items with these ascending rows and distances (n,) stand before each match (P,)."""
+    """How many of the items with these ascending rows and distances (n,) a stable sort puts before each match (P,)."""
     in_order = np.sort(dist)
     before = np.searchsorted(in_order, dist_P, "left")
     for tied in np.flatnonzero(np.searchsorted(in_order, dist_P, "right") > before):
@@ -162,11 +164,11 @@ def euclidean_block(
     g_squares: NDArray[np.float32],
     out_BG: NDArray[np.float32],
 ) -> None:
-    """Write distances of features (B, F), (G, F) with their squared lengths (B,), (G,) into `out_BG`."""
+    """Write the distances of features (B, F), (G, F) with squared lengths (B,), (G,) into `out_BG`."""
     np.matmul(-2 * q_feats, g_feats.T, out=out_BG)
     out_BG += q_squares[:, None]
     out_BG += g_squares
-    np.maximum(out_BG, 0, out=out_BG)  # rounding leaves near copies a little below
+    np.maximum(out_BG, 0, out=out_BG)  # rounding may leave a square a little below 0
     np.sqrt(out_BG, out=out_BG)
 
 
@@ -179,8 +181,8 @@ def squared_lengths(features: NDArray[np.float32]) -> NDArray[np.float32]:
 def device_feature_positions(q_feats: Tensor, g_feats: Tensor, roles: Roles) -> list[NDArray[np.int64]]:
     """`feature_positions` of float32 features (Q, F), (G, F) where they lie, for instance on a GPU.
 
-    Products are taken in full float32. Results are read back once, at the end; before that the device is waited for by
-    the check of the features and by the uploads of row numbers, a few per block. Raises ValueError for features that
+    Products are taken in full float32. The host waits for the device when it checks the features, when it uploads row
+    numbers (a few times per block) and when it reads the result, once at the end. Raises ValueError for features that
     are not finite.
     """
     q_squares, g_squares = _squared_lengths_on_device(q_feats), _squared_lengths_on_device(g_feats)
@@ -215,7 +217,7 @@ def device_match_positions(
     query_M, row_M = _pairs(matches, device)
     place_M = torch.from_numpy(np.concatenate([np.arange(len(m)) for m in matches])).to(device)
     most = max(map(len, matches))
-    # One whole number per item that sorts by distance, then by row: the bits of floats from 0 on ascend as they do.
+    # One integer per item that sorts by distance, then by row: floats from 0 on have the same order as their bits.
     key_BG = dist_BG.abs().view(torch.int32).long() << 32  # (B, G); abs turns -0.0 into 0.0
     key_BG += torch.arange(dist_BG.shape[1], device=device)
     key_BP = torch.full((len(dist_BG), most), _LAST_KEY, device=device)  # (B, P) with the largest P

@@ -15,7 +15,7 @@ from utils.nearest_items import Items, Nearest, blocks, nearest_items
 _SET_ROWS = 4096  # items whose neighbour sets are expanded at once
 _GALLERY_ROWS = 8192  # gallery items whose expanded weights are held at once
 _QUERY_ROWS = 64  # queries that a thread compares with them
-_PART_ENTRIES = 2**17  # pairs of weights that are compared at once; more leave the cache
+_PART_ENTRIES = 2**17  # pairs of weights that are compared at once; more do not fit the cache
 
 
 def k_reciprocal_rerank(
@@ -25,7 +25,7 @@ def k_reciprocal_rerank(
 
     Squared Euclidean distances of all items, divided by their column maximum; Jaccard distance of the k1-reciprocal
     neighbour sets after expansion over k2 neighbours; lambda_value weighs the original distance. The release uses k1
-    50, k2 15; the textbook values are 20 and 6. Beside the result it holds blocks of distances and, per item, the
+    50, k2 15; the textbook values are 20 and 6. Memory beside the result: blocks of distances and, per item, the
     nearest items and the neighbour set. Raises ValueError for k1, k2 below 1, lambda_value outside 0..1 or features
     that are not finite.
     """
@@ -37,7 +37,7 @@ def k_reciprocal_rerank(
         return result_QG
     near = nearest_items(items, max(k1 + 1, k2), result_QG)
     weights_NN = _set_weights(items, near, k1)
-    # At k2 1 each item keeps its own weights, though a copy of it may be its nearest.
+    # With k2 1 each item keeps its own weights, even when the nearest item is an earlier copy of it.
     means_NN = _pattern(near.rows_NK[:, :k2] if k2 > 1 else np.arange(len(near.rows_NK))[:, None])
     means_NN.data /= min(k2, near.rows_NK.shape[1])
     _blend_jaccard(weights_NN, means_NN, lambda_value, result_QG)
@@ -45,12 +45,12 @@ def k_reciprocal_rerank(
 
 
 def _as_features(features: ArrayLike) -> NDArray[np.float32]:
-    """float32 rows (n, F), the given array itself where it has that form; torch wants it writeable."""
+    """float32 rows (n, F), copied only if needed; writeable, as torch.from_numpy asks for."""
     return np.require(features, np.float32, ["C", "W"])
 
 
 def _pattern(rows_NK: NDArray[np.int32]) -> sparse.csr_array:
-    """Ones (N, N) where an item of `rows_NK` stands in an item's row."""
+    """Ones (N, N): row i has them at the columns rows_NK[i]."""
     count, width = rows_NK.shape
     dtype = sparse.get_index_dtype(maxval=count * width)
     ends = np.arange(0, count * width + 1, width, dtype=dtype)
@@ -91,7 +91,7 @@ def _set_weights(items: Items, near: Nearest, k1: int) -> sparse.csr_array:
         absent_BN.eliminate_zeros()
         absent_BN.data = np.exp(-_distances_of_pairs(items, near, block, absent_BN))
         weights_BN = (known_BN + absent_BN).tocsr()
-        sums_B = np.maximum(weights_BN.sum(axis=1), 1e-12)  # no member: many copies of an item stand before it
+        sums_B = np.maximum(weights_BN.sum(axis=1), 1e-12)  # the set is empty if many copies come before the item
         weights_BN.data /= np.repeat(sums_B, np.diff(weights_BN.indptr))
         parts.append(weights_BN)
     return sparse.vstack(parts, format="csr")
@@ -114,8 +114,8 @@ def _blend_jaccard(
 ) -> None:
     """Turn original distances (Q, G) into lambda of them and 1 - lambda of the Jaccard distances, in place.
 
-    Jaccard distance: 1 - sum(min) / sum(max) of the weights, after each item's were replaced by their mean over its
-    nearest items, which `means_NN` takes.
+    Jaccard distance: 1 - sum(min) / sum(max) of the weights means_NN @ weights_NN, the means over the nearest items of
+    each item.
     """
     num_query, num_gallery = result_QG.shape
     result_QG *= lambda_value
@@ -137,7 +137,7 @@ def _blend_jaccard(
 
 
 def _sums_of_smaller(query_PN: sparse.csr_array, owners_NB: sparse.csr_array) -> NDArray[np.float32]:
-    """Sum over set members of the smaller of both weights, for queries and owners (P, B)."""
+    """Sum over set members of the smaller of the two weights, for queries and gallery items: (P, B)."""
     shape = (query_PN.shape[0], owners_NB.shape[1])
     sums = torch.zeros(shape[0] * shape[1])
     num_owners = np.diff(owners_NB.indptr)[query_PN.indices]  # of each member of each query

@@ -1,4 +1,4 @@
-"""Which row of a trained camera table serves which camera of the data at hand."""
+"""Which row of a trained camera table belongs to which camera of the data at hand."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,16 +13,16 @@ _PUBLISHED = {6: "MARS", 15: "LS-VID", 2: "iLIDS-VID"}  # number of cameras -> d
 
 
 class Cameras(NamedTuple):
-    """The cameras of a data set; those of another one are other cameras, whatever they are called."""
+    """The cameras of a data set; cameras of two data sets are different ones, even if they have the same name."""
 
     dataset: str
     names: tuple[str, ...]  # of camera 0, 1, ...
-    used: frozenset[int] | None = None  # those that occur in the tracklets at hand; None: all
+    used: frozenset[int] | None = None  # camera numbers in the tracklets at hand; None: all
 
 
 @dataclass(frozen=True)
 class TrainedCameras:
-    """The cameras that a table has rows for, and those of them that training has seen."""
+    """The cameras of the rows of a table, and which of them training has seen."""
 
     dataset: str
     names: tuple[str, ...]  # of row 0, 1, ...
@@ -30,7 +30,7 @@ class TrainedCameras:
 
     @classmethod
     def of_published(cls, size: int) -> "TrainedCameras":
-        """For a file that does not tell: the data set that weights are published for and that has so many cameras."""
+        """For a file that names no data set: the one of the published weights with as many cameras."""
         names = tuple(str(camera) for camera in range(1, size + 1))
         return cls(_PUBLISHED.get(size, "an unknown data set"), names, tuple(range(size)))
 
@@ -44,7 +44,7 @@ class TrainedCameras:
         return asdict(self)
 
     def rows_for(self, here: Cameras) -> list[int | None]:
-        """The row of each camera at hand; None for one that training has not seen."""
+        """The row of each camera at hand, None for one that training has not seen."""
         if here.dataset != self.dataset:
             return [None] * len(here.names)
         row_of = {self.names[row]: row for row in self.trained if self.names[row]}
@@ -53,16 +53,16 @@ class TrainedCameras:
 
 @dataclass(frozen=True)
 class CameraFit:
-    """What a test makes of a trained table."""
+    """How the cameras of the data use a trained table in a test."""
 
-    rows: Sequence[int | None]  # of each camera of the data; None: never trained on
-    trained: Sequence[int]  # rows of the table
+    rows: Sequence[int | None]  # of each camera of the data; None: training has not seen it
+    trained: Sequence[int]  # rows of cameras that training has seen
     unseen: str  # MODEL.SIE_UNSEEN
-    used: frozenset[int] | None = None  # cameras that occur; None: all
+    used: frozenset[int] | None = None  # camera numbers in the tracklets at hand; None: all
 
     @property
     def num_unseen(self) -> int:
-        """How many of the cameras that occur were never trained on."""
+        """How many of the used cameras training has not seen."""
         return sum(row is None for camid, row in enumerate(self.rows) if self.used is None or camid in self.used)
 
     @property

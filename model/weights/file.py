@@ -1,6 +1,6 @@
 """Reading weight files: CLIP's, published TF-CLIP's and this project's, recognised by content.
 
-Everything is read with torch's restricted unpickler (weights_only) or as bare tensors; no code of a file runs.
+Everything is read with torch's restricted unpickler (weights_only) or as plain tensors; no code of a file runs.
 """
 
 from collections.abc import Mapping
@@ -42,14 +42,9 @@ def read_weight_file(path: Path) -> WeightFile:
     state = {name.removeprefix("module."): value for name, value in state.items() if isinstance(value, Tensor)}
     if is_checkpoint:
         return WeightFile("checkpoint", state, config, cameras)
-    for kind, recognise in (
-        ("published", weight_names.is_published),
-        ("openai", weight_names.is_clip),
-        ("timm", weight_names.is_timm),
-        ("checkpoint", weight_names.is_own),
-    ):
-        if recognise(state):
-            return WeightFile(kind, state)
+    kind = weight_names.kind_of(state)
+    if kind is not None:
+        return WeightFile(kind, state)
     raise InputError(
         f"weight file {path} is none of CLIP (OpenAI, timm), published TF-CLIP or a checkpoint of this project "
         f"(first names: {', '.join(list(state)[:4]) or 'none'})"

@@ -1,4 +1,4 @@
-"""Weights from files into the model, with a report of what became of each."""
+"""Weights from files into the model, with a report of what happened to each."""
 
 import logging
 from collections import Counter
@@ -26,18 +26,18 @@ _ADVICE = "check MODEL.NAME, MODEL.ENCODER, MODEL.STRIDE_SIZE, INPUT.SIZE_TEST, 
 
 
 class ArchitectureError(InputError):
-    """A weight file whose tensors have no place in this model."""
+    """A weight file of a model with other parts or sizes than this one."""
 
 
 @dataclass
 class LoadReport:
-    """What became of every weight of a file and of the model; fields are read as attributes or as items."""
+    """What happened to every weight of a file and of the model; fields are read as attributes or as items."""
 
     kind: str  # 'openai', 'timm', 'published' or 'checkpoint'
     config: str = ""  # of the run that made a checkpoint, as YAML
     loaded: int = 0  # tensors that were copied into the model
     renamed: dict[str, str] = field(default_factory=dict)  # name in the file -> name in the model, of those copied
-    dropped: list[str] = field(default_factory=list)  # names in the file that no model uses
+    dropped: list[str] = field(default_factory=list)  # names in the file that no model of this project uses
     skipped: dict[str, str] = field(default_factory=dict)  # names in the file that do not fit this model -> why
     missing: list[str] = field(default_factory=list)  # names in the model that the file did not fill
     notes: list[str] = field(default_factory=list)  # what else was done, one line each
@@ -46,7 +46,7 @@ class LoadReport:
         return getattr(self, name)
 
     def lines(self) -> list[str]:
-        """The report for a log, one line per fate; weights renamed one to one are only counted."""
+        """The report for a log: loaded and renamed weights as numbers, all others by name."""
         lines = [f"{self.kind} weights: {self.loaded} tensors loaded, {len(self.renamed)} of them under new names"]
         if self.dropped:
             lines.append(f"dropped (used by no model): {_shorten(self.dropped)}")
@@ -68,13 +68,16 @@ def load_weights(
 ) -> LoadReport:
     """Fill `model` from a weight file of any kind and report what happened to each name.
 
-    Kinds: CLIP as OpenAI or timm keep it (both fill the encoder alone), published TF-CLIP, checkpoints of this project.
-    With `allow_skipped` (evaluation) an SSP of another variant or that is off here and classifiers of another number of
-    identities are skipped, and cameras of the data (`here`) that the file was not trained on get no embedding with
-    `unseen` 'off', the mean of the trained ones with 'mean'; a table that is missing or serves no camera turns the
-    embedding off. Where a file does not name its data set, the number of cameras tells. Without `allow_skipped`
-    (training) what does not fit is refused. Raises MissingFileError, or InputError naming the file and the weight that
-    does not fit; the model is left untouched then.
+    Kinds: CLIP as OpenAI or timm keep it (only the encoder is filled), published TF-CLIP, checkpoints of this project.
+
+    With `allow_skipped` (evaluation), these are skipped: an SSP of another variant, or any if SSP is off here, and
+    classifiers of another number of identities. Cameras of the data (`here`) that the file was not trained on get no
+    embedding with `unseen` 'off', and the mean of the trained ones with 'mean'. If the file has no camera table, or
+    none of its rows is used, the embedding is turned off. If the file does not name its data set, that is guessed from
+    the number of cameras. Without `allow_skipped` (training), anything that does not fit is an error.
+
+    Raises MissingFileError, or InputError naming the file and the weight that does not fit; the model then stays
+    unchanged.
     """
     file = read_weight_file(Path(path))
     return fill_model(model, file, str(path), allow_skipped, here, unseen)
@@ -113,35 +116,37 @@ def fill_model(
     here: Cameras | None = None,
     unseen: str = "off",
 ) -> LoadReport:
-    """`load_weights` for a file that has been read already; `source` names it in errors."""
+    """`load_weights` for a file that is already read; `source` names it in errors."""
     report = LoadReport(file.kind, file.config)
     _check_tower(file, source, model)
     named = _rename(file, source, model, report)
     own = model.state_dict()
     _fit_positions(model, file.kind, named)
     fit = _fit_cameras(named, own, file, here, unseen, report) if allow_skipped else None
-    skipped = _take_out_training_only(named, own) | _take_out_cameras(named, own, fit)
+    skipped = _misfits(named, own) | _unused_cameras(named, own, fit)
+    named = {name: value for name, value in named.items() if name not in skipped}
     theirs = {ours: name for name, ours in report.renamed.items()}
     report.skipped = {theirs.get(name, name): reason for name, reason in skipped.items()}
     report.renamed = {name: ours for name, ours in report.renamed.items() if ours not in skipped}
     if report.skipped and not allow_skipped:
         name, reason = next(iter(report.skipped.items()))
         raise InputError(f"weight file {source} does not fit this training run: {name}: {reason}")
-    if fit is not None and _CAMERAS in named:
+    if _CAMERAS not in named:
+        fit = None
+    if fit is not None:
         own[_CAMERAS] = named[_CAMERAS]
     absent = [name for name in own if name not in named]
     report.missing = [name for name in absent if name not in skipped]
     whole = file.kind in ("published", "checkpoint")
     _check_architecture(named, own, source, (f"encoder.{model.encoder.tower}.", *(_TEMPORAL if whole else ())))
     if whole:
-        lost = [n for n in absent if not n.startswith(_TRAINING_ONLY) and n != _CAMERAS]
-        if not allow_skipped:
-            lost = absent
-        if lost:
-            raise InputError(f"weight file {source} lacks {_shorten(lost)}")
+        optional = (*_TRAINING_ONLY, _CAMERAS) if allow_skipped else ()
+        lacking = [name for name in absent if not name.startswith(optional)]
+        if lacking:
+            raise InputError(f"weight file {source} lacks {_shorten(lacking)}")
         if _CAMERAS in absent:
             model.encoder.camera_embed = None
-    if fit is not None and _CAMERAS in named:
+    if fit is not None:
         fit.apply(model.encoder, named[_CAMERAS])
         report.notes += [fit.describe()] if fit.num_unseen else []
     model.load_state_dict(named, strict=False)
@@ -162,14 +167,14 @@ def _check_tower(file: WeightFile, source: str, model: TFCLIP) -> None:
 def _check_architecture(
     named: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str, needed: tuple[str, ...]
 ) -> None:
-    """Raise ArchitectureError for a tensor without a place here, and for a `needed` part that the file lacks."""
+    """Raise ArchitectureError for a tensor without a place here, and if weights that begin with `needed` are absent."""
     for name, value in named.items():
         if name not in own or own[name].shape != value.shape:
             here = f"has {tuple(own[name].shape)} here" if name in own else "has no place here"
             raise ArchitectureError(
                 f"weight file {source} is of another architecture: {name} {tuple(value.shape)} {here}; {_ADVICE}"
             )
-    # A counter of batches is read by nothing.
+    # Counters of batches may be absent: nothing reads them.
     lacking = [n for n in own if n not in named and n.startswith(needed) and not n.endswith(".num_batches_tracked")]
     if lacking:
         raise ArchitectureError(
@@ -178,7 +183,7 @@ def _check_architecture(
 
 
 def _rename(file: WeightFile, source: str, model: TFCLIP, report: LoadReport) -> dict[str, Tensor]:
-    """{our name: tensor}; what no model uses and what has a new name goes into the report."""
+    """{our name: tensor}; dropped and renamed weights are entered into the report."""
     kind, state, tower = file.kind, file.state, model.encoder.tower
     if kind == "checkpoint":
         return dict(state)
@@ -217,52 +222,50 @@ def _fit_positions(model: TFCLIP, kind: str, named: dict[str, Tensor]) -> None:
         named[name] = resize_positions(tokens.float(), grid).view(*there.shape[:-2], -1, there.shape[-1])
 
 
-def _take_out_training_only(named: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, str]:
-    """Remove SSP that does not fit or is off here and classifiers of another number of identities: {name: why}."""
-    taken = {}
+def _misfits(named: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, str]:
+    """{name: why it is skipped} of an SSP that does not fit or is off here, and of classifiers of other identities."""
+    misfits = {}
     ssp_here = {name: value.shape for name, value in own.items() if name.startswith("ssp.")}
     ssp_there = {name: value.shape for name, value in named.items() if name.startswith("ssp.")}
     if ssp_there != ssp_here:
         other = "SSP of another variant or depth (MODEL.SSP.VARIANT, MODEL.SSP.LAYERS)"
-        taken = dict.fromkeys(ssp_there, other if ssp_here else "SSP is off here (MODEL.SSP.ENABLED)")
+        misfits = dict.fromkeys(ssp_there, other if ssp_here else "SSP is off here (MODEL.SSP.ENABLED)")
     for name in named:
         if name.startswith("classifier_") and name in own:
             there, here = named[name].shape, own[name].shape
             if there != here and there[1:] == here[1:]:
-                taken[name] = f"classifier of {there[0]} identities, {here[0]} here"
-    for name in taken:
-        del named[name]
-    return taken
+                misfits[name] = f"classifier of {there[0]} identities, {here[0]} here"
+    return misfits
 
 
 def _fit_cameras(
     named: Mapping[str, Tensor], own: Mapping[str, Tensor], file: WeightFile, here: Cameras | None, unseen: str,
     report: LoadReport,
 ) -> CameraFit | None:  # fmt: skip
-    """What to make of the file's camera table; None: nothing special, each camera has the row of its number."""
+    """How the cameras here use the file's table; None if it does not fit, or each camera has the row of its number."""
     if _CAMERAS not in named or _CAMERAS not in own or named[_CAMERAS].shape[1:] != own[_CAMERAS].shape[1:]:
         return None
     size, size_here = len(named[_CAMERAS]), len(own[_CAMERAS])
-    if here is None:  # nothing is known of the cameras but how many they are
-        rows = range(size) if size == size_here else [None] * size_here
-        fit = CameraFit(list(rows), range(size), unseen)
-        return None if fit.exact and size == size_here else fit
-    table = file.cameras
-    if table is None:
-        table = TrainedCameras.of_published(size)
-        report.notes.append(f"camera table of {size} rows: the file names no data set, taken for {table.dataset}'s")
-    fit = CameraFit(table.rows_for(here), table.trained, unseen, here.used)
-    return None if fit.exact and named[_CAMERAS].shape == own[_CAMERAS].shape else fit
+    if here is None:  # only the number of cameras is known
+        rows = list(range(size)) if size == size_here else [None] * size_here
+        fit = CameraFit(rows, range(size), unseen)
+    else:
+        table = file.cameras
+        if table is None:
+            table = TrainedCameras.of_published(size)
+            report.notes.append(f"camera table of {size} rows: the file names no data set, taken for {table.dataset}'s")
+        fit = CameraFit(table.rows_for(here), table.trained, unseen, here.used)
+    return None if fit.exact and size == size_here else fit
 
 
-def _take_out_cameras(named: dict[str, Tensor], own: Mapping[str, Tensor], fit: CameraFit | None) -> dict[str, str]:
-    """Remove a camera table that serves no camera of the data, or one that this model has no use for: {name: why}."""
+def _unused_cameras(named: Mapping[str, Tensor], own: Mapping[str, Tensor], fit: CameraFit | None) -> dict[str, str]:
+    """{name: why it is skipped} of a camera table that no camera of the data uses, or that has no place here."""
     if _CAMERAS not in named:
         return {}
-    there, here = named[_CAMERAS].shape, own[_CAMERAS].shape if _CAMERAS in own else None
-    if here is None:
-        reason = "the model has no camera embedding: the data name no cameras, or MODEL.SIE_CAMERA is off"
-    elif fit is not None and fit.gives_nothing:
+    if _CAMERAS not in own:
+        return {_CAMERAS: "the model has no camera embedding: the data name no cameras, or MODEL.SIE_CAMERA is off"}
+    there, here = named[_CAMERAS].shape, own[_CAMERAS].shape
+    if fit is not None and fit.gives_nothing:
         reason = (
             f"table of {there[0]} cameras, {here[0]} others here: camera embedding off; "
             "MODEL.SIE_UNSEEN mean takes the mean of the trained ones"
@@ -271,7 +274,6 @@ def _take_out_cameras(named: dict[str, Tensor], own: Mapping[str, Tensor], fit: 
         reason = f"table of {there[0]} cameras, {here[0]} here"
     else:
         return {}
-    del named[_CAMERAS]
     return {_CAMERAS: reason}
 
 
@@ -280,7 +282,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _shorten(names: list[str], most: int = 6) -> str:
-    """The names, or how many of them stand under each first part when they are many."""
+    """The names if they are few, else how many names begin with each first part."""
     if len(names) <= most:
         return ", ".join(names)
     parts = Counter(name.split(".")[0] for name in names).most_common()

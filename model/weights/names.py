@@ -1,7 +1,7 @@
-"""Names of weights in CLIP's and in published TF-CLIP files -> names of this project, one explicit table each.
+"""Tables from the names of weights in CLIP's and in published TF-CLIP files to the names of this project.
 
 CLIP: openai/CLIP; timm translates its ResNets. Published: the public release (SSP.*, TMD.*) and the authors' packages
-(prompts_generator.*, SAT.*).
+(prompts_generator.*, SAT.*). In a target, <tower> stands for the rest of the name in _CLIP_TOWER, <block> in _BLOCK.
 """
 
 import re
@@ -13,6 +13,15 @@ from torch import Tensor
 DROP = ""  # the target of a weight that exists in files only
 
 TOWERS = {"vit": "a CLIP ViT", "cnn": "a CLIP ResNet"}  # kinds of image tower
+_KIND_SIGNS = {  # how names begin that only one kind of file has
+    "published": "image_encoder.",
+    "openai": "visual.",
+    "checkpoint": ("encoder.vit.", "encoder.cnn."),
+}
+_TIMM_NAMES = (  # some of timm's names of a CLIP ViT, of a CLIP ResNet
+    {"blocks.0.attn.qkv.weight", "norm_pre.weight"},
+    {"stem.conv1.conv.weight", "head.pos_embed"},
+)
 _TOWER_SIGNS = {  # how names of each begin: CLIP's, published, timm's, this project's
     "vit": ("visual.class_embedding", "visual.transformer.", "image_encoder.transformer.", "blocks.", "encoder.vit."),
     "cnn": ("visual.layer", "visual.attnpool.", "image_encoder.layer", "stages.", "encoder.cnn."),
@@ -33,6 +42,12 @@ _BLOCK = {
     "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2",
 }  # fmt: skip
 
+# The release and the authors' packages call the same modules by other names.
+_PUBLISHED_MODULES = [
+    (r"(SSP|prompts_generator)\.decoder\.", "ssp.layers."),
+    (r"(SSP|prompts_generator)\.", "ssp."),
+    (r"(TMD|SAT)\.resblocks\.0\.", "tmd."),
+]
 _PUBLISHED = [
     (r"cv_embed", "encoder.camera_embed"),
     (r"image_encoder\.(.+)", r"<tower>\1"),
@@ -44,71 +59,65 @@ _PUBLISHED = [
     (r"bottleneck_proj\.(.+)", r"neck_p.\1"),
     (r"bottleneck_proj_temp\.(.+)", r"neck_f.\1"),
     (r"bottleneck_proj_temp2\.(.+)", r"neck_t.\1"),
-    (r"(?:TMD|SAT)\.resblocks\.0\.message_fc\.(.+)", r"tmd.construction.fc.\1"),
-    (r"(?:TMD|SAT)\.resblocks\.0\.message_ln\.(.+)", r"tmd.construction.norm.\1"),
-    (r"(?:TMD|SAT)\.resblocks\.0\.message_(attn\..+)", r"tmd.construction.<block>\1"),
-    (r"(?:TMD|SAT)\.resblocks\.0\.(.+)", r"tmd.diffusion.<block>\1"),
-    (r"(?:SSP|prompts_generator)\.alpha", DROP),
-    (r"(?:SSP|prompts_generator)\.(decoder\.\d+)\.((?:self|cross)_attn\.[qkv]_proj\.weight)", r"ssp.\1.\2"),
-    (r"(?:SSP|prompts_generator)\.(decoder\.\d+)\.((?:self|cross)_attn)\.proj\.(.+)", r"ssp.\1.\2.out_proj.\3"),
-    (r"(?:SSP|prompts_generator)\.(decoder\.\d+)\.(mlp\..+)", r"ssp.\1.\2"),
-    (r"(?:SSP|prompts_generator)\.(decoder\.\d+)\.norm3\.(.+)", r"ssp.\1.mlp_norm.\2"),
+    (r"tmd\.message_fc\.(.+)", r"tmd.construction.fc.\1"),
+    (r"tmd\.message_ln\.(.+)", r"tmd.construction.norm.\1"),
+    (r"tmd\.message_(attn\..+)", r"tmd.construction.<block>\1"),
+    (r"tmd\.(.+)", r"tmd.diffusion.<block>\1"),
+    (r"ssp\.alpha", DROP),
+    (r"ssp\.(layers\.\d+)\.((?:self|cross)_attn\.[qkv]_proj\.weight)", r"ssp.\1.\2"),
+    (r"ssp\.(layers\.\d+)\.((?:self|cross)_attn)\.proj\.(.+)", r"ssp.\1.\2.out_proj.\3"),
+    (r"ssp\.(layers\.\d+)\.(mlp\..+)", r"ssp.\1.\2"),
+    (r"ssp\.(layers\.\d+)\.norm3\.(.+)", r"ssp.\1.mlp_norm.\2"),
 ]
 _PUBLISHED_FULL = [
     # In these files `memory_proj` acts on the visual context and `text_proj` on the memory.
-    (r"(?:SSP|prompts_generator)\.memory_proj\.(.+)", r"ssp.context_proj.\1"),
-    (r"(?:SSP|prompts_generator)\.text_proj\.(.+)", r"ssp.memory_proj.\1"),
-    (r"(?:SSP|prompts_generator)\.out_proj\.(.+)", r"ssp.out_proj.\1"),
-    (r"(?:SSP|prompts_generator)\.norm\.(.+)", DROP),
-    (r"(?:SSP|prompts_generator)\.(decoder\.\d+)\.norm1\.(.+)", r"ssp.\1.self_norm.\2"),
-    (r"(?:SSP|prompts_generator)\.(decoder\.\d+)\.norm2\.(.+)", r"ssp.\1.cross_norm.\2"),
+    (r"ssp\.memory_proj\.(.+)", r"ssp.context_proj.\1"),
+    (r"ssp\.text_proj\.(.+)", r"ssp.memory_proj.\1"),
+    (r"ssp\.out_proj\.(.+)", r"ssp.out_proj.\1"),
+    (r"ssp\.norm\.(.+)", DROP),
+    (r"ssp\.(layers\.\d+)\.norm1\.(.+)", r"ssp.\1.self_norm.\2"),
+    (r"ssp\.(layers\.\d+)\.norm2\.(.+)", r"ssp.\1.cross_norm.\2"),
 ]
 _PUBLISHED_SIMPLE = [
-    (r"(?:SSP|prompts_generator)\.norm\.(.+)", r"ssp.context_norm.\1"),
-    (r"(?:SSP|prompts_generator)\.(decoder\.\d+)\.norm1\.(.+)", r"ssp.\1.cross_norm.\2"),
+    (r"ssp\.norm\.(.+)", r"ssp.context_norm.\1"),
+    (r"ssp\.(layers\.\d+)\.norm1\.(.+)", r"ssp.\1.cross_norm.\2"),
 ]
 
 
-def is_published(names: Iterable[str]) -> bool:
-    """Whether these are the names of a published TF-CLIP file."""
-    return any(name.startswith("image_encoder.") for name in names)
-
-
-def is_clip(names: Iterable[str]) -> bool:
-    """Whether these are the names of OpenAI's CLIP (a ViT or a CNN)."""
-    return any(name.startswith("visual.") for name in names)
-
-
-def is_timm(names: Iterable[str]) -> bool:
-    """Whether these are the names of a timm CLIP ViT or CLIP ResNet."""
+def kind_of(names: Iterable[str]) -> str | None:
+    """The kind of a file with these names: 'published', 'openai', 'timm' or 'checkpoint'; None for any other."""
     names = set(names)
-    vit, cnn = {"blocks.0.attn.qkv.weight", "norm_pre.weight"}, {"stem.conv1.conv.weight", "head.pos_embed"}
-    return vit <= names or cnn <= names
-
-
-def is_own(names: Iterable[str]) -> bool:
-    """Whether these are names of this project."""
-    return any(name.startswith(("encoder.vit.", "encoder.cnn.")) for name in names)
+    for kind, start in _KIND_SIGNS.items():
+        if any(name.startswith(start) for name in names):
+            return kind
+    return "timm" if any(needed <= names for needed in _TIMM_NAMES) else None
 
 
 def tower_of(names: Iterable[str]) -> str | None:
-    """The kind of image tower, 'vit' or 'cnn', in a file with these names; None where they do not tell."""
+    """The kind of image tower, 'vit' or 'cnn', in a file with these names; None if they do not say."""
     names = list(names)
     found = [tower for tower, signs in _TOWER_SIGNS.items() if any(name.startswith(signs) for name in names)]
     return found[0] if len(found) == 1 else None
 
 
 def published_names(names: Iterable[str]) -> dict[str, str | None]:
-    """{published name: ours, DROP, or None when the name is not known}."""
+    """{published name: ours, DROP, or None for an unknown name}."""
     names = list(names)
     full = any(".text_proj." in name for name in names)
     table = _PUBLISHED + (_PUBLISHED_FULL if full else _PUBLISHED_SIMPLE)
-    return {name: _translate(name, table) for name in names}
+    translated = {}
+    for name in names:
+        ours = name
+        for pattern, module in _PUBLISHED_MODULES:
+            ours = re.sub(f"^{pattern}", module, ours)
+        translated[name] = _translate(ours, table)
+    return translated
 
 
 def clip_names(names: Iterable[str]) -> dict[str, str | None]:
     """{name in a CLIP with a ViT: ours, DROP for the text tower, or None for a part of another image tower}."""
-    return {n: _translate(n[7:], _CLIP_TOWER) if n.startswith("visual.") else DROP for n in names}
+    tower = "visual."
+    return {n: _translate(n.removeprefix(tower), _CLIP_TOWER) if n.startswith(tower) else DROP for n in names}
 
 
 def clip_resnet_names(names: Iterable[str], cnn: ByobNet) -> dict[str, str | None]:
@@ -128,7 +137,7 @@ def timm_names(names: Iterable[str], tower: str) -> dict[str, str | None]:
 
 
 def to_our_shape(our_name: str, value: Tensor, from_timm: bool) -> Tensor:
-    """CLIP keeps the projection as (D, E), the class token as (D,) and positions as (N, D); timm as this project."""
+    """`value` in our shape: CLIP has the projection as (D, E), the class token as (D,) and positions as (N, D)."""
     if from_timm:
         return value
     if our_name == "encoder.vit.head.weight":
@@ -145,7 +154,7 @@ def _translate(name: str, table: list[tuple[str, str]]) -> str | None:
         match = re.fullmatch(pattern, name)
         if not match:
             continue
-        ours = match.expand(target).replace("ssp.decoder.", "ssp.layers.")
+        ours = match.expand(target)
         if ours.startswith("<tower>"):
             return _translate(ours.removeprefix("<tower>"), _CLIP_TOWER)
         stem, marker, rest = ours.partition("<block>")

@@ -1,7 +1,8 @@
 """Tensors of a TorchScript file, read without running any of its code.
 
 OpenAI distributes CLIP as such an archive: a zip with the pickled module tree in data.pkl and one file per storage.
-The unpickler below knows tensors, plain containers and nameless module objects; anything else is refused.
+The unpickler below accepts tensors, plain containers and module objects, which all get one empty class; anything else
+is an error.
 """
 
 import pickle
@@ -44,7 +45,7 @@ def read_torchscript_tensors(path: Path) -> dict[str, Tensor]:
 
 
 class _Module:
-    """Stands in for every class of the archive; holds its attributes and runs nothing."""
+    """Replaces every class of the archive: holds the attributes of an object and runs nothing."""
 
     def __setstate__(self, state: Any) -> None:
         self.attributes = state if isinstance(state, dict) else {}

@@ -29,6 +29,7 @@ from utils.metrics import (
     rank_features,
     rank_queries,
 )
+from utils.ranking import Roles
 from utils.reranking import k_reciprocal_rerank
 
 
@@ -63,20 +64,16 @@ class Evaluation:
     @cached_property
     def rankings(self) -> list[QueryRanking]:
         """The ranked list of every query; ranks.csv and the contact sheet share it."""
-        protocol = self.protocol
-        own = protocol.own_rows(self.num_query)
-        return rank_queries(self.dist_QG, *self._ids(), protocol.ap, protocol.camera_filter, own)
+        return rank_queries(self.dist_QG, self._roles(self.protocol.camera_filter), self.protocol.ap)
 
     def camera_pairs(self, num_cameras: int) -> list[CameraPair]:
         """mAP and Rank-1 for every pair of a query camera and a gallery camera."""
-        own = self.protocol.own_rows(self.num_query)
-        return rank_camera_pairs(self.dist_QG, *self._ids(), num_cameras, self.protocol.ap, own)
+        return rank_camera_pairs(self.dist_QG, self._roles(camera_filter=False), num_cameras, self.protocol.ap)
 
-    def _ids(self) -> list[NDArray[np.int64]]:
-        """Persons of queries and gallery, then their cameras."""
+    def _roles(self, camera_filter: bool) -> Roles:
         sides = (self.query, self.gallery)
-        pids, camids = ([np.array([getattr(t, name) for t in side]) for side in sides] for name in ("pid", "camid"))
-        return [*pids, *camids]
+        pids, camids = ([[getattr(t, name) for t in side] for side in sides] for name in ("pid", "camid"))
+        return Roles(*pids, *camids, camera_filter, self.protocol.own_rows(self.num_query))
 
     def summary(self) -> dict:
         """The content of metrics.json."""
