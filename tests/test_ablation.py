@@ -128,7 +128,7 @@ def test_another_recipe_in_the_same_folder_is_refused(tiny, tmp_path, caplog):
         ([*row("table2_row2"), "--seeds", "99999999999999999999999999"], "SOLVER.SEED"),
         ([*row("table2_row2"), "--overwrite", "SOLVER.SEED", "3"], "unrecognized arguments: --overwrite ("),
         ([*row("table2_row2"), "MODEL.TEMPORL", "TAP"], "did you mean MODEL.TEMPORAL?"),
-        ([*row("table2_row2"), "--seeds", "1,x"], "--seeds 1,x must be whole numbers"),
+        ([*row("table2_row2"), "--seeds", "1,x"], "SOLVER.SEED must be a whole number, found 'x'"),
         ([*row("table2_row2"), "--seeds", "1,1"], "names a seed twice"),
         ([*row("table2_row2"), "SOLVER.SEED"], "'SOLVER.SEED' has no partner"),
         ([str(ROOT / "loss")], "holds no row"),

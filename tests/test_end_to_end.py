@@ -113,7 +113,7 @@ def test_interrupted_and_resumed_run_equals_an_unbroken_one(
     with caplog.at_level(logging.INFO):
         assert train_main(tiny_argv(TEST__UNTRAINED=True)) == 130
     finished = stop_at[0] - 1
-    said = f"epoch {finished} is the last finished one" if finished else "what comes before the first epoch is finished"
+    said = f"epoch {finished} is the last finished one" if finished else "training will begin with epoch 1"
     assert said in caplog.text and "--resume" in caplog.text
     assert torch.load(tmp_path / "run" / "last.pth", weights_only=True)["epoch"] == stop_at[0] - 1
     monkeypatch.setattr(trainer.FiniteCheck, "add", check)

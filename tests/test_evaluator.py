@@ -26,7 +26,7 @@ from processor.evaluation.reports import (
 )
 from processor.protocol import EvalProtocol
 from processor.runtime import Runtime
-from processor.training.memory import memory_features
+from processor.training.memory import compute_tracklet_features
 from tests.conftest import TINY_OPTIONS
 from tests.tolerance import RN50_LAYERS, RN50_SUM, TINY_LAYERS, TINY_SUM, approx, assert_close
 from utils.errors import InputError
@@ -79,7 +79,7 @@ def test_packed_passes_equal_one_clip_at_a_time(tiny, frames_per_batch):
 def test_clip_memory_is_the_identity_mean_of_tracklet_means(tiny):
     cfg, splits, model = tiny(TEST__FRAMES_PER_BATCH=5)
     pids = [t.pid for t in splits.train]
-    found = memory_features(model, build_memory_loader(cfg, splits), len(pids), RUNTIME)
+    found = compute_tracklet_features(model, build_memory_loader(cfg, splits), len(pids), RUNTIME)
     memory = build_clip_memory(found, torch.tensor(pids), splits.num_classes)
     features = by_hand(cfg, model, splits.train, use_camera=False)
     for label in range(splits.num_classes):
@@ -96,7 +96,7 @@ def test_the_memory_pass_changes_nothing_in_an_encoder_with_batch_norm(tiny):
     cnn.train()
     before = {name: value.clone() for name, value in cnn.state_dict().items()}
     tracklets = splits.train[:2]
-    memory = memory_features(cnn, build_test_loader(cfg, tracklets, "dense"), 2, RUNTIME)
+    memory = compute_tracklet_features(cnn, build_test_loader(cfg, tracklets, "dense"), 2, RUNTIME)
     assert all(torch.equal(value, before[name]) for name, value in cnn.state_dict().items())
     assert_close(memory, by_hand(cfg, cnn, tracklets, use_camera=False), RN50_SUM, RN50_LAYERS)
 
@@ -204,7 +204,7 @@ def test_camera_pairs_are_written_by_name(tmp_path, caplog):
 
 def test_the_query_itself_is_no_answer_when_cameras_do_not_count():
     features, tracklets, num_query = toy()
-    protocol = EvalProtocol("toy", "dense", gallery_includes_query=True, camera_filter=False)
+    protocol = EvalProtocol("toy", "dense", gallery_includes_query=True, same_camera_filter=False)
     evaluation = rank_tracklets(features, tracklets, num_query, protocol)
     assert all(row not in ranking.order for row, ranking in enumerate(evaluation.rankings))
     assert len(evaluation.rankings[0].order) == 4

@@ -40,7 +40,7 @@ def test_one_table_for_all_sets_equals_single_runs(weight, tiny_argv, tiny_mars,
 def test_training_says_that_it_tests_its_own_set_alone(tiny_argv, tiny_mars, caplog):
     keys = {"SOLVER__MAX_EPOCHS": 1, "SOLVER__STEPS": "[]", "TEST__DATASETS": f"MARS:{tiny_mars}"}
     assert train_main(tiny_argv(**keys)) == 0
-    assert "TEST.DATASETS belongs to eval-main.py; this run tests MARS alone" in caplog.messages
+    assert "TEST.DATASETS belongs to eval-main.py; this run tests only MARS" in caplog.messages
 
 
 def test_every_list_is_read_before_the_first_test(weight, tiny_argv, tiny_mars, tmp_path, caplog):

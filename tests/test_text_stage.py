@@ -122,7 +122,7 @@ def test_every_tracklet_is_seen_once_per_epoch(monkeypatch):
 
 def test_learning_rate_per_epoch_by_hand():
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=3.5e-4)
-    schedule = cosine_schedule(optimizer, epochs=120, min_lr=1e-6, warmup_epochs=5, warmup_lr=1e-5)
+    schedule = cosine_schedule(optimizer, TextRecipe(120, 1, 3.5e-4, 1e-6, 5, 1e-5, 0, 0))
     rates = []
     for epoch in range(1, 121):
         schedule.step(epoch)
