@@ -1,5 +1,6 @@
 """Shared fixtures: a small data set in MARS layout and the options of a tiny model."""
 
+import csv
 import json
 import os
 from pathlib import Path
@@ -37,6 +38,7 @@ TINY_OPTIONS = {
     "SOLVER.EVAL_PERIOD": "1",
 }
 
+SCORES = ("mAP", "rank1", "rank5", "rank10", "rank20")
 
 # Files that take longest, with several processes the first to be handed out.
 LONG = ("split_series", "synthetic_layouts", "ablation", "release_agreement", "synthetic", "layouts", "end_to_end")
@@ -48,9 +50,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: place.get(item.path.name, len(LONG)))
 
 
-SCORES = ("mAP", "rank1", "rank5", "rank10", "rank20")
-
-
 def tiny_options(*flags: str, **overrides: object) -> list[str]:
     """argv of the tiny model: flags, then KEY VALUE pairs; an override is written SECTION__KEY=value."""
     options = TINY_OPTIONS | {key.replace("__", "."): str(value) for key, value in overrides.items()}
@@ -58,8 +57,33 @@ def tiny_options(*flags: str, **overrides: object) -> list[str]:
 
 
 def metrics(folder: Path) -> dict:
-    """What a run or a test wrote of its scores."""
+    """The content of metrics.json of a run or a test."""
     return json.loads((folder / "metrics.json").read_text())
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a table with column names."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def load(path: Path):
+    """The content of a checkpoint or another file of tensors and plain Python."""
+    return torch.load(path, weights_only=True)
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Every file below a folder."""
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def one_error(caplog, main, argv: list[str]) -> str:
+    """The only error line of a command that must end with exit code 2."""
+    caplog.clear()
+    assert main(argv) == 2
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert "\n" not in line
+    return line
 
 
 @pytest.fixture(scope="session")

@@ -73,7 +73,7 @@ def protocol_line(evaluation: Evaluation) -> str:
     return (
         f"{protocol.dataset}, {protocol.sampling} sampling, {metrics['num_query']} queries against "
         f"{metrics['num_gallery']} gallery tracklets (TEST.GALLERY_INCLUDES_QUERY {protocol.gallery_includes_query}, "
-        f"TEST.SAME_CAMERA_FILTER {protocol.camera_filter}, TEST.AP {protocol.ap}"
+        f"TEST.SAME_CAMERA_FILTER {protocol.same_camera_filter}, TEST.AP {protocol.ap}"
         + (f", split {protocol.split})" if protocol.split else ")")
     )
 
