@@ -1,4 +1,4 @@
-"""The memory pass is made once for the same frames, weights and settings, and again for anything else."""
+"""Tracklet features are computed once for the same frames, weights and settings, and again for anything else."""
 
 import logging
 import os
@@ -14,11 +14,9 @@ from model import build_model
 from processor.run import train_main
 from processor.training import feature_cache, memory
 from processor.training.feature_cache import cached_features, describe_frames, describe_weights
-from tests.conftest import tiny_options
+from tests.conftest import load, tiny_options
 
 TAKEN = "taken from"
-
-
 KEYS = {"SOLVER__MAX_EPOCHS": 1, "TEST__EVAL_SAMPLING": "first"}
 
 
@@ -34,7 +32,7 @@ def first_run(tiny_mars, tmp_path_factory):
 @pytest.fixture
 def first(first_run):
     """CLIP-Memory of the first run."""
-    return torch.load(first_run / "run" / "clip_memory.pt", weights_only=True)
+    return load(first_run / "run" / "clip_memory.pt")
 
 
 @pytest.fixture
@@ -48,7 +46,7 @@ def run(tiny_mars, first_run, tiny_argv, tmp_path, caplog):
         keys = KEYS | {"DATASETS__ROOT_DIR": data, "DATASETS__CACHE_DIR": tmp_path / "cache"} | overrides
         with caplog.at_level(logging.INFO):
             assert train_main(tiny_argv("--overwrite", *flags, **keys)) == 0
-        return torch.load(tmp_path / "run" / "clip_memory.pt", weights_only=True), TAKEN in caplog.text
+        return load(tmp_path / "run" / "clip_memory.pt"), TAKEN in caplog.text
 
     train.data, train.cache = data, tmp_path / "cache" / "memory_features"
     return train
@@ -74,39 +72,36 @@ def test_other_weights_sizes_or_transforms_are_computed_anew(first, run, change)
         assert not torch.equal(first, second)
 
 
-@pytest.mark.parametrize("changed", ["time", "size"])
-def test_another_image_under_the_same_name_is_computed_anew(first, run, changed):
-    frames = sorted(path for path in run.data.rglob("*.jpg") if "train" in path.as_posix())
-    state, size = frames[0].stat(), frames[0].stat().st_size
-    content = next(f.read_bytes() for f in frames[::-1] if f.read_bytes() != frames[0].read_bytes())
-    if changed == "time":  # what follows the end of a JPEG is not looked at
-        content = content[:size] if len(content) > size else content + bytes(size - len(content))
-        frames[0].write_bytes(content)
-        os.utime(frames[0], ns=(state.st_atime_ns, state.st_mtime_ns + 1))
-        assert frames[0].stat().st_size == size
-    else:
-        frames[0].write_bytes(content + bytes(size + 1 - len(content)) if len(content) <= size else content)
-        os.utime(frames[0], ns=(state.st_atime_ns, state.st_mtime_ns))
-        assert frames[0].stat().st_size != size
-    second, taken = run()
-    assert not taken and not torch.equal(first, second)
-
-
-def splits_of(*tracklets: tuple[tuple[str, ...], int]) -> ReIDSplits:
-    train = tuple(Tracklet(tuple(f"/data/{name}" for name in names), pid, 0) for names, pid in tracklets)
-    return ReIDSplits(train, (), (), 2, 1, gallery_includes_query=True, root="/data")
+def described(*tracklets: tuple[str, int], root: str = "/data") -> str:
+    """`describe_frames` of tracklets (names of frames, label)."""
+    train = tuple(Tracklet(tuple(f"{root}/{name}" for name in names.split()), pid, 0) for names, pid in tracklets)
+    return describe_frames(ReIDSplits(train, (), (), 2, 1, gallery_includes_query=True, root=root))
 
 
 def test_the_same_frames_in_other_tracklets_are_other_frames():
-    described = [
-        describe_frames(splits_of((("a", "b"), 0), (("c",), 0))),
-        describe_frames(splits_of((("a",), 0), (("b", "c"), 0))),
-        describe_frames(splits_of((("a", "b"), 0), (("c",), 1))),
-        describe_frames(splits_of((("b", "a"), 0), (("c",), 0))),
-        describe_frames(splits_of((("ab",), 0), (("c",), 0))),
-    ]
-    assert len(set(described)) == len(described)
-    assert described[0] == describe_frames(splits_of((("a", "b"), 0), (("c",), 0)))
+    tracklets = [("a b", 0), ("c", 0)]
+    others = [[("a", 0), ("b c", 0)], [("a b", 0), ("c", 1)], [("b a", 0), ("c", 0)], [("ab", 0), ("c", 0)]]
+    assert len({described(*given) for given in [tracklets, *others]}) == 5
+    assert described(*tracklets) == described(*tracklets)
+
+
+def test_size_and_time_of_an_image_count(tmp_path):
+    found = set()
+    for content, time in ((b"one", 1), (b"one", 2), (b"longer", 2)):
+        (tmp_path / "a").write_bytes(content)
+        os.utime(tmp_path / "a", ns=(1, time))
+        found.add(described(("a", 0), root=str(tmp_path)))
+    assert len(found) == 3
+
+
+def test_another_image_and_a_list_with_fewer_frames_are_computed_anew(first, run, tmp_path):
+    frame, *_, other = sorted(path for path in run.data.rglob("*.jpg") if "train" in path.as_posix())
+    shutil.copy(other, frame)
+    second, taken = run()
+    assert not taken and not torch.equal(first, second)
+    exclusions = tmp_path / "exclude.txt"
+    exclusions.write_text(f"split,frame,reason\ntrain,{frame.relative_to(run.data).as_posix()},blurred\n")
+    assert not run(DATASETS__EXCLUDE=exclusions)[1]
 
 
 def test_features_of_another_number_of_tracklets_are_not_used(tmp_path, caplog):
@@ -129,20 +124,13 @@ def test_changed_code_of_the_pass_is_another_key(tmp_path):
         before = after
 
 
-def test_a_list_with_fewer_frames_is_computed_anew(run, tmp_path):
-    frame = sorted(path for path in run.data.rglob("*.jpg") if "train" in path.as_posix())[0]
-    exclusions = tmp_path / "exclude.txt"
-    exclusions.write_text(f"split,frame,reason\ntrain,{frame.relative_to(run.data).as_posix()},blurred\n")
-    assert not run(DATASETS__EXCLUDE=exclusions)[1]
-
-
 @pytest.mark.parametrize("damage", ["truncated", "changed", "of another key", "no tensor"])
 def test_a_file_that_is_not_what_it_should_be_is_made_anew(first, run, damage, caplog):
     (path,) = run.cache.iterdir()
     if damage == "truncated":
         path.write_bytes(path.read_bytes()[:-200])
     else:
-        content = torch.load(path, weights_only=True)
+        content = load(path)
         if damage == "changed":
             content["features"][0, 0] += 1
         elif damage == "no tensor":
@@ -156,19 +144,20 @@ def test_a_file_that_is_not_what_it_should_be_is_made_anew(first, run, damage, c
 
 
 def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path, caplog):
-    (tmp_path / "cache").write_text("a file")
-    features = cached_features(tmp_path / "cache", {"frames": "x"}, 2, lambda: torch.ones(2, 3))
-    assert torch.equal(features, torch.ones(2, 3))
-    (line,) = caplog.messages
-    assert line.count(str(tmp_path)) == 1 and "DATASETS.CACHE_DIR" in line
-    path = tmp_path / "other" / "memory_features"
-    cached_features(tmp_path / "other", {"frames": "x"}, 2, lambda: torch.ones(2, 3))
-    (file,) = path.iterdir()
+    def features_in(cache):
+        caplog.clear()
+        assert torch.equal(cached_features(cache, {"frames": "x"}, 2, lambda: torch.ones(2, 3)), torch.ones(2, 3))
+        return caplog.text
+
+    taken, cache = tmp_path / "taken", tmp_path / "cache"
+    taken.write_text("a file")
+    line = features_in(taken)
+    assert str(taken) in line and "DATASETS.CACHE_DIR" in line
+    assert features_in(cache) == ""
+    (file,) = (cache / "memory_features").iterdir()
     file.unlink()
     file.mkdir()
-    caplog.clear()
-    cached_features(tmp_path / "other", {"frames": "x"}, 2, lambda: torch.ones(2, 3))
-    assert caplog.messages[-1].count(str(file)) == 1 and "cannot be written" in caplog.messages[-1]
+    assert f"{file} cannot be written" in features_in(cache)
 
 
 def test_the_camera_embedding_does_not_matter_and_everything_else_does():
