@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from yacs.config import CfgNode
 
+from configs import load_cfg
 from datasets.synthetic.command import write_mars
 from processor.run import train_main
 
@@ -54,6 +56,11 @@ def tiny_options(*flags: str, **overrides: object) -> list[str]:
     """argv of the tiny model: flags, then KEY VALUE pairs; an override is written SECTION__KEY=value."""
     options = TINY_OPTIONS | {key.replace("__", "."): str(value) for key, value in overrides.items()}
     return [*flags, *(part for pair in options.items() for part in pair)]
+
+
+def tiny_cfg(**overrides: object) -> CfgNode:
+    """The config of the tiny model."""
+    return load_cfg(opts=tiny_options(**overrides))
 
 
 def metrics(folder: Path) -> dict:
