@@ -5,17 +5,18 @@ python -m processor.colour_baseline [--config_file F] [KEY VALUE ...]
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from configs import load_cfg
 from configs.command import CommandParser, run_command
-from datasets import check_frames_present, configured_splits, official_name
 from datasets.frames import FILES, FrameSource, frame_source, read_frame
 from datasets.tracklet import Tracklet
 from processor.evaluation import Evaluation, log_table, rank_tracklets
-from processor.protocol import EvalProtocol, build_protocol
+from processor.experiment import prepare
+from processor.protocol import EvalProtocol
 from utils.progress import progress
 
 _STRIPES = 8
@@ -27,10 +28,9 @@ def main(argv: Sequence[str]) -> int:
     def work() -> None:
         arguments = CommandParser("Score a data set by the mean colours of horizontal stripes.").parse(argv)
         cfg = load_cfg(arguments.config_file, arguments.opts)
-        splits = configured_splits(cfg)
-        check_frames_present(splits)
-        dataset, source = official_name(cfg.DATASETS.NAMES), frame_source(splits.pack, splits.root)
-        protocol = build_protocol(cfg, dataset, splits, "dense", "test", camera_embedding=False)
+        experiment = prepare(cfg, Path(cfg.OUTPUT_DIR))
+        splits = experiment.splits
+        source, protocol = frame_source(splits.pack, splits.root), experiment.protocol("dense")
         evaluation = score_colours(splits.query, splits.gallery, cfg.INPUT.SIZE_TEST, protocol, source)
         log_table({f"colours of {_STRIPES} stripes": evaluation.metrics})
 

@@ -1,16 +1,13 @@
-"""How tracklets are compared: the test protocol of a data set under the TEST keys."""
+"""How tracklets are compared: the protocol of a test."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from yacs.config import CfgNode
 
-from configs import resolve_auto
-from datasets import find_dataset
 from datasets.matching import have_true_match
-from datasets.tracklet import ReIDSplits, Tracklet
+from datasets.tracklet import Tracklet
 from utils.errors import InputError
 
 
@@ -41,30 +38,6 @@ class EvalProtocol:
     def own_rows(self, num_query: int) -> NDArray[np.int64] | None:
         """The gallery row of each query itself (Q,): a gallery with queries begins with them; None without them."""
         return np.arange(num_query) if self.gallery_includes_query else None
-
-
-def build_protocol(
-    cfg: CfgNode, dataset: str, splits: ReIDSplits, sampling: str, part: str, camera_embedding: bool
-) -> EvalProtocol:
-    """The protocol of `part` ('test' or 'val') of a data set under the TEST keys."""
-    keys = cfg.TEST
-    includes_query = resolve_auto(keys.GALLERY_INCLUDES_QUERY, splits.gallery_includes_query)
-    re_ranking = (keys.RE_RANKING_K1, keys.RE_RANKING_K2, keys.RE_RANKING_LAMBDA)
-    has_splits = find_dataset(dataset).num_splits > 1
-    return EvalProtocol(
-        dataset=dataset if part == "test" else f"{dataset} validation",
-        sampling=sampling,
-        gallery_includes_query=includes_query or part == "val",
-        neck_feat=keys.NECK_FEAT,
-        feat_norm=keys.FEAT_NORM,
-        re_ranking=re_ranking if keys.RE_RANKING else None,
-        camera_embedding=camera_embedding,
-        same_camera_filter=resolve_auto(keys.SAME_CAMERA_FILTER, splits.num_cameras > 1),
-        ap=keys.AP,
-        split=cfg.DATASETS.SPLIT if has_splits else "",
-        train_half=cfg.DATASETS.TRAIN_HALF if has_splits else "",
-        left_out=splits.left_out,
-    )
 
 
 def check_scorable(protocol: EvalProtocol, query: Sequence[Tracklet], gallery: Sequence[Tracklet]) -> None:

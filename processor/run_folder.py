@@ -73,12 +73,6 @@ def discard_run(output_dir: Path) -> None:
         (output_dir / name).unlink(missing_ok=True)
 
 
-def history_row(epoch: int, lr: float, means: Mapping[str, float]) -> dict[str, Any]:
-    """One row of history.csv; the scores are added to it after a test."""
-    row = {"epoch": epoch, "lr": lr, "seconds": round(means["seconds"], 2)}
-    return row | {f"loss_{name}": means[name] for name in LOSS_TERMS}
-
-
 def write_history(output_dir: Path, history: Sequence[Mapping[str, Any]]) -> None:
     """Rewrite history.csv, one row per finished epoch."""
     save_csv(output_dir / HISTORY, _HISTORY_COLUMNS, history)

@@ -127,7 +127,8 @@ def _fit(experiment: Experiment, run: RunState, loader: torch.utils.data.DataLoa
         )
         run.lr_schedule.step()
         run.epoch = epoch + 1
-        run.history.append(files.history_row(run.epoch, lr, means))
+        row = {"epoch": run.epoch, "lr": lr, "seconds": round(means["seconds"], 2)}  # the scores follow after a test
+        run.history.append(row | {f"loss_{name}": means[name] for name in LOSS_TERMS})
         run.save(experiment, files.LAST)
         _log_epoch(run, means, cfg.SOLVER.MAX_EPOCHS)
         if _test_is_due(cfg, run):
