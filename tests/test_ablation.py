@@ -48,7 +48,6 @@ def test_rows_and_seeds_give_one_table(tiny, tmp_path):
     assert float(records[1]["params M"]) > float(records[0]["params M"]) and records[0]["params M paper"] == ""
     text = (out / "tables.md").read_text()
     assert "## Table 2, components" in text and "## Table 3, parts of TMD" in text and "±" in text
-    # Seeds differ, rows differ.
     configs = [load_cfg(out / run / "config.yml") for run in runs]
     assert [cfg.SOLVER.SEED for cfg in configs] == [1, 2, 1, 2]
     assert [cfg.MODEL.TEMPORAL for cfg in configs] == ["TAP", "TAP", "TMD", "TMD"]
@@ -109,14 +108,10 @@ def test_rows_of_ones_own(tiny, tmp_path):
         ([*row("table2_row2"), "DATASETS.ROOT_DIR", "nowhere"], "row table2_row2: DATASETS.ROOT_DIR nowhere"),
         ([*row("table2_row2"), "MODEL.PRETRAIN_PATH", "none.pt"], "row table2_row2: MODEL.PRETRAIN_PATH: none.pt"),
         ([*row("table2_row2"), "--seeds=-1"], "SOLVER.SEED"),
-        ([*row("table2_row2"), "--seeds", "99999999999999999999999999"], "SOLVER.SEED"),
         ([*row("table2_row2"), "--overwrite", "SOLVER.SEED", "3"], "unrecognized arguments: --overwrite ("),
-        ([*row("table2_row2"), "MODEL.TEMPORL", "TAP"], "did you mean MODEL.TEMPORAL?"),
         ([*row("table2_row2"), "--seeds", "1,x"], "SOLVER.SEED must be a whole number, found 'x'"),
         ([*row("table2_row2"), "--seeds", "1,1"], "names a seed twice"),
-        ([*row("table2_row2"), "SOLVER.SEED"], "'SOLVER.SEED' has no partner"),
         ([str(ROOT / "loss")], "holds no row"),
-        (["--cost", "only"], "--cost"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(argv, message, tmp_path, caplog, monkeypatch):

@@ -51,7 +51,7 @@ def test_a_loss_that_is_not_finite_names_its_own_step_one_step_later(value, at_t
 
 
 def test_a_checkpoint_of_the_plain_optimizer_goes_on_with_the_fused_one():
-    """The way Adam is computed belongs to the run at hand, not to the file."""
+    """Whether Adam is fused depends on the device of this run, not on the checkpoint."""
     plain, fused = run_state(False), run_state(False)
     fused.optimizer = torch.optim.Adam(fused.model.parameters(), fused=True)
     plain.model(torch.ones(1, 2)).sum().backward()

@@ -99,7 +99,7 @@ def cached_features(
     content = {"description": text, "features": features, "checksum": _checksum(features)}
 
     def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:  # so that a full disk is the system's own error
+        with temporary.open("wb") as file:  # an open file, so that a full disk raises OSError
             torch.save(content, file)
 
     try:
