@@ -106,9 +106,3 @@ def read_metrics(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return content if sound else None
-
-
-def finished_epochs(folder: Path) -> int:
-    """The number of epochs of the run in `folder`; 0 unless its final test is done."""
-    epochs = ((read_metrics(folder) or {}).get("last") or {}).get("epoch")
-    return epochs if isinstance(epochs, int) else 0

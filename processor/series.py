@@ -99,8 +99,9 @@ def is_finished(cfg: CfgNode) -> bool:
         check_recipe(changes, folder / files.CONFIG)
     except (OSError, ValueError):
         return False
+    last = (files.read_metrics(folder) or {}).get("last", {})  # scores and number of the last epoch
     same_end = not any(key.startswith(("TEST.", "SOLVER.MAX_EPOCHS")) for key in changes)
-    return same_end and files.finished_epochs(folder) >= cfg.SOLVER.MAX_EPOCHS
+    return same_end and last.get("epoch", 0) >= cfg.SOLVER.MAX_EPOCHS
 
 
 def split_cfgs(cfg: CfgNode) -> list[CfgNode]:

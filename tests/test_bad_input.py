@@ -185,16 +185,16 @@ def test_truncated_checkpoint(finished, tiny_argv, fails):
     assert "best.pth cannot be read; it is truncated" in fails(eval_main, tiny_argv())
 
 
-def test_weights_of_another_architecture_and_of_clip_alone(finished, tiny_argv, tmp_path, fails):
+def test_weights_of_another_architecture_and_of_clips_encoder(finished, tiny_argv, tmp_path, fails):
     line = fails(eval_main, tiny_argv(MODEL__ENCODER__WIDTH=128))
-    assert "best.pth is of another architecture" in line and "MODEL.ENCODER" in line
+    assert "best.pth is of another architecture" in line and "it was trained with MODEL.ENCODER.WIDTH 64" in line
     assert f"the config of its run is {finished / 'config.yml'}" in line
     assert eval_main(["--config_file", str(finished / "config.yml"), "OUTPUT_DIR", str(finished)]) == 0
     prefix, model = "encoder.vit.", load(finished / "best.pth")["model"]
     vit = {name.removeprefix(prefix): value for name, value in model.items() if name.startswith(prefix)}
     vit["pos_embed"] = torch.zeros(1, 5, 64)
     torch.save(vit, tmp_path / "timm.pth")
-    assert "holds CLIP's encoder alone" in fails(eval_main, tiny_argv(TEST__WEIGHT=tmp_path / "timm.pth"))
+    assert "holds only CLIP's encoder" in fails(eval_main, tiny_argv(TEST__WEIGHT=tmp_path / "timm.pth"))
 
 
 def test_files_and_folders_in_each_others_place(tiny_argv, tmp_path, fails):

@@ -68,12 +68,6 @@ def test_without_memory_there_is_no_pass_and_no_term(tiny_argv, tmp_path):
     assert eval_main(tiny_argv(**argv)) == 0
 
 
-def test_weights_of_another_switch_name_the_key(tiny_argv, tmp_path, caplog):
-    assert train_main(tiny_argv(MODEL__TEMPORAL="TAP", SOLVER__MAX_EPOCHS=1)) == 0
-    line = one_error(caplog, eval_main, tiny_argv())
-    assert "it was trained with MODEL.TEMPORAL TAP" in line and str(tmp_path / "run" / "config.yml") in line
-
-
 def test_a_run_may_go_on_with_gradient_checkpointing(tiny_argv, tmp_path):
     """The same gradients in less GPU memory: for a run that ran out of it."""
     for name, flags in (("plain", {}), ("switched", {"MODEL__GRAD_CHECKPOINT": True})):

@@ -35,7 +35,7 @@ def test_one_table_for_all_sets_equals_single_runs(weight, tiny_argv, tiny_mars,
         assert {key: metrics(single)[key] for key in SCORES} == {key: together["datasets"][name][key] for key in SCORES}
 
 
-def test_training_says_that_it_tests_its_own_set_alone(tiny_argv, tiny_mars, caplog):
+def test_training_says_that_it_tests_only_its_own_set(tiny_argv, tiny_mars, caplog):
     keys = {"SOLVER__MAX_EPOCHS": 1, "TEST__DATASETS": f"MARS:{tiny_mars}"}
     assert train_main(tiny_argv(**keys)) == 0
     assert "TEST.DATASETS belongs to eval-main.py; this run tests only MARS" in caplog.messages

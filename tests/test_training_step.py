@@ -83,7 +83,7 @@ def test_without_dropout_parts_give_losses_gradients_and_statistics_of_the_whole
 
 
 @pytest.mark.parametrize("frozen", ["encoder", "tmd", "ssp"])
-def test_parts_leave_what_is_frozen_alone(frozen):
+def test_parts_give_frozen_modules_no_gradients(frozen):
     model, criterion, memory, clips = parts_of_a_step(dropout=False)
     model.get_submodule(frozen).requires_grad_(False)
     in_parts = copy.deepcopy(model)

@@ -19,7 +19,7 @@ class Cost:
 
     params: float
     training_flops: float  # training forward: linear layers and attention, and a CNN's convolutions; no patch embedding
-    deployed_flops: float  # the retrieval feature alone, everything counted
+    deployed_flops: float  # only the retrieval feature, everything counted
 
 
 def count_cost(model: TFCLIP, image_size: Sequence[int], num_frames: int, memory: bool, text: nn.Module | None) -> Cost:

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def evaluate_part(experiment: Experiment, model: TFCLIP, sampling: str, part: str = "test") -> Evaluation:
-    """Rank the queries of the test part, or of the validation part ('val'), where queries are gallery items too."""
+    """Rank the queries of the test part or of the validation part ('val'); the gallery of the latter includes them."""
     query, gallery = experiment.part(part)
     protocol = experiment.protocol(sampling, part, model.encoder.camera_embed is not None)
     tracklets, splits = query + gallery, experiment.splits
@@ -35,7 +35,7 @@ def evaluate_part(experiment: Experiment, model: TFCLIP, sampling: str, part: st
 
 
 def report(experiment: Experiment, rows: Mapping[str, Mapping], evaluation: Evaluation, extra: Mapping) -> None:
-    """The table on screen and in the log, and the files that were asked for."""
+    """Log the scores as a table and write the files that were asked for."""
     keys = experiment.cfg.TEST
     asked = (keys.SAVE_FEATURES, keys.SAVE_RANKS, keys.CAMERA_PAIRS, keys.CONTACT_SHEET)
     written = write_reports(experiment.out, evaluation, extra, experiment.splits, *asked)
@@ -80,7 +80,7 @@ def _evaluate(experiment: Experiment, weight: Path) -> Evaluation:
     except ArchitectureError as error:
         raise InputError(f"{error}{_how_trained(weight, cfg)}") from None
     if loaded.kind not in ("published", "checkpoint"):
-        raise InputError(f"TEST.WEIGHT {weight} holds CLIP's encoder alone; a test needs weights of a trained TF-CLIP")
+        raise InputError(f"TEST.WEIGHT {weight} holds only CLIP's encoder; a test needs weights of a trained TF-CLIP")
     if find_dataset(experiment.dataset).num_splits > 1:
         _check_same_split(weight, loaded.config, experiment)
     files.create_output_dir(experiment.out)

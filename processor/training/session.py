@@ -69,7 +69,7 @@ def train_one(cfg: CfgNode, resume: bool, discard: Path | None) -> None:
 
 
 def check_start(cfg: CfgNode, pretrained: bool = True) -> None:
-    """Raise InputError, before any data are read, when what training starts from or compiles with is not at hand."""
+    """Raise InputError when pretrained weights, the text tower or the compiler are missing; reads no data set."""
     if cfg.SOLVER.COMPILE:
         check_compiler(current_device())
     if not pretrained:
@@ -80,7 +80,7 @@ def check_start(cfg: CfgNode, pretrained: bool = True) -> None:
 
 
 def _open_output_dir(experiment: Experiment, resume: bool, discard: Path | None) -> None:
-    """From here on the run writes: the input is known to be sound."""
+    """Make the folder and write the first files; the input is known to be sound."""
     files.create_output_dir(experiment.out)
     if discard is not None:
         files.discard_run(discard)
@@ -105,7 +105,7 @@ def _start(experiment: Experiment, run: RunState, text: TextBranch | None) -> No
 
 
 def _continue(experiment: Experiment, run: RunState, checkpoint: Checkpoint) -> None:
-    """The state after the last finished epoch."""
+    """Restore the state after the last finished epoch."""
     run.restore(checkpoint)
     files.write_history(experiment.out, run.history)
     logger.info("continuing after epoch %d", run.epoch)
@@ -136,7 +136,7 @@ def _fit(experiment: Experiment, run: RunState, loader: torch.utils.data.DataLoa
 
 
 def _test_is_due(cfg: CfgNode, run: RunState) -> bool:
-    """Whether the last finished epoch is one to test and has not been."""
+    """Whether the last finished epoch is to be tested and has not been tested yet."""
     on_schedule = run.epoch % cfg.SOLVER.EVAL_PERIOD == 0 or run.epoch >= cfg.SOLVER.MAX_EPOCHS
     return bool(run.history) and on_schedule and "mAP" not in run.history[-1]
 
