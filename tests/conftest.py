@@ -12,6 +12,7 @@ from yacs.config import CfgNode
 from configs import load_cfg
 from datasets.synthetic.command import write_mars
 from processor.run import train_main
+from processor.training.epoch import FiniteCheck
 
 torch.set_num_threads(int(os.environ.get("TFCLIP_TEST_THREADS", "1")))  # tiny tensors: threads cost more than they give
 
@@ -118,3 +119,19 @@ def tiny_argv(tiny_mars, tmp_path):
         return tiny_options(*flags, **{"DATASETS__ROOT_DIR": tiny_mars, "OUTPUT_DIR": tmp_path / "run"} | overrides)
 
     return build
+
+
+@pytest.fixture
+def interrupt_when(monkeypatch):
+    """interrupt_when(due): Ctrl-C after each training step with due(epoch, step), until monkeypatch.undo()."""
+
+    def patch(due) -> None:
+        def add(self, losses, step):
+            unpatched(self, losses, step)
+            if due(self.epoch, step):
+                raise KeyboardInterrupt
+
+        unpatched = FiniteCheck.add
+        monkeypatch.setattr(FiniteCheck, "add", add)
+
+    return patch

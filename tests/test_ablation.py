@@ -10,7 +10,6 @@ import pytest
 from configs import load_cfg
 from processor.ablation.command import main
 from processor.ablation.paper import PAPER_ROWS
-from processor.training.epoch import FiniteCheck
 from tests.conftest import ROOT, metrics, one_error, read_csv, tiny_options
 
 ROWS = ROOT / "configs" / "ablation"
@@ -65,16 +64,9 @@ def test_finished_rows_are_skipped_and_a_new_seed_is_added(tiny, tmp_path, caplo
     assert (out / "table2_row2/seed1/last.pth").stat().st_mtime_ns == before
 
 
-def test_an_ablation_that_was_broken_off_goes_on_where_it_stopped(tiny, tmp_path, caplog, monkeypatch):
+def test_an_ablation_that_was_broken_off_goes_on(tiny, tmp_path, caplog, monkeypatch, interrupt_when):
     rows, out, unbroken = row("table2_row2", "table2_row6"), tmp_path / "out", tmp_path / "unbroken"
-    add = FiniteCheck.add
-
-    def interrupt(self, losses, step):
-        add(self, losses, step)
-        if self.epoch == 2 and (out / "table2_row6").exists():
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(FiniteCheck, "add", interrupt)
+    interrupt_when(lambda epoch, step: epoch == 2 and (out / "table2_row6").exists())
     assert main([*rows, *tiny]) == 130
     monkeypatch.undo()
     assert "finished runs are kept, continue with" in caplog.text

@@ -15,7 +15,6 @@ import torch
 from processor.evaluation import session
 from processor.evaluation.evaluator import evaluate
 from processor.run import eval_main, train_main
-from processor.training import epoch as trainer
 from tests.conftest import ROOT, SCORES, load, metrics, read_csv
 
 
@@ -83,23 +82,16 @@ def test_test_options_change_the_result(trained_run, tiny_argv, tmp_path):
 
 @pytest.mark.parametrize("stop_at", [(1, 1), (3, 2)])
 def test_interrupted_and_resumed_run_equals_an_unbroken_one(
-    trained_run, tiny_argv, tmp_path, monkeypatch, caplog, stop_at
+    trained_run, tiny_argv, tmp_path, monkeypatch, interrupt_when, caplog, stop_at
 ):
-    check = trainer.FiniteCheck.add
-
-    def interrupt(self, losses, step):
-        check(self, losses, step)
-        if (self.epoch, step) == stop_at:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(trainer.FiniteCheck, "add", interrupt)
+    interrupt_when(lambda *epoch_and_step: epoch_and_step == stop_at)
     with caplog.at_level(logging.INFO):
         assert train_main(tiny_argv(TEST__UNTRAINED=True)) == 130
     finished = stop_at[0] - 1
     state = f"epoch {finished} is the last finished one" if finished else "training will begin with epoch 1"
     assert state in caplog.text and "--resume" in caplog.text
     assert load(tmp_path / "run" / "last.pth")["epoch"] == finished
-    monkeypatch.setattr(trainer.FiniteCheck, "add", check)
+    monkeypatch.undo()
     torch.rand(7)  # whatever the process did in between
     assert train_main(tiny_argv("--resume", TEST__UNTRAINED=True)) == 0
     assert_same_state(tmp_path / "run" / "last.pth", trained_run / "last.pth")

@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from configs import load_cfg
 from datasets.tracklet import ReIDSplits, Tracklet
 from model import build_model
 from processor.run import train_main
 from processor.training import feature_cache, memory
 from processor.training.feature_cache import cached_features, describe_frames, describe_weights
-from tests.conftest import load, tiny_options
+from tests.conftest import load, tiny_cfg, tiny_options
 
 TAKEN = "taken from"
 KEYS = {"SOLVER__MAX_EPOCHS": 1, "TEST__EVAL_SAMPLING": "first"}
@@ -104,12 +103,6 @@ def test_another_image_and_a_list_with_fewer_frames_are_computed_anew(first, run
     assert not run(DATASETS__EXCLUDE=exclusions)[1]
 
 
-def test_features_of_another_number_of_tracklets_are_not_used(tmp_path, caplog):
-    cached_features(tmp_path, {"frames": "x"}, 2, lambda: torch.ones(2, 3))
-    again = cached_features(tmp_path, {"frames": "x"}, 3, lambda: torch.zeros(3, 3))
-    assert torch.equal(again, torch.zeros(3, 3)) and "computed anew" in caplog.text
-
-
 def test_changed_code_of_the_pass_is_another_key(tmp_path):
     root = Path(feature_cache.__file__).parents[2]
     for room in ("model", "datasets", "processor", "utils"):
@@ -124,45 +117,43 @@ def test_changed_code_of_the_pass_is_another_key(tmp_path):
         before = after
 
 
-@pytest.mark.parametrize("damage", ["truncated", "changed", "of another key", "no tensor"])
-def test_a_file_that_is_not_what_it_should_be_is_made_anew(first, run, damage, caplog):
-    (path,) = run.cache.iterdir()
+def cached(cache, value, rows=2):
+    """`cached_features` where a pass would give `rows` features full of `value`."""
+    return cached_features(cache, {"frames": "x"}, rows, lambda: torch.full((rows, 3), value))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "changed", "of another key", "no tensor", "of fewer tracklets"])
+def test_a_file_that_is_not_what_it_should_be_is_made_anew(damage, tmp_path, caplog):
+    cached(tmp_path, 1.0, rows=1 if damage == "of fewer tracklets" else 2)
+    (path,) = (tmp_path / "memory_features").iterdir()
+    content = load(path)
+    if damage == "changed":
+        content["features"][0, 0] += 1
+    elif damage == "no tensor":
+        content["features"] = [1, 2]
+    elif damage == "of another key":
+        content["description"] = content["description"].replace('"format": 1', '"format": 0')
+    torch.save(content, path)
     if damage == "truncated":
         path.write_bytes(path.read_bytes()[:-200])
-    else:
-        content = load(path)
-        if damage == "changed":
-            content["features"][0, 0] += 1
-        elif damage == "no tensor":
-            content["features"] = [1, 2]
-        else:
-            content["description"] = content["description"].replace('"format": 1', '"format": 0')
-        torch.save(content, path)
-    again, taken = run()
-    assert not taken and torch.equal(again, first) and "computed anew" in caplog.text
-    assert run()[1]
+    assert torch.equal(cached(tmp_path, 2.0), torch.full((2, 3), 2.0)) and "computed anew" in caplog.text
+    assert torch.equal(cached(tmp_path, 3.0), torch.full((2, 3), 2.0))
 
 
 def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path, caplog):
-    def features_in(cache):
-        caplog.clear()
-        assert torch.equal(cached_features(cache, {"frames": "x"}, 2, lambda: torch.ones(2, 3)), torch.ones(2, 3))
-        return caplog.text
-
     taken, cache = tmp_path / "taken", tmp_path / "cache"
     taken.write_text("a file")
-    line = features_in(taken)
-    assert str(taken) in line and "DATASETS.CACHE_DIR" in line
-    assert features_in(cache) == ""
+    assert torch.equal(cached(taken, 1.0), torch.ones(2, 3))
+    assert str(taken) in caplog.text and "DATASETS.CACHE_DIR" in caplog.text
+    cached(cache, 1.0)
     (file,) = (cache / "memory_features").iterdir()
     file.unlink()
     file.mkdir()
-    assert f"{file} cannot be written" in features_in(cache)
+    assert torch.equal(cached(cache, 1.0), torch.ones(2, 3)) and f"{file} cannot be written" in caplog.text
 
 
 def test_the_camera_embedding_does_not_matter_and_everything_else_does():
-    cfg = load_cfg(opts=tiny_options())
-    model = build_model(cfg, 5, 3)
+    model = build_model(tiny_cfg(), 5, 3)
     before = describe_weights(model.encoder)
     with torch.no_grad():
         model.encoder.camera_embed += 1

@@ -13,7 +13,6 @@ import pytest
 
 from datasets.synthetic.command import write_set
 from processor.run import eval_main, train_main
-from processor.training import epoch as trainer
 from processor.training import session
 from tests.conftest import ROOT, SCORES, contents, load, metrics, read_csv, tiny_options
 from tests.test_end_to_end import assert_same_state
@@ -54,18 +53,6 @@ def copied(series, tmp_path):
     return shutil.copytree(series, tmp_path / "run")
 
 
-def interrupt_when(monkeypatch, due):
-    """Ctrl-C in a training step for which due(epoch) holds; monkeypatch.undo() takes it back."""
-    add = trainer.FiniteCheck.add
-
-    def interrupt(self, losses, step):
-        add(self, losses, step)
-        if due(self.epoch):
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(trainer.FiniteCheck, "add", interrupt)
-
-
 def test_ten_rows_then_mean_and_spread(series):
     rows = read_csv(series / "splits.csv")
     assert [row["split"] for row in rows] == [*"0123456789", "mean", "spread"]
@@ -104,9 +91,11 @@ def test_a_single_split_equals_its_row_and_shares_no_folder_with_a_series(series
 
 
 @pytest.mark.parametrize("flags", [(), ("--resume",)])
-def test_broken_off_in_split_1_and_started_again_ends_in_the_same_table(series, ilids, tmp_path, monkeypatch, flags):
+def test_broken_off_in_split_1_and_started_again_ends_in_the_same_table(
+    series, ilids, tmp_path, monkeypatch, interrupt_when, flags
+):
     run = tmp_path / "run"
-    interrupt_when(monkeypatch, lambda epoch: epoch == 2 and (run / "split1").exists())
+    interrupt_when(lambda epoch, step: epoch == 2 and (run / "split1").exists())
     assert train_main(argv(ilids, run)) == 130
     assert not (run / "split2").exists() and not (run / "splits.csv").exists()
     assert load(run / "split1" / "last.pth")["epoch"] == 1
@@ -183,9 +172,9 @@ def test_overwriting_loses_nothing_to_a_fault(series, copied, ilids):
         assert contents(copied) == contents(series), keys
 
 
-def test_overwriting_removes_all_splits_and_the_table_at_once_and_starts_anew(series, copied, ilids, monkeypatch):
+def test_overwriting_removes_all_splits_and_the_table_at_once(series, copied, ilids, monkeypatch, interrupt_when):
     (copied / "split0" / "last.pth").write_text("stale")
-    interrupt_when(monkeypatch, lambda epoch: True)
+    interrupt_when(lambda epoch, step: True)
     assert train_main(argv(ilids, copied, "--overwrite")) == 130
     left = {path.as_posix() for path in contents(copied)}
     assert {name for name in left if not name.startswith(("split0/", "cache/"))} == set()
