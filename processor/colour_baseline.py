@@ -1,47 +1,40 @@
-"""How far colour alone goes: mean RGB of horizontal stripes, cosine distance, the same protocol as every test.
+"""A baseline from colour alone: mean RGB of horizontal stripes, cosine distance, the protocol of every test.
 
 python -m processor.colour_baseline [--config_file F] [KEY VALUE ...]
 """
 
-import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from yacs.config import CfgNode
 
 from configs import load_cfg
 from configs.command import CommandParser, run_command
-from datasets import check_frames_present, configured_splits, official_name
 from datasets.frames import FILES, FrameSource, frame_source, read_frame
 from datasets.tracklet import Tracklet
-from processor.evaluation import Evaluation, rank_tracklets, results_table
-from processor.protocol import EvalProtocol, build_protocol
+from processor.evaluation import Evaluation, log_table, rank_tracklets
+from processor.experiment import prepare
+from processor.protocol import EvalProtocol
 from utils.progress import progress
-
-logger = logging.getLogger(__name__)
 
 _STRIPES = 8
 
 
 def main(argv: Sequence[str]) -> int:
     """Score the data set of the config by colour; returns the exit code."""
+
     def work() -> None:
         arguments = CommandParser("Score a data set by the mean colours of horizontal stripes.").parse(argv)
-        _score(load_cfg(arguments.config_file, arguments.opts))
+        cfg = load_cfg(arguments.config_file, arguments.opts)
+        experiment = prepare(cfg, Path(cfg.OUTPUT_DIR))
+        splits = experiment.splits
+        source, protocol = frame_source(splits.pack, splits.root), experiment.protocol("dense")
+        evaluation = score_colours(splits.query, splits.gallery, cfg.INPUT.SIZE_TEST, protocol, source)
+        log_table({f"colours of {_STRIPES} stripes": evaluation.metrics})
 
     return run_command(work)
-
-
-def _score(cfg: CfgNode) -> None:
-    splits = configured_splits(cfg)
-    check_frames_present(splits)
-    protocol = build_protocol(cfg, official_name(cfg.DATASETS.NAMES), splits, "dense", "test", camera_embedding=False)
-    source = frame_source(splits.pack, splits.root)
-    evaluation = score_colours(splits.query, splits.gallery, cfg.INPUT.SIZE_TEST, protocol, source)
-    for line in results_table({f"colours of {_STRIPES} stripes": evaluation.metrics}).splitlines():
-        logger.info("%s", line)
 
 
 def score_colours(
@@ -51,7 +44,7 @@ def score_colours(
     protocol: EvalProtocol,
     source: FrameSource = FILES,
 ) -> Evaluation:
-    """Rank tracklets by stripe colours; unit vectors rank alike by Euclidean and by cosine distance."""
+    """Rank tracklets by stripe colours. Of unit vectors Euclidean and cosine distance give the same order."""
     tracklets = (*query, *gallery)
     features = np.stack([stripe_colours(t, size, source) for t in progress(tracklets, "colours", "tracklet")])
     return rank_tracklets(features, tracklets, len(query), protocol)

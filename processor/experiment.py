@@ -1,4 +1,4 @@
-"""What training and testing share: config, folder, data and runtime; `prepare` puts it together."""
+"""What training and testing share: config, folder, data, device and number type; `prepare` puts it together."""
 
 import logging
 import time
@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 from yacs.config import CfgNode
 
-from datasets import check_frames_present, configured_splits, official_name
+from configs import resolve_auto
+from datasets import check_frames_present, configured_splits, find_dataset, official_name
 from datasets.tracklet import ReIDSplits, Tracklet, below
 from model.weights import Cameras, TrainedCameras
-from processor.protocol import EvalProtocol, build_protocol, check_scorable
+from processor.protocol import EvalProtocol, check_scorable
 from processor.runtime import Runtime
 from utils.environment import describe_environment
 from utils.errors import MissingFileError
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Experiment:
-    """A config with its data, its folder and the machine's part."""
+    """A config with its data set, output folder, device and number type."""
 
     cfg: CfgNode
     out: Path  # OUTPUT_DIR
@@ -42,13 +43,13 @@ class Experiment:
 
     @property
     def cameras(self) -> Cameras:
-        """The cameras of the data, and which of them the test sees."""
+        """The cameras of the data set, and those of the test tracklets."""
         used = frozenset(t.camid for t in self.splits.query + self.splits.gallery)
         return Cameras(self.dataset, self.splits.cameras, used)
 
     @property
     def trained_cameras(self) -> TrainedCameras:
-        """The cameras of the data and which of them training sees; a checkpoint keeps it."""
+        """The cameras of the data set, and those of the training tracklets; kept in every checkpoint."""
         trained = sorted({t.camid for t in self.splits.train})
         return TrainedCameras(self.dataset, self.splits.cameras, tuple(trained))
 
@@ -58,15 +59,33 @@ class Experiment:
         return (splits.query, splits.gallery) if name == "test" else (splits.val_query, splits.val_gallery)
 
     def protocol(self, sampling: str, part: str = "test", camera_embedding: bool = False) -> EvalProtocol:
-        """How the tracklets of a part are compared."""
-        return build_protocol(self.cfg, self.dataset, self.splits, sampling, part, camera_embedding)
+        """How the tracklets of 'test' or 'val' are compared under the TEST keys."""
+        cfg, splits = self.cfg, self.splits
+        keys = self.cfg.TEST
+        includes_query = resolve_auto(keys.GALLERY_INCLUDES_QUERY, splits.gallery_includes_query)
+        re_ranking = (keys.RE_RANKING_K1, keys.RE_RANKING_K2, keys.RE_RANKING_LAMBDA)
+        has_splits = find_dataset(self.dataset).num_splits > 1
+        return EvalProtocol(
+            dataset=self.dataset if part == "test" else f"{self.dataset} validation",
+            sampling=sampling,
+            gallery_includes_query=includes_query or part == "val",
+            neck_feat=keys.NECK_FEAT,
+            feat_norm=keys.FEAT_NORM,
+            camera_embedding=camera_embedding,
+            re_ranking=re_ranking if keys.RE_RANKING else None,
+            same_camera_filter=resolve_auto(keys.SAME_CAMERA_FILTER, splits.num_cameras > 1),
+            ap=keys.AP,
+            split=cfg.DATASETS.SPLIT if has_splits else "",
+            train_half=cfg.DATASETS.TRAIN_HALF if has_splits else "",
+            left_out=splits.left_out,
+        )
 
 
 def prepare(cfg: CfgNode, out: Path, name: str = "", root: str = "", validation: bool = False) -> Experiment:
-    """Read the lists of the data set and say in the log what was found.
+    """Read the lists of the data set and log what was found.
 
-    The set is that of the config, or `name` in `root`: one of several, for which the caller logs the environment once.
-    With `validation` a validation part is held out where SOLVER.SELECT_BY asks for it. Raises InputError for data that
+    The set is that of the config, or `name` in `root` for one of several; then the caller logs the environment. With
+    `validation` a validation part is held out where SOLVER.SELECT_BY asks for it. Raises InputError for data that
     cannot be read or scored.
     """
     runtime = Runtime.choose(cfg.SOLVER.AMP, cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD)

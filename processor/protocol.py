@@ -1,16 +1,13 @@
-"""How tracklets are compared: the test protocol of a data set under the TEST keys."""
+"""How tracklets are compared: the protocol of a test."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from yacs.config import CfgNode
 
-from configs import resolve_auto
-from datasets import find_dataset
 from datasets.matching import have_true_match
-from datasets.tracklet import ReIDSplits, Tracklet
+from datasets.tracklet import Tracklet
 from utils.errors import InputError
 
 
@@ -23,64 +20,29 @@ class EvalProtocol:
     gallery_includes_query: bool
     neck_feat: str = "before"
     feat_norm: bool = True
-    re_ranking: tuple[int, int, float] | None = None  # (k1, k2, lambda)
     camera_embedding: bool = True
-    camera_filter: bool = True  # leave out the query's person in the query's camera
+    re_ranking: tuple[int, int, float] | None = None  # (k1, k2, lambda)
+    same_camera_filter: bool = True  # leave out the query's person in the query's camera
     ap: str = "step"  # or 'trapezoid'
-    split: str = ""  # of a data set that has several, and the half of it that was trained on
-    train_half: str = ""
+    split: str = ""  # of a data set that has several
+    train_half: str = ""  # the half of that split that was trained on
     left_out: str = ""  # by DATASETS.EXCLUDE, in words
 
     def describe(self) -> dict:
-        """The same as a plain dict for JSON."""
-        k1, k2, weight = self.re_ranking or (None, None, None)
-        described = {
-            "dataset": self.dataset,
-            "sampling": self.sampling,
-            "gallery_includes_query": self.gallery_includes_query,
-            "neck_feat": self.neck_feat,
-            "feat_norm": self.feat_norm,
-            "camera_embedding": self.camera_embedding,
-            "re_ranking": None if k1 is None else {"k1": k1, "k2": k2, "lambda": weight},
-            "same_camera_filter": self.camera_filter,
-            "ap": self.ap,
-        }
-        if self.split:
-            described |= {"split": self.split, "train_half": self.train_half}
-        return described | ({"left_out": self.left_out} if self.left_out else {})
+        """The fields as a plain dict for JSON, without those that are empty texts."""
+        described = {name: value for name, value in asdict(self).items() if value != ""}
+        if self.re_ranking is not None:
+            described["re_ranking"] = dict(zip(("k1", "k2", "lambda"), self.re_ranking))
+        return described
 
     def own_rows(self, num_query: int) -> NDArray[np.int64] | None:
-        """The gallery row of each query itself: queries stand in front of the gallery where they are kept."""
+        """The gallery row of each query itself (Q,): a gallery with queries begins with them; None without them."""
         return np.arange(num_query) if self.gallery_includes_query else None
 
 
-def build_protocol(
-    cfg: CfgNode, dataset: str, splits: ReIDSplits, sampling: str, part: str, camera_embedding: bool
-) -> EvalProtocol:
-    """What the TEST keys say about `part` ('test' or 'val') of a data set."""
-    keys = cfg.TEST
-    includes_query = resolve_auto(keys.GALLERY_INCLUDES_QUERY, splits.gallery_includes_query)
-    re_ranking = (keys.RE_RANKING_K1, keys.RE_RANKING_K2, keys.RE_RANKING_LAMBDA)
-    has_splits = find_dataset(dataset).num_splits > 1
-    return EvalProtocol(
-        dataset=dataset if part == "test" else f"{dataset} validation",
-        sampling=sampling,
-        gallery_includes_query=includes_query or part == "val",
-        neck_feat=keys.NECK_FEAT,
-        feat_norm=keys.FEAT_NORM,
-        re_ranking=re_ranking if keys.RE_RANKING else None,
-        camera_embedding=camera_embedding,
-        camera_filter=resolve_auto(keys.SAME_CAMERA_FILTER, splits.num_cameras > 1),
-        ap=keys.AP,
-        split=cfg.DATASETS.SPLIT if has_splits else "",
-        train_half=cfg.DATASETS.TRAIN_HALF if has_splits else "",
-        left_out=splits.left_out,
-    )
-
-
 def check_scorable(protocol: EvalProtocol, query: Sequence[Tracklet], gallery: Sequence[Tracklet]) -> None:
-    """Raise InputError when no query has a true match, before anything is computed; `gallery` is without queries."""
-    if any(have_true_match(query, gallery, protocol.gallery_includes_query, protocol.camera_filter)):
+    """Raise InputError when no query has a true match; `gallery` is without the queries. Nothing is computed yet."""
+    if any(have_true_match(query, gallery, protocol.gallery_includes_query, protocol.same_camera_filter)):
         return
     ranked = {t.pid for t in ((*query, *gallery) if protocol.gallery_includes_query else gallery)}
     hint = " in another camera (TEST.SAME_CAMERA_FILTER)" if any(t.pid in ranked for t in query) else ""

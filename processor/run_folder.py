@@ -1,4 +1,4 @@
-"""The folder of a run: every file in it, when it is refused, and how it is opened."""
+"""The folder of a run: the names of its files, and when a new run may write there."""
 
 import json
 import tempfile
@@ -22,10 +22,7 @@ _HISTORY_COLUMNS = ("epoch", "lr", *(f"loss_{name}" for name in LOSS_TERMS), "se
 
 
 def check_output_dir(output_dir: Path, resume: bool, overwrite: bool) -> None:
-    """Refuse a folder that holds a run unless --resume or --overwrite says what to do with it; changes nothing.
-
-    Raises InputError, also when nothing could be written there.
-    """
+    """Raise InputError for a folder that cannot be written, or that holds a run without --resume or --overwrite."""
     if resume and overwrite:
         raise InputError("--resume and --overwrite exclude each other: one continues the run, the other discards it")
     if output_dir.exists() and not output_dir.is_dir():
@@ -42,7 +39,7 @@ def check_output_dir(output_dir: Path, resume: bool, overwrite: bool) -> None:
 def run_files(output_dir: Path) -> list[str]:
     """The files in the folder that a new run would lose, splits of a series included.
 
-    CLIP-Memory or text features alone are none: their run was stopped before the first state was saved.
+    CLIP-Memory or text features without a checkpoint do not count: their run was stopped before its first one.
     """
     found = [name for name in (*_RUN_FILES, SPLITS_TABLE) if (output_dir / name).exists()]
     found += [f"{path.parent.name}/{path.name}" for path in sorted(output_dir.glob(f"split[0-9]/{LAST}"))]
@@ -50,7 +47,7 @@ def run_files(output_dir: Path) -> list[str]:
 
 
 def check_writable(output_dir: Path) -> None:
-    """Try a nameless file in the folder, or in the nearest one above it that is there; raises InputError."""
+    """Raise InputError when the folder, or the nearest existing one above it, takes no temporary file."""
     try:
         nearest = next(folder for folder in (output_dir, *output_dir.absolute().parents) if folder.exists())
         with tempfile.TemporaryFile(dir=nearest):
@@ -68,23 +65,12 @@ def create_output_dir(output_dir: Path) -> None:
 
 
 def discard_run(output_dir: Path) -> None:
-    """Remove the files of an earlier run, or of the series of which the folder holds the splits, and nothing else."""
+    """Remove the files of a run or of a series of splits, and nothing else."""
     for split in sorted(output_dir.glob("split[0-9]")):
         discard_run(split)
     reports = (METRICS, FEATURES, RANKS, SHEET, PAIRS, LABELS, SPLITS_TABLE)
     for name in (*_RUN_FILES, *reports, TRAIN_LOG, TEST_LOG, CONFIG):
         (output_dir / name).unlink(missing_ok=True)
-
-
-def history_row(epoch: int, lr: float, means: Mapping[str, float]) -> dict[str, Any]:
-    """One row of history.csv; `history_scores` are added to it after a test."""
-    row = {"epoch": epoch, "lr": lr, "seconds": round(means["seconds"], 2)}
-    return row | {f"loss_{name}": means[name] for name in LOSS_TERMS}
-
-
-def history_scores(scores: Mapping[str, float]) -> dict[str, float]:
-    """The score columns of a row of history.csv."""
-    return {name: scores[name] for name in SCORES}
 
 
 def write_history(output_dir: Path, history: Sequence[Mapping[str, Any]]) -> None:
@@ -93,9 +79,9 @@ def write_history(output_dir: Path, history: Sequence[Mapping[str, Any]]) -> Non
 
 
 def save_labels(out: Path, splits: ReIDSplits, of_training: bool = False) -> bool:
-    """Write labels.json, what numbers stand for, where persons and cameras are free text; whether it was written.
+    """Write labels.json (what the numbers mean) where persons and cameras are free text; whether it was written.
 
-    The labels of training are written by training alone; a later test in the folder of the run keeps them.
+    Only training writes the labels of training; a later test in the folder of the run keeps them.
     """
     path = out / LABELS
     try:
@@ -120,9 +106,3 @@ def read_metrics(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return content if sound else None
-
-
-def finished_epochs(folder: Path) -> int:
-    """The epochs of the run in `folder` if it went to its end, final test included; else 0."""
-    epochs = ((read_metrics(folder) or {}).get("last") or {}).get("epoch")
-    return epochs if isinstance(epochs, int) else 0

@@ -1,6 +1,5 @@
 """The table of a series of splits: a row per split, then mean and spread."""
 
-import logging
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,8 +10,6 @@ from utils.errors import InputError
 from utils.files import save_csv, save_json
 from utils.metrics import SCORES
 
-logger = logging.getLogger(__name__)
-
 
 def write_splits_table(out: Path, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Write splits.csv (a row per split, then mean and spread) and metrics.json of the series; returns the latter.
@@ -20,9 +17,16 @@ def write_splits_table(out: Path, results: Sequence[Mapping[str, Any]]) -> dict[
     `results` are the metrics of split 0, 1, ...: scores of the chosen epoch and, after training, of the last one. The
     spread is the standard deviation over the splits (n - 1). Raises InputError when splits were tested differently.
     """
-    _check_same_protocol(out, results)
+    of_each_split = ("split", "left_out")
+    protocols = [{name: v for name, v in result["protocol"].items() if name not in of_each_split} for result in results]
+    for split, protocol in enumerate(protocols):
+        if protocol != protocols[0]:
+            raise InputError(
+                f"{out / f'split{split}' / files.METRICS} was tested by another protocol than split 0 ({protocol}, "
+                f"{protocols[0]}); remove it and start again"
+            )
     mean, spread = mean_and_spread(results)
-    named = [(str(split), str(result.get("epoch", "")), result) for split, result in enumerate(results)]
+    named = [(split, result.get("epoch", ""), result) for split, result in enumerate(results)]
     named += [("mean", "", mean), ("spread", "", spread)]
     rows = [[name, epoch, *(f"{values[score]:.6f}" for score in SCORES)] for name, epoch, values in named]
     save_csv(out / files.SPLITS_TABLE, ["split", "epoch", *SCORES], rows)
@@ -38,34 +42,8 @@ def write_splits_table(out: Path, results: Sequence[Mapping[str, Any]]) -> dict[
     return summary
 
 
-def _check_same_protocol(out: Path, results: Sequence[Mapping[str, Any]]) -> None:
-    own = ("split", "left_out")  # of each split
-    protocols = [{name: v for name, v in result["protocol"].items() if name not in own} for result in results]
-    for split, protocol in enumerate(protocols):
-        if protocol != protocols[0]:
-            raise InputError(
-                f"{out / f'split{split}' / files.METRICS} was tested by another protocol than split 0 ({protocol}, "
-                f"{protocols[0]}); remove it and start again"
-            )
-
-
 def mean_and_spread(results: Sequence[Mapping[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
     """Means and standard deviations (n - 1; 0 for one result) of the scores."""
     columns = {name: [float(result[name]) for result in results] for name in SCORES}
     spread = {name: statistics.stdev(values) if len(values) > 1 else 0.0 for name, values in columns.items()}
     return {name: statistics.fmean(values) for name, values in columns.items()}, spread
-
-
-def log_splits(results: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
-    """The table of the series in percent."""
-    line = "{:<16}" + "{:>9}" * len(SCORES)
-    logger.info("%d splits, percent:", len(results))
-    logger.info("%s", line.format("", *SCORES.values()))
-    named: list[tuple[str, Mapping[str, float]]] = []
-    for split, result in enumerate(results):
-        named.append((f"split {split}" + (f", epoch {result['epoch']}" if "epoch" in result else ""), result))
-    named += [("mean", summary), ("spread", summary["spread"])]
-    if "last" in summary:
-        named += [("last epoch: mean", summary["last"]), ("spread", summary["last"]["spread"])]
-    for name, scores in named:
-        logger.info("%s", line.format(name, *(f"{100 * scores[column]:.2f}" for column in SCORES)))

@@ -1,17 +1,20 @@
 """Shared fixtures: a small data set in MARS layout and the options of a tiny model."""
 
+import csv
 import json
 import os
 from pathlib import Path
 
 import pytest
 import torch
+from yacs.config import CfgNode
 
 from configs import load_cfg
 from datasets.synthetic.command import write_mars
 from model import build_model
 from model.tfclip import TFCLIP
 from processor.run import train_main
+from processor.training.epoch import FiniteCheck
 
 torch.set_num_threads(int(os.environ.get("TFCLIP_TEST_THREADS", "1")))  # tiny tensors: threads cost more than they give
 
@@ -40,6 +43,7 @@ TINY_OPTIONS = {
     "SOLVER.EVAL_PERIOD": "1",
 }
 
+SCORES = ("mAP", "rank1", "rank5", "rank10", "rank20")
 
 # Files that take longest, with several processes the first to be handed out.
 LONG = ("split_series", "synthetic_layouts", "ablation", "release_agreement", "synthetic", "layouts", "end_to_end")
@@ -51,25 +55,52 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: place.get(item.path.name, len(LONG)))
 
 
-SCORES = ("mAP", "rank1", "rank5", "rank10", "rank20")
-
-
 def tiny_options(*flags: str, **overrides: object) -> list[str]:
     """argv of the tiny model: flags, then KEY VALUE pairs; an override is written SECTION__KEY=value."""
     options = TINY_OPTIONS | {key.replace("__", "."): str(value) for key, value in overrides.items()}
     return [*flags, *(part for pair in options.items() for part in pair)]
 
 
+def tiny_cfg(**overrides: object) -> CfgNode:
+    """The config of the tiny model."""
+    return load_cfg(opts=tiny_options(**overrides))
+
+
 def tiny_model(num_classes: int = 5, num_cameras: int = 3, seed: int | None = None, **overrides: object) -> TFCLIP:
     """The tiny model, with options as in `tiny_options`; from the same weights for the same seed."""
     if seed is not None:
         torch.manual_seed(seed)
-    return build_model(load_cfg(opts=tiny_options(**overrides)), num_classes, num_cameras)
+    return build_model(tiny_cfg(**overrides), num_classes, num_cameras)
 
 
 def metrics(folder: Path) -> dict:
-    """What a run or a test wrote of its scores."""
+    """The content of metrics.json of a run or a test."""
     return json.loads((folder / "metrics.json").read_text())
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a table with column names."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def load(path: Path):
+    """The content of a checkpoint or another file of tensors and plain Python."""
+    return torch.load(path, weights_only=True)
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Every file below a folder."""
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def one_error(caplog, main, argv: list[str]) -> str:
+    """The only error line of a command that must end with exit code 2."""
+    caplog.clear()
+    assert main(argv) == 2
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert "\n" not in line
+    return line
 
 
 @pytest.fixture(scope="session")
@@ -97,3 +128,19 @@ def tiny_argv(tiny_mars, tmp_path):
         return tiny_options(*flags, **{"DATASETS__ROOT_DIR": tiny_mars, "OUTPUT_DIR": tmp_path / "run"} | overrides)
 
     return build
+
+
+@pytest.fixture
+def interrupt_when(monkeypatch):
+    """interrupt_when(due): Ctrl-C after each training step with due(epoch, step), until monkeypatch.undo()."""
+
+    def patch(due) -> None:
+        def add(self, losses, step):
+            unpatched(self, losses, step)
+            if due(self.epoch, step):
+                raise KeyboardInterrupt
+
+        unpatched = FiniteCheck.add
+        monkeypatch.setattr(FiniteCheck, "add", add)
+
+    return patch

@@ -1,12 +1,11 @@
 """Tables of an ablation: what stands beside the paper's figures, and when a difference is formed."""
 
-import csv
-
 import pytest
 
 from processor.ablation.cost import Cost
 from processor.ablation.tables import RowResult, write_tables
 from processor.protocol import EvalProtocol
+from tests.conftest import read_csv
 
 
 def run(mean_ap: float, num_query: int = 1980, num_gallery: int = 11310, dataset: str = "MARS", **protocol) -> dict:
@@ -17,8 +16,7 @@ def run(mean_ap: float, num_query: int = 1980, num_gallery: int = 11310, dataset
 
 def table(out, results) -> list[dict[str, str]]:
     write_tables(out, results)
-    with (out / "tables.csv").open() as file:
-        return list(csv.DictReader(file))
+    return read_csv(out / "tables.csv")
 
 
 def test_the_official_test_set_gives_differences(tmp_path):

@@ -1,4 +1,4 @@
-"""Memory of batches: a slot is used again once nothing sees it any more, and not before; contents are right always."""
+"""Recycled buffers of batches: a slot is used again once no tensor views it any more, and not before."""
 
 import gc
 import mmap
@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from configs import load_cfg
 from datasets import build_test_loader, build_train_loader, configured_splits
 from datasets.clips.buffers import Batch, BatchBuffers, ClipLoader
-from tests.conftest import tiny_options
+from tests.conftest import tiny_cfg
 
 SHAPE = (2, 3, 4, 5, 3)  # clips, frames, height, width, colours
 BYTES = 2 * 3 * 4 * 5 * 3
@@ -50,20 +49,25 @@ def test_a_slot_is_free_again_when_the_last_view_of_its_tensor_is_gone():
     again = batch_of(buffers, 4).finish()
     assert buffers.taken.tolist() == [1, 1] and view.unique().tolist() == [1]
     assert again.unique().tolist() == [4] and third.unique().tolist() == [3]
-    del view
+    del view, again
     gc.collect()
-    taken = buffers.taken
-    assert taken.tolist() == [0, 1]
-    del buffers  # the tensor outlives them
+    assert buffers.taken.tolist() == [0, 0]
+
+
+def test_a_batch_that_no_slot_can_hold_has_memory_of_its_own():
+    buffers = BatchBuffers(0, 1, BYTES - 1)
+    assert batch_of(buffers, 1).finish().unique().tolist() == [1] and buffers.taken.tolist() == [0]
+
+
+def test_a_tensor_outlives_its_buffers():
+    clips = batch_of(BatchBuffers(0, 1, BYTES), 5).finish()
     gc.collect()
     batch_of(BatchBuffers(0, 1, BYTES), 6).finish()
-    assert again.unique().tolist() == [4] and taken.tolist() == [0, 1]
-    too_small = BatchBuffers(0, 1, BYTES - 1)
-    assert batch_of(too_small, 1).finish().unique().tolist() == [1] and too_small.taken.tolist() == [0]
+    assert clips.unique().tolist() == [5]
 
 
 class Numbers(Dataset):
-    """Batch i is full of i; `slots` records from which slot of which worker it came, -1 for none."""
+    """Batch i is full of i; with it come its slot, -1 for none, and the number of its worker."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -91,12 +95,11 @@ def test_every_batch_arrives_as_it_was_filled_whether_batches_are_kept_or_droppe
         del clips
     assert all(clips.unique().tolist() == [number] for number, clips in kept)
     per_worker = 3 if workers == 0 else 4
-    without = sum(slot == -1 for _, slot in used)
+    slots = per_worker * max(1, workers)
     if keep:
-        assert without == 40 - per_worker * max(1, workers)
-        assert len({slot for _, slot in used} - {-1}) == per_worker * max(1, workers)
+        assert sum(slot == -1 for _, slot in used) == 40 - slots and len({slot for _, slot in used} - {-1}) == slots
     else:
-        assert without == 0
+        assert all(slot >= 0 for _, slot in used)
     assert all(slot // per_worker == worker for worker, slot in used if slot >= 0)
 
 
@@ -108,7 +111,7 @@ def test_passes_over_one_loader_at_the_same_time_do_not_mix(workers):
         assert first[0].unique().tolist() == second[0].unique().tolist() == [number]
 
 
-def test_a_system_that_grants_no_memory_for_all_slots_costs_nothing_but_time(monkeypatch):
+def test_batches_are_right_when_the_system_grants_no_memory_for_the_slots(monkeypatch):
     def no_memory(*_):
         raise OSError("Cannot allocate memory")
 
@@ -117,7 +120,7 @@ def test_a_system_that_grants_no_memory_for_all_slots_costs_nothing_but_time(mon
     assert seen == [([0], -1), ([1], -1), ([2], -1)]
 
 
-def test_processes_that_are_not_forked_get_no_memory_that_they_would_have_to_inherit():
+def test_only_forked_workers_get_buffers_because_they_inherit_them():
     for method, inherits in (("spawn", False), ("forkserver", False), ("fork", True)):
         loader = ClipLoader(Numbers(3), batch_size=None, num_workers=1, multiprocessing_context=method)
         assert (loader._buffers() is not None) == inherits
@@ -126,9 +129,9 @@ def test_processes_that_are_not_forked_get_no_memory_that_they_would_have_to_inh
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_the_loaders_of_a_run_use_the_recycled_memory(tiny_mars, monkeypatch, workers):
+def test_the_loaders_of_a_run_use_the_buffers(tiny_mars, monkeypatch, workers):
     """Slots are as large as the largest batch of training and test, and are what batches are decoded into."""
-    cfg = load_cfg(opts=tiny_options(DATASETS__ROOT_DIR=tiny_mars, DATALOADER__NUM_WORKERS=workers))
+    cfg = tiny_cfg(DATASETS__ROOT_DIR=tiny_mars, DATALOADER__NUM_WORKERS=workers)
     splits = configured_splits(cfg)
     for loader in (build_train_loader(cfg, splits), build_test_loader(cfg, splits.train, "dense")):
         buffers = loader._buffers()
@@ -140,10 +143,10 @@ def test_the_loaders_of_a_run_use_the_recycled_memory(tiny_mars, monkeypatch, wo
         assert workers == 0 or loader.dataset.buffers is None
 
 
-def test_during_a_pass_a_data_set_may_travel_to_another_process_and_serve_a_plain_loader_of_more_workers():
+def test_buffers_stay_with_the_loader_that_made_them():
     dataset = Numbers(8)
     iterator = iter(ClipLoader(dataset, batch_size=None))
     next(iterator)
-    assert dataset.buffers is not None and pickle.loads(pickle.dumps(dataset)).buffers is None
+    assert dataset.buffers is not None and pickle.loads(pickle.dumps(dataset)).buffers is None  # not sent elsewhere
     found = [clips.unique().tolist() for clips, _, _ in DataLoader(dataset, batch_size=None, num_workers=2)]
     assert found == [[number] for number in range(8)]

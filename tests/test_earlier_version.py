@@ -4,8 +4,6 @@ tests/data/earlier_run was written by the version before the rooms had inner wal
 of the `tiny_mars` fixture. EPOCH_2 is what that version itself made of it with --resume.
 """
 
-import csv
-import json
 import shutil
 
 import pytest
@@ -13,6 +11,7 @@ import pytest
 from configs import load_cfg
 from processor.run import eval_main, train_main
 from processor.series import is_finished
+from tests.conftest import metrics, read_csv
 from tests.reference import DATA
 
 EPOCH_2 = {"loss_total": 5.317187, "loss_id": 5.225128, "loss_triplet": 1.290593, "loss_v2m": 1.878177}
@@ -31,19 +30,19 @@ def options(run, data, **overrides) -> list[str]:
 
 
 def test_it_goes_on_as_its_own_version_did(run, tiny_mars):
-    before = list(csv.DictReader((run / "history.csv").open()))
+    before = read_csv(run / "history.csv")
     assert train_main(["--resume", *options(run, tiny_mars, **{"SOLVER.MAX_EPOCHS": 2})]) == 0
-    rows = list(csv.DictReader((run / "history.csv").open()))
+    rows = read_csv(run / "history.csv")
     assert rows[0] == before[0] and len(rows) == 2
     # Eight steps with a learning rate of 1e-3 carry rounding on: a thousandth, where another recipe is a tenth off.
     assert {name: float(rows[1][name]) for name in EPOCH_2} == pytest.approx(EPOCH_2, rel=1e-3)
 
 
 def test_its_weights_have_the_scores_that_they_had(run, tiny_mars, tmp_path):
-    then = json.loads((run / "metrics.json").read_text())
+    then = metrics(run)
     weight = {"TEST.WEIGHT": run / "best.pth"}
     assert eval_main(options(run, tiny_mars, **weight | {"OUTPUT_DIR": tmp_path / "test"})) == 0
-    now = json.loads((tmp_path / "test" / "metrics.json").read_text())
+    now = metrics(tmp_path / "test")
     assert now["protocol"] == then["protocol"] and now["num_gallery"] == then["num_gallery"]
     assert now["mAP"] == pytest.approx(then["mAP"], abs=0.02)  # two near ties of a barely trained model may swap
 

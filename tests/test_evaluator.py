@@ -1,13 +1,10 @@
 """Embedding, distances and ranking put together: batches, cameras, protocols, files."""
 
-import csv
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from configs import load_cfg
 from datasets import build_memory_loader, build_test_loader, load_splits
 from datasets.clips.sampling import dense_clips
 from datasets.clips.transforms import Normalize
@@ -17,32 +14,23 @@ from model import build_model
 from model.clip_memory import build_clip_memory
 from processor.evaluation.contact_sheet import save_contact_sheet
 from processor.evaluation.evaluator import evaluate, rank_tracklets
-from processor.evaluation.reports import (
-    queries_without_match,
-    results_table,
-    save_camera_pairs,
-    save_features,
-    save_ranks,
-)
+from processor.evaluation.reports import log_results, save_camera_pairs, save_features, save_ranks
 from processor.protocol import EvalProtocol
 from processor.runtime import Runtime
-from processor.training.memory import memory_features
-from tests.conftest import TINY_OPTIONS
+from processor.training.memory import compute_tracklet_features
+from tests.conftest import read_csv, tiny_cfg
 from tests.tolerance import RN50_LAYERS, RN50_SUM, TINY_LAYERS, TINY_SUM, approx, assert_close
 from utils.errors import InputError
 
 NAMED = ReIDSplits((), (), (), 0, 2, False, persons={1: "Ann"}, cameras=("gate", "hall"))
-CPU = torch.device("cpu")
 NORMALIZE = Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-RUNTIME = Runtime(CPU, None, NORMALIZE)
+RUNTIME = Runtime(torch.device("cpu"), None, NORMALIZE)
 
 
 @pytest.fixture
 def tiny(tiny_mars):
     def build(**overrides):
-        options = TINY_OPTIONS | {key.replace("__", "."): str(value) for key, value in overrides.items()}
-        cfg = load_cfg(opts=[part for pair in options.items() for part in pair])
-        splits = load_splits("MARS", str(tiny_mars))
+        cfg, splits = tiny_cfg(**overrides), load_splits("MARS", str(tiny_mars))
         torch.manual_seed(0)
         return cfg, splits, build_model(cfg, splits.num_classes, splits.num_cameras).eval()
 
@@ -57,10 +45,8 @@ def by_hand(cfg, model, tracklets, use_camera=True):
         clips = NORMALIZE(torch.stack([frames[ids] for ids in dense_clips(len(t.frames), 2)]))
         camids = torch.full((len(clips),), t.camid)
         with torch.no_grad():
-            features = [
-                model.embed(c[None], k[None]) if use_camera else model.encode_memory(c[None])
-                for c, k in zip(clips, camids)
-            ]
+            pairs = [(c[None], k[None]) for c, k in zip(clips, camids)]
+            features = [model.embed(c, k) if use_camera else model.encode_memory(c) for c, k in pairs]
         means.append(torch.cat(features).mean(dim=0))
     return torch.stack(means)
 
@@ -78,87 +64,81 @@ def test_packed_passes_equal_one_clip_at_a_time(tiny, frames_per_batch):
 
 def test_clip_memory_is_the_identity_mean_of_tracklet_means(tiny):
     cfg, splits, model = tiny(TEST__FRAMES_PER_BATCH=5)
-    pids = [t.pid for t in splits.train]
-    found = memory_features(model, build_memory_loader(cfg, splits), len(pids), RUNTIME)
-    memory = build_clip_memory(found, torch.tensor(pids), splits.num_classes)
+    pids = torch.tensor([t.pid for t in splits.train])
+    found = compute_tracklet_features(model, build_memory_loader(cfg, splits), len(pids), RUNTIME)
+    memory = build_clip_memory(found, pids, splits.num_classes)
     features = by_hand(cfg, model, splits.train, use_camera=False)
     for label in range(splits.num_classes):
-        rows = [row for row, pid in enumerate(pids) if pid == label]
-        assert_close(memory[label], features[rows].mean(dim=0), TINY_SUM, TINY_LAYERS)
+        assert_close(memory[label], features[pids == label].mean(dim=0), TINY_SUM, TINY_LAYERS)
 
 
-def test_the_memory_pass_changes_nothing_in_an_encoder_with_batch_norm(tiny):
-    cfg, splits, _ = tiny()
-    cnn = build_model(
-        load_cfg(opts="MODEL.NAME RN50 MODEL.SIE_CAMERA False MODEL.PRETRAIN_CHOICE none "
-                      "INPUT.SIZE_TRAIN [32,16] INPUT.SIZE_TEST [32,16]".split()), splits.num_classes, 3
-    )  # fmt: skip
+def test_the_pass_over_training_tracklets_changes_nothing_in_an_encoder_with_batch_norm(tiny):
+    sizes = {f"MODEL__ENCODER__{key}": 0 for key in ("WIDTH", "DEPTH", "HEADS", "PATCH", "EMBED")}
+    cfg, splits, cnn = tiny(MODEL__NAME="RN50", MODEL__STRIDE_SIZE="[16, 16]", MODEL__SIE_CAMERA=False, **sizes)
     cnn.train()
     before = {name: value.clone() for name, value in cnn.state_dict().items()}
     tracklets = splits.train[:2]
-    memory = memory_features(cnn, build_test_loader(cfg, tracklets, "dense"), 2, RUNTIME)
+    found = compute_tracklet_features(cnn, build_test_loader(cfg, tracklets, "dense"), 2, RUNTIME)
     assert all(torch.equal(value, before[name]) for name, value in cnn.state_dict().items())
-    assert_close(memory, by_hand(cfg, cnn, tracklets, use_camera=False), RN50_SUM, RN50_LAYERS)
+    assert_close(found, by_hand(cfg, cnn, tracklets, use_camera=False), RN50_SUM, RN50_LAYERS)
 
 
-def toy(num_query=2):
+def toy():
     """Two queries and three gallery items on a circle: a person per 90 degrees, distractor 0 in between."""
     angles = np.deg2rad([0, 90, 10, 80, 44])
     features = np.stack([3 * np.cos(angles), 3 * np.sin(angles)], axis=1).astype(np.float32)
     pids, cams = [1, 2, 1, 2, 0], [0, 0, 1, 1, 1]
-    return features, [Tracklet((f"{i}.jpg",), pid, cam) for i, (pid, cam) in enumerate(zip(pids, cams))], num_query
+    return features, [Tracklet((f"{i}.jpg",), pid, cam) for i, (pid, cam) in enumerate(zip(pids, cams))]
+
+
+def ranked(with_queries, **protocol):
+    """The evaluation of `toy` with or without queries in the gallery."""
+    return rank_tracklets(*toy(), 2, EvalProtocol("toy", "dense", with_queries, **protocol))
 
 
 def test_gallery_with_and_without_queries():
-    features, tracklets, num_query = toy()
-    kept = rank_tracklets(features, tracklets, num_query, EvalProtocol("toy", "dense", True))
-    out = rank_tracklets(features, tracklets, num_query, EvalProtocol("toy", "dense", False))
+    kept, out = ranked(True), ranked(False)
     assert (kept.metrics["num_gallery"], out.metrics["num_gallery"]) == (5, 3)
     assert kept.metrics["mAP"] == out.metrics["mAP"] == 1.0
-    assert kept.gallery[:2] == kept.query and out.gallery == tuple(tracklets[2:])
+    assert kept.gallery[:2] == kept.query and out.gallery == tuple(toy()[1][2:])
     assert kept.summary()["protocol"]["gallery_includes_query"] is True
 
 
 def test_normalisation_is_applied_once_and_can_be_switched_off():
-    features, tracklets, num_query = toy()
-    on = rank_tracklets(features, tracklets, num_query, EvalProtocol("toy", "dense", False))
-    off = rank_tracklets(features, tracklets, num_query, EvalProtocol("toy", "dense", False, feat_norm=False))
+    on, off = ranked(False), ranked(False, feat_norm=False)
     # Distances come from squares that cancel: |a|^2 + |b|^2 - 2ab, up to 36.
     assert_close(off.dist_QG**2, 9 * on.dist_QG**2, terms=4, scale=36)
-    np.testing.assert_array_equal(on.features, features)  # saved features are raw
+    np.testing.assert_array_equal(on.features, toy()[0])  # saved features are raw
     assert on.dist_QG[0, 0] ** 2 == approx(4 * np.sin(np.deg2rad(5)) ** 2, terms=4, scale=4)
 
 
 def test_re_ranking_replaces_the_distances():
-    features, tracklets, num_query = toy()
-    plain = rank_tracklets(features, tracklets, num_query, EvalProtocol("toy", "dense", True))
-    protocol = EvalProtocol("toy", "dense", True, re_ranking=(2, 1, 0.3))
-    reranked = rank_tracklets(features, tracklets, num_query, protocol)
+    plain, reranked = ranked(True), ranked(True, re_ranking=(2, 1, 0.3))
     assert not np.allclose(plain.dist_QG, reranked.dist_QG)
     assert reranked.summary()["protocol"]["re_ranking"] == {"k1": 2, "k2": 1, "lambda": 0.3}
 
 
-def test_queries_without_match_are_counted_and_said():
-    features, tracklets, _ = toy()
+def test_queries_without_match_are_counted_and_named_in_the_log(caplog):
+    features, tracklets = toy()
     tracklets[1] = Tracklet(("1.jpg",), 9, 0)
     evaluation = rank_tracklets(features, tracklets, 2, EvalProtocol("toy", "dense", False))
     assert evaluation.summary()["num_query_without_match"] == 1
-    assert queries_without_match(evaluation).startswith("1 of 2 queries have no true match")
-    alone = [Tracklet((f"{i}.jpg",), i, 0) for i in range(5)]
+    log_results(evaluation, {"best": evaluation.metrics})
+    assert caplog.messages[-1].startswith("1 of 2 queries have no true match")
+    different = [Tracklet((f"{i}.jpg",), i, 0) for i in range(5)]
     with pytest.raises(InputError, match="toy cannot be scored: none of 2 queries"):
-        rank_tracklets(features, alone, 2, EvalProtocol("toy", "dense", False))
+        rank_tracklets(features, different, 2, EvalProtocol("toy", "dense", False))
 
 
 def test_saved_features_and_ranks_agree_with_the_evaluation(tmp_path):
-    features, tracklets, num_query = toy()
-    evaluation = rank_tracklets(features, tracklets, num_query, EvalProtocol("toy", "dense", False))
+    evaluation = ranked(False)
     save_features(tmp_path / "features.npz", evaluation)
     with np.load(tmp_path / "features.npz") as file:
-        np.testing.assert_array_equal(file["features"], features)
+        np.testing.assert_array_equal(file["features"], toy()[0])
         assert file["is_query"].tolist() == [True, True, False, False, False]
         assert file["pids"].tolist() == [1, 2, 1, 2, 0] and file["camids"].tolist() == [0, 0, 1, 1, 1]
     save_ranks(tmp_path / "ranks.csv", evaluation, NAMED)
-    rows = list(csv.DictReader((tmp_path / "ranks.csv").open()))
+    rows = read_csv(tmp_path / "ranks.csv")
     assert [row["AP"] for row in rows] == ["1.000000"] * 2 and [row["first_match"] for row in rows] == ["1", "1"]
     assert [rows[0][f"top{k}"] for k in (1, 2, 3, 4)] == ["2.jpg", "4.jpg", "3.jpg", ""]
     assert [rows[0][name] for name in ("pid", "camera", "top1_pid", "top1_camera", "top2_pid")] == [
@@ -168,11 +148,11 @@ def test_saved_features_and_ranks_agree_with_the_evaluation(tmp_path):
 
 
 def test_contact_sheet_frames_right_answers_green_and_wrong_ones_red(tmp_path):
-    features, tracklets, num_query = toy()
-    for tracklet in tracklets:
-        Image.new("RGB", (16, 32), (10, 20, 30)).save(tmp_path / tracklet.frames[0].replace("jpg", "png"))
-    tracklets = [Tracklet((str(tmp_path / t.frames[0].replace("jpg", "png")),), t.pid, t.camid) for t in tracklets]
-    evaluation = rank_tracklets(features, tracklets, num_query, EvalProtocol("toy", "dense", False))
+    for number in range(5):
+        Image.new("RGB", (16, 32), (10, 20, 30)).save(tmp_path / f"{number}.png")
+    features, tracklets = toy()
+    tracklets = [Tracklet((str(tmp_path / f"{i}.png"),), t.pid, t.camid) for i, t in enumerate(tracklets)]
+    evaluation = rank_tracklets(features, tracklets, 2, EvalProtocol("toy", "dense", False))
     save_contact_sheet(tmp_path / "sheet.png", evaluation, NAMED, 2)
     pixels = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB")).reshape(-1, 3)
     counts = {c: int((pixels == np.array(rgb)).all(axis=1).sum()) for c, rgb in
@@ -181,21 +161,20 @@ def test_contact_sheet_frames_right_answers_green_and_wrong_ones_red(tmp_path):
     assert counts == {"green": 2 * border, "red": 4 * border, "blue": 2 * border}
 
 
-def test_results_table_is_in_percent():
+def test_results_are_logged_in_percent(caplog):
     scores = {"mAP": 0.5, "rank1": 0.25, "rank5": 1.0, "rank10": 1.0, "rank20": 1.0}
-    lines = results_table({"best": scores}).splitlines()
-    assert lines[0].split() == ["mAP", "Rank-1", "Rank-5", "Rank-10", "Rank-20"]
-    assert lines[1].split() == ["best", "50.00", "25.00", "100.00", "100.00", "100.00"]
+    with caplog.at_level("INFO"):
+        log_results(ranked(True), {"best": scores})
+    assert "2 queries against 5 gallery tracklets" in caplog.messages[0]
+    assert caplog.messages[1].split() == ["mAP", "Rank-1", "Rank-5", "Rank-10", "Rank-20"]
+    assert caplog.messages[2].split() == ["best", "50.00", "25.00", "100.00", "100.00", "100.00"]
 
 
 def test_camera_pairs_are_written_by_name(tmp_path, caplog):
-    features, tracklets, num_query = toy()
-    evaluation = rank_tracklets(features, tracklets, num_query, EvalProtocol("toy", "dense", False))
     with caplog.at_level("INFO"):
-        save_camera_pairs(tmp_path / "pairs.csv", evaluation, NAMED.cameras)
-    rows = [tuple(row.values()) for row in csv.DictReader((tmp_path / "pairs.csv").open())]
+        save_camera_pairs(tmp_path / "pairs.csv", ranked(False), NAMED.cameras)
     # Both queries are in the first camera, all gallery items in the second.
-    assert rows == [
+    assert [tuple(row.values()) for row in read_csv(tmp_path / "pairs.csv")] == [
         ("gate", "gate", "0", "", ""), ("gate", "hall", "2", "1.000000", "1.000000"),
         ("hall", "gate", "0", "", ""), ("hall", "hall", "0", "", ""),
     ]  # fmt: skip
@@ -203,8 +182,6 @@ def test_camera_pairs_are_written_by_name(tmp_path, caplog):
 
 
 def test_the_query_itself_is_no_answer_when_cameras_do_not_count():
-    features, tracklets, num_query = toy()
-    protocol = EvalProtocol("toy", "dense", gallery_includes_query=True, camera_filter=False)
-    evaluation = rank_tracklets(features, tracklets, num_query, protocol)
+    evaluation = ranked(True, same_camera_filter=False)
     assert all(row not in ranking.order for row, ranking in enumerate(evaluation.rankings))
     assert len(evaluation.rankings[0].order) == 4

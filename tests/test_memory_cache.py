@@ -1,4 +1,4 @@
-"""The memory pass is made once for the same frames, weights and settings, and again for anything else."""
+"""Tracklet features are computed once for the same frames, weights and settings, and again for anything else."""
 
 import logging
 import os
@@ -8,17 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from configs import load_cfg
 from datasets.tracklet import ReIDSplits, Tracklet
 from model import build_model
 from processor.run import train_main
 from processor.training import feature_cache, memory
 from processor.training.feature_cache import cached_features, describe_frames, describe_weights
-from tests.conftest import tiny_options
+from tests.conftest import load, tiny_cfg, tiny_options
 
 TAKEN = "taken from"
-
-
 KEYS = {"SOLVER__MAX_EPOCHS": 1, "TEST__EVAL_SAMPLING": "first"}
 
 
@@ -34,7 +31,7 @@ def first_run(tiny_mars, tmp_path_factory):
 @pytest.fixture
 def first(first_run):
     """CLIP-Memory of the first run."""
-    return torch.load(first_run / "run" / "clip_memory.pt", weights_only=True)
+    return load(first_run / "run" / "clip_memory.pt")
 
 
 @pytest.fixture
@@ -48,7 +45,7 @@ def run(tiny_mars, first_run, tiny_argv, tmp_path, caplog):
         keys = KEYS | {"DATASETS__ROOT_DIR": data, "DATASETS__CACHE_DIR": tmp_path / "cache"} | overrides
         with caplog.at_level(logging.INFO):
             assert train_main(tiny_argv("--overwrite", *flags, **keys)) == 0
-        return torch.load(tmp_path / "run" / "clip_memory.pt", weights_only=True), TAKEN in caplog.text
+        return load(tmp_path / "run" / "clip_memory.pt"), TAKEN in caplog.text
 
     train.data, train.cache = data, tmp_path / "cache" / "memory_features"
     return train
@@ -56,7 +53,7 @@ def run(tiny_mars, first_run, tiny_argv, tmp_path, caplog):
 
 def test_a_second_run_takes_the_features_of_the_first_to_the_last_bit(first_run, first, run, monkeypatch):
     assert TAKEN not in (first_run / "run" / "train_log.txt").read_text() and len(list(run.cache.iterdir())) == 1
-    monkeypatch.setattr(memory, "memory_features", lambda *args: pytest.fail("the pass was made again"))
+    monkeypatch.setattr(memory, "compute_tracklet_features", lambda *args: pytest.fail("the pass was made again"))
     again, taken = run(SOLVER__BASE_LR=1e-4)  # a key that the pass does not depend on
     assert taken and torch.equal(again, first)
 
@@ -74,45 +71,36 @@ def test_other_weights_sizes_or_transforms_are_computed_anew(first, run, change)
         assert not torch.equal(first, second)
 
 
-@pytest.mark.parametrize("changed", ["time", "size"])
-def test_another_image_under_the_same_name_is_computed_anew(first, run, changed):
-    frames = sorted(path for path in run.data.rglob("*.jpg") if "train" in path.as_posix())
-    state, size = frames[0].stat(), frames[0].stat().st_size
-    content = next(f.read_bytes() for f in frames[::-1] if f.read_bytes() != frames[0].read_bytes())
-    if changed == "time":  # what follows the end of a JPEG is not looked at
-        content = content[:size] if len(content) > size else content + bytes(size - len(content))
-        frames[0].write_bytes(content)
-        os.utime(frames[0], ns=(state.st_atime_ns, state.st_mtime_ns + 1))
-        assert frames[0].stat().st_size == size
-    else:
-        frames[0].write_bytes(content + bytes(size + 1 - len(content)) if len(content) <= size else content)
-        os.utime(frames[0], ns=(state.st_atime_ns, state.st_mtime_ns))
-        assert frames[0].stat().st_size != size
-    second, taken = run()
-    assert not taken and not torch.equal(first, second)
-
-
-def splits_of(*tracklets: tuple[tuple[str, ...], int]) -> ReIDSplits:
-    train = tuple(Tracklet(tuple(f"/data/{name}" for name in names), pid, 0) for names, pid in tracklets)
-    return ReIDSplits(train, (), (), 2, 1, gallery_includes_query=True, root="/data")
+def described(*tracklets: tuple[str, int], root: str = "/data") -> str:
+    """`describe_frames` of tracklets (names of frames, label)."""
+    train = tuple(Tracklet(tuple(f"{root}/{name}" for name in names.split()), pid, 0) for names, pid in tracklets)
+    return describe_frames(ReIDSplits(train, (), (), 2, 1, gallery_includes_query=True, root=root))
 
 
 def test_the_same_frames_in_other_tracklets_are_other_frames():
-    described = [
-        describe_frames(splits_of((("a", "b"), 0), (("c",), 0))),
-        describe_frames(splits_of((("a",), 0), (("b", "c"), 0))),
-        describe_frames(splits_of((("a", "b"), 0), (("c",), 1))),
-        describe_frames(splits_of((("b", "a"), 0), (("c",), 0))),
-        describe_frames(splits_of((("ab",), 0), (("c",), 0))),
-    ]
-    assert len(set(described)) == len(described)
-    assert described[0] == describe_frames(splits_of((("a", "b"), 0), (("c",), 0)))
+    tracklets = [("a b", 0), ("c", 0)]
+    others = [[("a", 0), ("b c", 0)], [("a b", 0), ("c", 1)], [("b a", 0), ("c", 0)], [("ab", 0), ("c", 0)]]
+    assert len({described(*given) for given in [tracklets, *others]}) == 5
+    assert described(*tracklets) == described(*tracklets)
 
 
-def test_features_of_another_number_of_tracklets_are_not_used(tmp_path, caplog):
-    cached_features(tmp_path, {"frames": "x"}, 2, lambda: torch.ones(2, 3))
-    again = cached_features(tmp_path, {"frames": "x"}, 3, lambda: torch.zeros(3, 3))
-    assert torch.equal(again, torch.zeros(3, 3)) and "made anew" in caplog.text
+def test_size_and_time_of_an_image_count(tmp_path):
+    found = set()
+    for content, time in ((b"one", 1), (b"one", 2), (b"longer", 2)):
+        (tmp_path / "a").write_bytes(content)
+        os.utime(tmp_path / "a", ns=(1, time))
+        found.add(described(("a", 0), root=str(tmp_path)))
+    assert len(found) == 3
+
+
+def test_another_image_and_a_list_with_fewer_frames_are_computed_anew(first, run, tmp_path):
+    frame, *_, other = sorted(path for path in run.data.rglob("*.jpg") if "train" in path.as_posix())
+    shutil.copy(other, frame)
+    second, taken = run()
+    assert not taken and not torch.equal(first, second)
+    exclusions = tmp_path / "exclude.txt"
+    exclusions.write_text(f"split,frame,reason\ntrain,{frame.relative_to(run.data).as_posix()},blurred\n")
+    assert not run(DATASETS__EXCLUDE=exclusions)[1]
 
 
 def test_changed_code_of_the_pass_is_another_key(tmp_path):
@@ -129,51 +117,43 @@ def test_changed_code_of_the_pass_is_another_key(tmp_path):
         before = after
 
 
-def test_a_list_with_fewer_frames_is_computed_anew(run, tmp_path):
-    frame = sorted(path for path in run.data.rglob("*.jpg") if "train" in path.as_posix())[0]
-    exclusions = tmp_path / "exclude.txt"
-    exclusions.write_text(f"split,frame,reason\ntrain,{frame.relative_to(run.data).as_posix()},blurred\n")
-    assert not run(DATASETS__EXCLUDE=exclusions)[1]
+def cached(cache, value, rows=2):
+    """`cached_features` where a pass would give `rows` features full of `value`."""
+    return cached_features(cache, {"frames": "x"}, rows, lambda: torch.full((rows, 3), value))
 
 
-@pytest.mark.parametrize("damage", ["truncated", "changed", "of another key", "no tensor"])
-def test_a_file_that_is_not_what_it_should_be_is_made_anew(first, run, damage, caplog):
-    (path,) = run.cache.iterdir()
+@pytest.mark.parametrize("damage", ["truncated", "changed", "of another key", "no tensor", "of fewer tracklets"])
+def test_a_file_that_is_not_what_it_should_be_is_made_anew(damage, tmp_path, caplog):
+    cached(tmp_path, 1.0, rows=1 if damage == "of fewer tracklets" else 2)
+    (path,) = (tmp_path / "memory_features").iterdir()
+    content = load(path)
+    if damage == "changed":
+        content["features"][0, 0] += 1
+    elif damage == "no tensor":
+        content["features"] = [1, 2]
+    elif damage == "of another key":
+        content["description"] = content["description"].replace('"format": 1', '"format": 0')
+    torch.save(content, path)
     if damage == "truncated":
         path.write_bytes(path.read_bytes()[:-200])
-    else:
-        content = torch.load(path, weights_only=True)
-        if damage == "changed":
-            content["features"][0, 0] += 1
-        elif damage == "no tensor":
-            content["features"] = [1, 2]
-        else:
-            content["description"] = content["description"].replace('"format": 1', '"format": 0')
-        torch.save(content, path)
-    again, taken = run()
-    assert not taken and torch.equal(again, first) and "made anew" in caplog.text
-    assert run()[1]
+    assert torch.equal(cached(tmp_path, 2.0), torch.full((2, 3), 2.0)) and "computed anew" in caplog.text
+    assert torch.equal(cached(tmp_path, 3.0), torch.full((2, 3), 2.0))
 
 
 def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path, caplog):
-    (tmp_path / "cache").write_text("a file")
-    features = cached_features(tmp_path / "cache", {"frames": "x"}, 2, lambda: torch.ones(2, 3))
-    assert torch.equal(features, torch.ones(2, 3))
-    (line,) = caplog.messages
-    assert line.count(str(tmp_path)) == 1 and "DATASETS.CACHE_DIR" in line and "cannot be made" in line
-    path = tmp_path / "other" / "memory_features"
-    cached_features(tmp_path / "other", {"frames": "x"}, 2, lambda: torch.ones(2, 3))
-    (file,) = path.iterdir()
+    taken, cache = tmp_path / "taken", tmp_path / "cache"
+    taken.write_text("a file")
+    assert torch.equal(cached(taken, 1.0), torch.ones(2, 3))
+    assert str(taken) in caplog.text and "DATASETS.CACHE_DIR" in caplog.text
+    cached(cache, 1.0)
+    (file,) = (cache / "memory_features").iterdir()
     file.unlink()
     file.mkdir()
-    caplog.clear()
-    cached_features(tmp_path / "other", {"frames": "x"}, 2, lambda: torch.ones(2, 3))
-    assert caplog.messages[-1].count(str(file)) == 1 and "cannot be written" in caplog.messages[-1]
+    assert torch.equal(cached(cache, 1.0), torch.ones(2, 3)) and f"{file} cannot be written" in caplog.text
 
 
 def test_the_camera_embedding_does_not_matter_and_everything_else_does():
-    cfg = load_cfg(opts=tiny_options())
-    model = build_model(cfg, 5, 3)
+    model = build_model(tiny_cfg(), 5, 3)
     before = describe_weights(model.encoder)
     with torch.no_grad():
         model.encoder.camera_embed += 1

@@ -1,6 +1,5 @@
 """DATASETS.SPLIT all: ten models, resumed wherever they were broken off, and one table."""
 
-import csv
 import json
 import os
 import shutil
@@ -9,20 +8,14 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
-import torch
 
 from datasets.synthetic.command import write_set
 from processor.run import eval_main, train_main
-from processor.splits_table import mean_and_spread
-from processor.training import epoch as trainer
 from processor.training import session
-from tests.conftest import SCORES, metrics, tiny_options
+from tests.conftest import ROOT, SCORES, contents, load, metrics, read_csv, tiny_options
 from tests.test_end_to_end import assert_same_state
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -48,18 +41,20 @@ def series(ilids, tmp_path_factory):
     return out
 
 
-def table(out):
-    return list(csv.DictReader((out / "splits.csv").open()))
-
-
 def take_finished_splits(series, out, splits):
     """So that less is left to train."""
     for split in splits:
         shutil.copytree(series / f"split{split}", out / f"split{split}")
 
 
+@pytest.fixture
+def copied(series, tmp_path):
+    """A copy of the series that a test may change."""
+    return shutil.copytree(series, tmp_path / "run")
+
+
 def test_ten_rows_then_mean_and_spread(series):
-    rows = table(series)
+    rows = read_csv(series / "splits.csv")
     assert [row["split"] for row in rows] == [*"0123456789", "mean", "spread"]
     singles = [metrics(series / f"split{split}") for split in range(10)]
     for name in SCORES:
@@ -82,32 +77,35 @@ def test_each_split_logs_into_its_own_folder(series):
         assert f"DATASETS:\n  CACHE_DIR: {series}/cache" in (series / f"split{split}" / "config.yml").read_text()
 
 
-def test_one_split_alone_equals_its_row(series, ilids, tmp_path):
+def test_a_single_split_equals_its_row_and_shares_no_folder_with_a_series(series, ilids, tmp_path, caplog):
     assert train_main(argv(ilids, tmp_path / "one", DATASETS__SPLIT=3)) == 0
     assert_same_state(tmp_path / "one" / "last.pth", series / "split3" / "last.pth")
     assert metrics(tmp_path / "one") == metrics(series / "split3")
+    assert train_main(argv(ilids, tmp_path / "one")) == 2
+    assert "holds a run of one split (last.pth, best.pth" in caplog.text
+    before = contents(series)
+    assert train_main(argv(ilids, series, DATASETS__SPLIT=3)) == 2
+    assert "holds a run (splits.csv, split0/last.pth" in caplog.text and contents(series) == before
+    assert train_main(argv(ilids, tmp_path / "empty", "--resume")) == 2
+    assert "holds no split of a series, so there is nothing to resume" in caplog.text
 
 
 @pytest.mark.parametrize("flags", [(), ("--resume",)])
-def test_broken_off_in_split_1_and_started_again_ends_in_the_same_table(series, ilids, tmp_path, monkeypatch, flags):
-    check = trainer.FiniteCheck.add
-
-    def interrupt(self, losses, step):
-        check(self, losses, step)
-        if self.epoch == 2 and (tmp_path / "run" / "split1").exists():
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(trainer.FiniteCheck, "add", interrupt)
-    assert train_main(argv(ilids, tmp_path / "run")) == 130
-    assert not (tmp_path / "run" / "split2").exists() and not (tmp_path / "run" / "splits.csv").exists()
-    assert torch.load(tmp_path / "run" / "split1" / "last.pth", weights_only=True)["epoch"] == 1
-    finished = (tmp_path / "run" / "split0" / "last.pth").stat().st_mtime_ns
-    monkeypatch.setattr(trainer.FiniteCheck, "add", check)
-    take_finished_splits(series, tmp_path / "run", range(3, 10))
-    assert train_main(argv(ilids, tmp_path / "run", *flags)) == 0
-    assert (tmp_path / "run" / "split0" / "last.pth").stat().st_mtime_ns == finished  # skipped
-    assert table(tmp_path / "run") == table(series)
-    assert_same_state(tmp_path / "run" / "split1" / "last.pth", series / "split1" / "last.pth")
+def test_broken_off_in_split_1_and_started_again_ends_in_the_same_table(
+    series, ilids, tmp_path, monkeypatch, interrupt_when, flags
+):
+    run = tmp_path / "run"
+    interrupt_when(lambda epoch, step: epoch == 2 and (run / "split1").exists())
+    assert train_main(argv(ilids, run)) == 130
+    assert not (run / "split2").exists() and not (run / "splits.csv").exists()
+    assert load(run / "split1" / "last.pth")["epoch"] == 1
+    finished = (run / "split0" / "last.pth").stat().st_mtime_ns
+    monkeypatch.undo()
+    take_finished_splits(series, run, range(3, 10))
+    assert train_main(argv(ilids, run, *flags)) == 0
+    assert (run / "split0" / "last.pth").stat().st_mtime_ns == finished  # skipped
+    assert read_csv(run / "splits.csv") == read_csv(series / "splits.csv")
+    assert_same_state(run / "split1" / "last.pth", series / "split1" / "last.pth")
 
 
 @pytest.mark.slow
@@ -123,7 +121,7 @@ def test_killed_in_split_1_and_started_again_ends_in_the_same_table(series, ilid
     assert begun.exists() and not (tmp_path / "run" / "splits.csv").exists()
     take_finished_splits(series, tmp_path / "run", range(3, 10))
     assert train_main(argv(ilids, tmp_path / "run")) == 0
-    assert table(tmp_path / "run") == table(series)
+    assert read_csv(tmp_path / "run" / "splits.csv") == read_csv(series / "splits.csv")
 
 
 def test_a_finished_series_is_only_tabulated_again(series, ilids, tmp_path, caplog):
@@ -134,36 +132,17 @@ def test_a_finished_series_is_only_tabulated_again(series, ilids, tmp_path, capl
     assert {path: path.stat().st_mtime_ns for path in series.glob("split*/*")} == before
 
 
-def test_another_recipe_is_refused_and_overwrite_starts_anew(series, ilids, tmp_path, caplog):
+def test_another_recipe_and_fewer_epochs_are_refused(series, ilids, caplog):
     assert train_main(argv(ilids, series, SOLVER__BASE_LR=1e-4)) == 2
-    assert "split0/config.yml was trained with SOLVER.BASE_LR 0.001, now it is 0.0001" in caplog.text
-    old = tmp_path / "run" / "split7"
-    old.mkdir(parents=True)
-    (old / "metrics.json").write_text('{"last": {"epoch": 99}}')
-    (old / "last.pth").write_text("stale")
-    assert train_main(argv(ilids, tmp_path / "run", "--overwrite", DATASETS__ROOT_DIR="nowhere")) == 2
-    assert (old / "last.pth").read_text() == "stale"  # a typo costs nothing
-    assert train_main(argv(ilids, tmp_path / "run", "--overwrite")) == 0
-    assert table(tmp_path / "run") == table(series)
-
-
-def same_bytes(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-@pytest.fixture(scope="module")
-def trapezoid_series(ilids, tmp_path_factory):
-    """An unbroken run of ten splits under another protocol."""
-    out = tmp_path_factory.mktemp("trapezoid") / "run"
-    assert train_main(argv(ilids, out, TEST__AP="trapezoid")) == 0
-    return out
+    assert "split0/last.pth was trained with SOLVER.BASE_LR 0.001, now it is 0.0001" in caplog.text
+    assert train_main(argv(ilids, series, SOLVER__MAX_EPOCHS=1)) == 2
+    assert "has 2 epochs already, SOLVER.MAX_EPOCHS 1 is less" in caplog.text
 
 
 @pytest.mark.parametrize("stop_at", [0, 2])
 def test_broken_off_in_a_new_test_of_finished_splits_the_table_mixes_no_protocols(
-    series, trapezoid_series, ilids, tmp_path, monkeypatch, stop_at
+    series, copied, ilids, tmp_path, monkeypatch, stop_at
 ):
-    shutil.copytree(series, tmp_path / "run")
     report, tested = session.report, []
 
     def interrupt(*arguments):
@@ -173,35 +152,38 @@ def test_broken_off_in_a_new_test_of_finished_splits_the_table_mixes_no_protocol
         return report(*arguments)
 
     monkeypatch.setattr(session, "report", interrupt)
-    assert train_main(argv(ilids, tmp_path / "run", TEST__AP="trapezoid")) == 130
-    monkeypatch.setattr(session, "report", report)
-    assert train_main(argv(ilids, tmp_path / "run", TEST__AP="trapezoid")) == 0
-    assert {metrics(tmp_path / "run" / f"split{n}")["protocol"]["ap"] for n in range(10)} == {"trapezoid"}
-    ours, theirs = metrics(tmp_path / "run"), metrics(trapezoid_series)
+    assert train_main(argv(ilids, copied, TEST__AP="trapezoid")) == 130
+    monkeypatch.undo()
+    unbroken = shutil.copytree(series, tmp_path / "unbroken")
+    for out in (copied, unbroken):
+        assert train_main(argv(ilids, out, TEST__AP="trapezoid")) == 0
+        assert {metrics(out / f"split{n}")["protocol"]["ap"] for n in range(10)} == {"trapezoid"}
+    ours, theirs = metrics(copied), metrics(unbroken)
     assert ours["last"] == theirs["last"] and ours["protocol"] == theirs["protocol"]
     assert ours["protocol"]["split"] == "all" and ours["last"] != metrics(series)["last"]
 
 
-def test_overwriting_loses_nothing_to_a_fault(series, ilids, tmp_path):
-    shutil.copytree(series, tmp_path / "run")
+def test_overwriting_loses_nothing_to_a_fault(series, copied, ilids):
     for keys in (
         {"SOLVER__IMS_PER_BATCH": 64}, {"SOLVER__SELECT_BY": "val", "DATASETS__VAL_FRACTION": 0.9},
         {"MODEL__NAME": "x"}, {"DATASETS__ROOT_DIR": "nowhere"},
     ):  # fmt: skip
-        assert train_main(argv(ilids, tmp_path / "run", "--overwrite", **keys)) == 2, keys
-        assert same_bytes(tmp_path / "run") == same_bytes(series), keys
+        assert train_main(argv(ilids, copied, "--overwrite", **keys)) == 2, keys
+        assert contents(copied) == contents(series), keys
 
 
-def test_overwriting_takes_the_old_table_away_at_once(series, ilids, tmp_path, monkeypatch):
-    shutil.copytree(series, tmp_path / "run")
-
-    def interrupt(self, losses, step):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(trainer.FiniteCheck, "add", interrupt)
-    assert train_main(argv(ilids, tmp_path / "run", "--overwrite")) == 130
-    left = {path.relative_to(tmp_path / "run").as_posix() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+def test_overwriting_removes_all_splits_and_the_table_at_once(series, copied, ilids, monkeypatch, interrupt_when):
+    (copied / "split0" / "last.pth").write_text("stale")
+    interrupt_when(lambda epoch, step: True)
+    assert train_main(argv(ilids, copied, "--overwrite")) == 130
+    left = {path.as_posix() for path in contents(copied)}
     assert {name for name in left if not name.startswith(("split0/", "cache/"))} == set()
+    monkeypatch.undo()
+    for split in range(1, 10):
+        (copied / f"split{split}").rmdir()
+    take_finished_splits(series, copied, range(1, 10))
+    assert train_main(argv(ilids, copied)) == 0
+    assert read_csv(copied / "splits.csv") == read_csv(series / "splits.csv")
 
 
 def test_ctrl_c_while_a_split_is_reported_ends_the_series(ilids, tmp_path, monkeypatch):
@@ -216,44 +198,26 @@ def test_ctrl_c_while_a_split_is_reported_ends_the_series(ilids, tmp_path, monke
     assert (tmp_path / "run" / "split0" / "metrics.json").exists() and not (tmp_path / "run" / "split1").exists()
 
 
-def test_a_broken_file_in_a_split_has_its_test_repeated(series, ilids, tmp_path):
-    shutil.copytree(series, tmp_path / "run")
+def test_a_broken_file_in_a_split_has_its_test_repeated(series, copied, ilids):
     broken = [
         ("config.yml", b""), ("config.yml", b"MODEL: ["), ("metrics.json", b'{"last": {"epoch": 2}}'),
         ("metrics.json", b"{"), ("metrics.json", b"[]"), ("metrics.json", None), ("config.yml", None),
     ]  # fmt: skip
     for split, (name, content) in enumerate(broken, 2):
-        path = tmp_path / "run" / f"split{split}" / name
+        path = copied / f"split{split}" / name
         path.unlink() if content is None else path.write_bytes(content)
-    assert train_main(argv(ilids, tmp_path / "run")) == 0
-    assert table(tmp_path / "run") == table(series)
-
-
-def test_a_series_and_a_single_run_do_not_share_a_folder(series, ilids, tmp_path, caplog):
-    assert train_main(argv(ilids, tmp_path / "one", DATASETS__SPLIT=3)) == 0
-    assert train_main(argv(ilids, tmp_path / "one")) == 2
-    assert "holds a run of one split (last.pth, best.pth" in caplog.text
-    shutil.copytree(series, tmp_path / "run")
-    assert train_main(argv(ilids, tmp_path / "run", DATASETS__SPLIT=3)) == 2
-    assert "holds a run (splits.csv, split0/last.pth" in caplog.text
-    assert same_bytes(tmp_path / "run") == same_bytes(series)
-    assert train_main(argv(ilids, tmp_path / "empty", "--resume")) == 2
-    assert "holds no split of a series, so there is nothing to resume" in caplog.text
-
-
-def test_fewer_epochs_than_a_run_has_are_refused(series, ilids, tmp_path, caplog):
-    assert train_main(argv(ilids, series, SOLVER__MAX_EPOCHS=1)) == 2
-    assert "has 2 epochs already, SOLVER.MAX_EPOCHS 1 is less" in caplog.text
+    assert train_main(argv(ilids, copied)) == 0
+    assert read_csv(copied / "splits.csv") == read_csv(series / "splits.csv")
 
 
 def test_a_model_is_not_tested_on_people_that_it_was_trained_on(series, ilids, tmp_path, caplog):
     weight = series / "split3" / "best.pth"
-    for keys, said in (
+    for keys, message in (
         ({"DATASETS__SPLIT": 0}, "with 0 it would be tested on people of its training: set DATASETS.SPLIT 3"),
         ({"DATASETS__SPLIT": 3, "DATASETS__TRAIN_HALF": "first"}, "was trained with DATASETS.TRAIN_HALF last"),
     ):
         assert eval_main(argv(ilids, tmp_path / "run", TEST__WEIGHT=weight, **keys)) == 2
-        assert said in caplog.text and not (tmp_path / "run").exists()
+        assert message in caplog.text and not (tmp_path / "run").exists()
     pattern = str(weight).replace("split3", "split{split}")
     assert eval_main(argv(ilids, tmp_path / "run", TEST__WEIGHT=pattern, DATASETS__SPLIT=3)) == 0
     assert metrics(tmp_path / "run")["protocol"]["split"] == "3"
@@ -268,16 +232,15 @@ def test_weights_that_lie_in_the_folder_of_a_split_are_not_overwritten(ilids, tm
 
 
 def test_evaluation_of_ten_models_gives_the_table_of_training(series, ilids, tmp_path):
-    pattern = series / "split{split}" / "best.pth"
-    assert eval_main(argv(ilids, tmp_path / "eval", TEST__WEIGHT=pattern)) == 0
-    assert [{k: v for k, v in row.items() if k != "epoch"} for row in table(tmp_path / "eval")] == [
-        {k: v for k, v in row.items() if k != "epoch"} for row in table(series)
-    ]
-    assert (tmp_path / "eval" / "split4" / "test_log.txt").exists() and "last" not in metrics(tmp_path / "eval")
+    pattern, out = series / "split{split}" / "best.pth", tmp_path / "eval"
+    assert eval_main(argv(ilids, out, TEST__WEIGHT=pattern)) == 0
+    evaluated, trained = ([row | {"epoch": ""} for row in read_csv(f / "splits.csv")] for f in (out, series))
+    assert evaluated == trained
+    assert (out / "split4" / "test_log.txt").exists() and "last" not in metrics(out)
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "message"),
     [
         ({"DATASETS__SPLIT": "10"}, "DATASETS.SPLIT must be one of 0, 1, 2"),
         ({"DATASETS__SPLIT": "-1"}, "DATASETS.SPLIT must be one of"),
@@ -287,13 +250,6 @@ def test_evaluation_of_ten_models_gives_the_table_of_training(series, ilids, tmp
         ({"TEST__DATASETS": "('MARS:x')"}, "TEST.DATASETS tests one model"),
     ],
 )
-def test_faults(keys, said, ilids, tmp_path, caplog):
+def test_faults(keys, message, ilids, tmp_path, caplog):
     assert eval_main(argv(ilids, tmp_path / "run", **keys)) == 2
-    assert said in caplog.text and not (tmp_path / "run").exists()
-
-
-def test_mean_and_spread_by_hand():
-    results = [dict.fromkeys(SCORES, value) for value in (0.2, 0.4, 0.9)]
-    mean, spread = mean_and_spread(results)
-    assert mean["mAP"] == pytest.approx(0.5) and spread["rank1"] == pytest.approx((0.26 / 2) ** 0.5)
-    assert mean_and_spread(results[:1])[1]["mAP"] == 0
+    assert message in caplog.text and not (tmp_path / "run").exists()

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,22 +19,22 @@ pytest.importorskip("open_clip")
 CPU = torch.device("cpu")
 NUM_CLASSES, EMBED = 5, 32
 LONGEST_SUM = 4 * 64  # of the tower, in the second layer of its MLP
-RECIPE = {
-    "epochs": 12, "batch_size": 8, "base_lr": 1e-2, "min_lr": 1e-6, "warmup_epochs": 2, "warmup_lr": 1e-3,
-    "weight_decay": 1e-4, "seed": 7,
-}  # fmt: skip
+RECIPE = TextRecipe(
+    epochs=12, batch_size=8, base_lr=1e-2, min_lr=1e-6, warmup_epochs=2, warmup_lr=1e-3, weight_decay=1e-4, seed=7
+)
 
 
-def build(seed=0):
-    torch.manual_seed(seed)
+def build():
+    """The same tower and prompts at every call."""
+    torch.manual_seed(0)
     tower = create_text_tower(TextSizes(64, 2, 1, EMBED))
-    return tower, TextPrompts(tower, NUM_CLASSES)
+    return TextBranch(tower, TextPrompts(tower, NUM_CLASSES))
 
 
-def learn(tower, prompts, features, pids, dtype=None, **recipe):
-    """`learn_text_features` on the CPU with the parts of a text branch and of a recipe."""
+def learn(features, pids, branch=None, dtype=None, **recipe):
+    """`learn_text_features` on the CPU with changes to RECIPE."""
     runtime = Runtime(CPU, dtype, torch.nn.Identity())
-    return learn_text_features(TextBranch(tower, prompts), features, pids, TextRecipe(**recipe), runtime)
+    return learn_text_features(branch or build(), features, pids, replace(RECIPE, **recipe), runtime)
 
 
 def toy_features(per_class=4):
@@ -44,17 +45,13 @@ def toy_features(per_class=4):
     return 3 * centres[pids] + 0.1 * torch.randn(len(pids), EMBED), pids
 
 
-def log_losses(caplog) -> list[float]:
-    return [record.args[2] for record in caplog.records if "text prompts" in record.message]
-
-
 def test_the_loss_falls_and_each_text_is_nearest_to_its_tracklets(caplog):
     features, pids = toy_features(per_class=4)
-    tower, prompts = build()
     with caplog.at_level(logging.INFO):
-        texts = learn(tower, prompts, features, pids, **RECIPE | {"epochs": 25, "batch_size": 20})
-    losses = log_losses(caplog)
-    assert [record.args[0] for record in caplog.records if "text prompts" in record.message] == [1, 10, 20, 25]
+        texts = learn(features, pids, epochs=25, batch_size=20)
+    logged = [record.args for record in caplog.records if "text prompts" in record.message]
+    losses = [loss for _, _, loss, _ in logged]
+    assert [epoch for epoch, *_ in logged] == [1, 10, 20, 25]
     # All tracklets are one batch: each anchor shares its softmax among four positives, so the loss ends at 2 ln 4.
     assert losses == sorted(losses, reverse=True) and losses[0] > 8
     assert 2 * math.log(4) < losses[-1] < 2 * math.log(4) + 0.1
@@ -65,30 +62,29 @@ def test_the_loss_falls_and_each_text_is_nearest_to_its_tracklets(caplog):
 
 def test_only_the_context_changes():
     features, pids = toy_features()
-    tower, prompts = build()
-    before = {name: value.clone() for name, value in TextBranch(tower, prompts).state_dict().items()}
-    learn(tower, prompts, features, pids, **RECIPE | {"epochs": 2})
-    after = TextBranch(tower, prompts).state_dict()
+    branch = build()
+    before = {name: value.clone() for name, value in branch.state_dict().items()}
+    learn(features, pids, branch, epochs=2)
+    after = branch.state_dict()
     assert [name for name in before if not torch.equal(before[name], after[name])] == ["prompts.context"]
-    assert (prompts.context != before["prompts.context"]).flatten(1).any(dim=1).all()
+    assert (after["prompts.context"] != before["prompts.context"]).flatten(1).any(dim=1).all()
 
 
 def test_the_same_seed_gives_the_same_texts_whatever_else_draws_numbers():
     features, pids = toy_features()
     results = []
     for noise, seed in ((1, 7), (2, 7), (1, 8)):
-        modules = build()
+        branch = build()
         torch.manual_seed(noise)
-        results.append(learn(*modules, features, pids, **RECIPE | {"epochs": 2, "seed": seed}))
+        results.append(learn(features, pids, branch, epochs=2, seed=seed))
     assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
 
 
 def test_four_steps_against_a_plain_adam_loop():
     """One tracklet per identity and one batch per epoch: the loss is torch's cross-entropy both ways."""
     features, pids = toy_features(per_class=1)
-    recipe = RECIPE | {"epochs": 4, "warmup_epochs": 1, "weight_decay": 2.0}
-    texts = learn(*build(), features, pids, **recipe)
-    branch = TextBranch(*build())
+    texts = learn(features, pids, epochs=4, warmup_epochs=1, weight_decay=2.0)
+    branch = build()
     optimizer = torch.optim.Adam([branch.prompts.context], weight_decay=2.0)
     for lr in (1e-6 + (1e-2 - 1e-6) * (1 + math.cos(math.pi * epoch / 4)) / 2 for epoch in (1, 2, 3, 4)):
         optimizer.param_groups[0]["lr"] = lr
@@ -109,20 +105,17 @@ def test_every_tracklet_is_seen_once_per_epoch(monkeypatch):
         return (anchors * others).sum() * 0.0
 
     monkeypatch.setattr(text_stage, "supervised_contrastive", spy)
-    learn(*build(), features, pids, **RECIPE | {"epochs": 2, "batch_size": 6})
-    images = [(rows, labels) for rows, labels in seen[::2]]  # tracklets as anchors, then texts as anchors
+    learn(features, pids, epochs=2, batch_size=6)
+    images = seen[::2]  # tracklets as anchors; the others have texts as anchors
     assert [len(rows) for rows, _ in images] == [6, 6, 6, 2] * 2
-    epochs = [torch.cat([rows for rows, _ in images[i : i + 4]]) for i in (0, 4)]
-    assert all(torch.equal(epoch.sort(dim=0).values, features.sort(dim=0).values) for epoch in epochs)
-    assert not torch.equal(epochs[0], epochs[1])
-    for rows, labels in images:
-        assert all(torch.equal(row, features[(features == row).all(dim=1)][0]) for row in rows)
-        assert all(pids[(features == row).all(dim=1)] == label for row, label in zip(rows, labels))
+    drawn = [(row.tolist(), int(label)) for rows, labels in images for row, label in zip(rows, labels)]
+    tracklets = sorted((row.tolist(), int(pid)) for row, pid in zip(features, pids))
+    assert sorted(drawn[:20]) == sorted(drawn[20:]) == tracklets and drawn[:20] != drawn[20:]
 
 
 def test_learning_rate_per_epoch_by_hand():
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=3.5e-4)
-    schedule = cosine_schedule(optimizer, epochs=120, min_lr=1e-6, warmup_epochs=5, warmup_lr=1e-5)
+    schedule = cosine_schedule(optimizer, replace(RECIPE, epochs=120, warmup_epochs=5, warmup_lr=1e-5))
     rates = []
     for epoch in range(1, 121):
         schedule.step(epoch)
@@ -135,38 +128,36 @@ def test_learning_rate_per_epoch_by_hand():
 
 @torch.no_grad()
 def test_features_of_all_identities_do_not_depend_on_the_batches():
-    branch = TextBranch(*build())
+    branch = build()
     texts = all_text_features(branch, 2, Runtime(CPU, None, torch.nn.Identity()))
     assert_close(texts, branch(torch.arange(NUM_CLASSES)), LONGEST_SUM)
 
 
 def test_mixed_precision_learns_too():
     features, pids = toy_features()
-    exact = learn(*build(), features, pids, **RECIPE)
+    exact = learn(features, pids)
     for dtype in (torch.bfloat16, torch.float16):
-        texts = learn(*build(), features, pids, **RECIPE | {"dtype": dtype})
+        texts = learn(features, pids, dtype=dtype)
         assert texts.dtype is torch.float32 and not torch.equal(texts, exact)
         assert torch.equal((features @ texts.T).argmax(dim=1), pids), dtype
 
 
 def test_in_half_precision_the_loss_is_scaled_and_steps_that_overflow_are_left_out(monkeypatch):
-    scales = []
+    scales, branch = [], build()
     update = torch.amp.GradScaler.update
     monkeypatch.setattr(
         torch.amp.GradScaler, "update", lambda scaler: (update(scaler), scales.append(scaler.get_scale()))
     )
-    features, pids = toy_features()
-    _, prompts = modules = build()
-    learn(*modules, features, pids, **RECIPE | {"epochs": 3, "dtype": torch.float16})
+    learn(*toy_features(), branch, torch.float16, epochs=3)
     assert scales[0] < 65536 and scales[-1] == scales[-2] > 1  # it starts too high for these gradients and settles
-    assert torch.isfinite(prompts.context).all()
+    assert torch.isfinite(branch.prompts.context).all()
 
 
 def test_features_of_inference_mode_are_taken_and_the_result_may_be_trained_with():
     features, pids = toy_features()
     with torch.inference_mode():
         features = features * 1.0
-    texts = learn(*build(), features, pids, **RECIPE | {"epochs": 1})
+    texts = learn(features, pids, epochs=1)
     query = torch.randn(2, EMBED, requires_grad=True)
     (query @ texts.T).sum().backward()  # autograd refuses tensors of inference mode
     assert not texts.requires_grad and not texts.is_inference()
@@ -177,14 +168,14 @@ def test_a_loss_that_is_not_finite_stops_the_stage():
     features, pids = toy_features()
     features[3] = float("nan")
     with pytest.raises(NonFiniteLossError, match="text prompts is not finite in epoch 1; lower SOLVER.TEXT.BASE_LR"):
-        learn(*build(), features, pids, **RECIPE)
+        learn(features, pids)
 
 
 @pytest.mark.parametrize("wrong", [torch.zeros(20, dtype=torch.long), torch.arange(20) % 6])
 def test_labels_must_name_every_identity(wrong):
     features, _ = toy_features()
     with pytest.raises(ValueError, match="labels of the tracklets are not 0..4"):
-        learn(*build(), features, wrong, **RECIPE)
+        learn(features, wrong)
 
 
 def test_ctrl_c_is_heard_between_steps(monkeypatch):
@@ -196,7 +187,6 @@ def test_ctrl_c_is_heard_between_steps(monkeypatch):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(text_stage, "check_interrupt", stop_at_the_third)
-    features, pids = toy_features()
     with pytest.raises(KeyboardInterrupt):
-        learn(*build(), features, pids, **RECIPE | {"batch_size": 4})
+        learn(*toy_features(), batch_size=4)
     assert len(steps) == 3

@@ -8,16 +8,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from configs import load_cfg
 from loss import build_criterion
 from model import build_model
 from model.compiled import check_compiler, compile_clip_features
 from model.tfclip import ClipFeatures
 from processor.runtime import Runtime
-from processor.training import step as training_step
 from processor.training.step import TrainingStep
 from tests import tolerance
-from tests.conftest import tiny_options
+from tests.conftest import tiny_cfg
 from tests.tolerance import TINY_SUM, allowed, any_instructions
 from utils.errors import InputError
 
@@ -36,17 +34,25 @@ def normalize(clips):
 RUNTIME = Runtime(CPU, None, normalize)
 
 
-def parts_of_a_step(**overrides):
+def parts_of_a_step(dropout=True, **overrides):
     """Model, criterion, memory and uint8 clips (6, 2, 3, 32, 16)."""
-    cfg = load_cfg(opts=tiny_options(**overrides))
+    cfg = tiny_cfg(**overrides)
     torch.manual_seed(0)
     model = build_model(cfg, 5, 3).train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout) and not dropout:
+            module.p = 0.0
     clips = torch.randint(0, 256, (6, 2, 3, 32, 16), dtype=torch.uint8)
     return model, build_criterion(cfg), torch.randn(5, 64), clips
 
 
-def step_of(model, criterion, memory, num_parts=1, clip_features=None):
-    return TrainingStep(model, clip_features or model.clip_features, criterion, memory, RUNTIME, num_parts)
+def unscaled(loss):
+    """What a gradient scaler that is switched off does to the loss."""
+    return loss
+
+
+def step_of(model, criterion, memory, num_parts=1, clip_features=None, runtime=RUNTIME):
+    return TrainingStep(model, clip_features or model.clip_features, criterion, memory, runtime, num_parts)
 
 
 def gradients(model):
@@ -66,10 +72,7 @@ def assert_close(found, expected, passes=1):
 @pytest.mark.parametrize("options", [{}, {"MODEL__SSP__VARIANT": "simple"}, {"MODEL__TEMPORAL": "TAP"},
                                      {"MODEL__TEMPORAL": "TRANSF"}, {"MODEL__GRAD_CHECKPOINT": True}])  # fmt: skip
 def test_without_dropout_parts_give_losses_gradients_and_statistics_of_the_whole_batch(num_parts, options):
-    model, criterion, memory, clips = parts_of_a_step(**options)
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
+    model, criterion, memory, clips = parts_of_a_step(dropout=False, **options)
     in_parts = copy.deepcopy(model)
     expected = step_of(model, criterion, memory)(clips, PIDS, CAMIDS, lambda loss: 8 * loss)
     found = step_of(in_parts, criterion, memory, num_parts)(clips, PIDS, CAMIDS, lambda loss: 8 * loss)
@@ -79,26 +82,36 @@ def test_without_dropout_parts_give_losses_gradients_and_statistics_of_the_whole
         tolerance.assert_close(other, buffer, TINY_SUM, LAYERS)
 
 
+@pytest.mark.parametrize("frozen", ["encoder", "tmd", "ssp"])
+def test_parts_give_frozen_modules_no_gradients(frozen):
+    model, criterion, memory, clips = parts_of_a_step(dropout=False)
+    model.get_submodule(frozen).requires_grad_(False)
+    in_parts = copy.deepcopy(model)
+    step_of(model, criterion, memory)(clips, PIDS, CAMIDS, unscaled)
+    step_of(in_parts, criterion, memory, 3)(clips, PIDS, CAMIDS, unscaled)
+    assert_close(gradients(in_parts), gradients(model), GRADIENT)
+    assert all(p.grad is None for p in in_parts.get_submodule(frozen).parameters())
+
+
 def test_the_second_pass_drops_what_the_first_one_dropped():
     """Exactly the gradient of one graph over all parts whose masks are drawn part by part."""
     model, criterion, memory, clips = parts_of_a_step()
     one_graph = copy.deepcopy(model)
+
+    def in_one_graph(seed):
+        torch.manual_seed(seed)
+        one_graph.zero_grad()
+        parts = [one_graph.clip_features(normalize(c), k, memory) for c, k in zip(clips.split(2), CAMIDS.split(2))]
+        features = ClipFeatures(*(torch.cat(f) for f in zip(*parts)))
+        criterion(one_graph.classify(features), PIDS)["total"].backward()
+        return gradients(one_graph)
+
     torch.manual_seed(5)
-    step_of(model, criterion, memory, 3)(clips, PIDS, CAMIDS, lambda loss: loss)
+    step_of(model, criterion, memory, 3)(clips, PIDS, CAMIDS, unscaled)
     after = torch.rand(3)
-
-    torch.manual_seed(5)
-    pieces = [one_graph.clip_features(normalize(c), k, memory) for c, k in zip(clips.split(2), CAMIDS.split(2))]
-    features = ClipFeatures(*(torch.cat(f) for f in zip(*pieces)))
-    criterion(one_graph.classify(features), PIDS)["total"].backward()
-    assert_close(gradients(model), gradients(one_graph), GRADIENT)
+    assert_close(gradients(model), in_one_graph(seed=5), GRADIENT)
     assert torch.equal(torch.rand(3), after)  # and the stream goes on as after one pass
-
-    torch.manual_seed(6)
-    one_graph.zero_grad()
-    pieces = [one_graph.clip_features(normalize(c), k, memory) for c, k in zip(clips.split(2), CAMIDS.split(2))]
-    criterion(one_graph.classify(ClipFeatures(*(torch.cat(f) for f in zip(*pieces)))), PIDS)["total"].backward()
-    other = gradients(one_graph)["ssp.layers.0.mlp.0.weight"]  # other masks matter
+    other = in_one_graph(seed=6)["ssp.layers.0.mlp.0.weight"]  # other masks matter
     assert (other - gradients(model)["ssp.layers.0.mlp.0.weight"]).norm() > 1e-3 * other.norm()
 
 
@@ -118,7 +131,7 @@ def test_parts_need_the_activations_of_one_part_only():
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            step_of(model, criterion, memory, num_parts, measured)(clips, PIDS, CAMIDS, lambda x: x)
+            step_of(model, criterion, memory, num_parts, measured)(clips, PIDS, CAMIDS, unscaled)
         held[num_parts] = max(saved)
     assert held[3] < 0.6 * held[1]
 
@@ -175,7 +188,7 @@ def test_compiled_features_are_the_eager_ones_with_the_same_dropout():
     for name, clip_features in (("eager", model.clip_features), ("compiled", compile_clip_features(model))):
         model.zero_grad()
         torch.manual_seed(4)
-        losses = step_of(model, criterion, memory, 1, clip_features)(clips, PIDS, CAMIDS, lambda x: x)
+        losses = step_of(model, criterion, memory, 1, clip_features)(clips, PIDS, CAMIDS, unscaled)
         results[name] = losses, gradients(model)
     assert_close(results["compiled"][0], results["eager"][0])
     assert_close(results["compiled"][1], results["eager"][1], GRADIENT)
@@ -198,28 +211,14 @@ def test_a_step_on_the_gpu_never_waits_for_it(num_parts):
     model, criterion, memory, clips = parts_of_a_step()
     model, memory = model.to(device), memory.to(device)
     runtime = Runtime(device, torch.bfloat16, normalize)
-    step = TrainingStep(model, model.clip_features, criterion, memory, runtime, num_parts)
+    step = step_of(model, criterion, memory, num_parts, runtime=runtime)
     batch = [tensor.to(device) for tensor in (clips, PIDS, CAMIDS)]
-    step(*batch, lambda loss: loss)
+    step(*batch, unscaled)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        step(*batch, lambda loss: loss)
+        step(*batch, unscaled)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-
-
-@pytest.mark.parametrize("drawn", [4, 64, 1000])
-def test_replayed_numbers_are_the_same_and_the_stream_is_left_alone(drawn):
-    torch.manual_seed(1)
-    state = training_step._rng_state(CPU)
-    first = torch.rand(4)
-    with training_step._replayed(state, CPU):
-        assert torch.equal(torch.rand(4), first)
-        torch.rand(drawn)  # more than the first time
-    following = torch.rand(4)
-    torch.manual_seed(1)
-    torch.rand(4)
-    assert torch.equal(torch.rand(4), following)
 
 
 @pytest.mark.parametrize("num_parts", [1, 2])
@@ -229,28 +228,14 @@ def test_encoder_and_heads_compute_in_the_autocast_type(num_parts):
     for name in ("encoder.vit.blocks.0.attn.qkv", "ssp.layers.0.cross_attn.q_proj", "classifier_g", "classifier_t"):
         model.get_submodule(name).register_forward_hook(lambda _m, _i, out, name=name: types.update({name: out.dtype}))
     runtime = Runtime(CPU, torch.bfloat16, normalize)
-    step = TrainingStep(model, model.clip_features, criterion, memory, runtime, num_parts)
-    losses = step(clips, PIDS, CAMIDS, lambda loss: loss)
+    step = step_of(model, criterion, memory, num_parts, runtime=runtime)
+    losses = step(clips, PIDS, CAMIDS, unscaled)
     assert set(types.values()) == {torch.bfloat16} and len(types) == 4
     assert losses["total"].dtype is torch.float32
     assert all(p.grad.dtype is torch.float32 for p in model.parameters() if p.requires_grad)
 
 
-@pytest.mark.parametrize("frozen", ["encoder", "tmd", "ssp"])
-def test_parts_leave_what_is_frozen_alone(frozen):
-    model, criterion, memory, clips = parts_of_a_step()
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-    model.get_submodule(frozen).requires_grad_(False)
-    in_parts = copy.deepcopy(model)
-    step_of(model, criterion, memory)(clips, PIDS, CAMIDS, lambda loss: loss)
-    step_of(in_parts, criterion, memory, 3)(clips, PIDS, CAMIDS, lambda loss: loss)
-    assert_close(gradients(in_parts), gradients(model), GRADIENT)
-    assert all(p.grad is None for p in in_parts.get_submodule(frozen).parameters())
-
-
 def test_more_parts_than_clips_are_refused():
     model, criterion, memory, clips = parts_of_a_step()
     with pytest.raises(ValueError, match="6 clips cannot be computed in 7 parts"):
-        step_of(model, criterion, memory, 7)(clips, PIDS, CAMIDS, lambda loss: loss)
+        step_of(model, criterion, memory, 7)(clips, PIDS, CAMIDS, unscaled)

@@ -2,9 +2,9 @@
 
 python -m processor.ablation [ROW.yml | FOLDER ...] [--config_file BASE] [--seeds 1,2,3] [--cost-only] [KEY VALUE ...]
 
-A row is a file of what differs from the base config (configs/vit_base.yml), such as those in configs/ablation. Runs lie
-in OUTPUT_DIR/<row>/seed<seed>; finished ones are skipped, a broken one goes on where it stopped. Rows of equal config
-share their runs.
+A row is a file of the keys that differ from the base config (configs/vit_base.yml), such as those in configs/ablation.
+Runs lie in OUTPUT_DIR/<row>/seed<seed>; finished ones are skipped, one that was broken off goes on where it stopped.
+Rows of equal config share their runs.
 """
 
 import argparse
@@ -38,9 +38,9 @@ logger = logging.getLogger(__name__)
 ROWS_FOLDER = Path(__file__).parents[2] / "configs" / "ablation"
 _LOG = "ablation_log.txt"
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Za-z0-9_]+)*")
-_OF_A_ROW = ("MODEL.", "DATASETS.NAMES")  # what options must not take from a row
-_OF_THE_NETWORK = ("MODEL.", "INPUT.SIZE", "INPUT.SEQ_LEN")
-_SAME_NETWORK = ("MODEL.PRETRAIN_PATH", "MODEL.GRAD_CHECKPOINT", "MODEL.SIE_UNSEEN")
+_ROW_KEYS = ("MODEL.", "DATASETS.NAMES")  # where a row sets them, the command line must not
+_NETWORK_KEYS = ("MODEL.", "INPUT.SIZE", "INPUT.SEQ_LEN")
+_FREE_MODEL_KEYS = ("MODEL.PRETRAIN_PATH", "MODEL.GRAD_CHECKPOINT", "MODEL.SIE_UNSEEN")  # leave the network as it is
 _PAPER_CLASSES, _PAPER_CAMERAS = 625, 6  # of MARS, which the paper's parameter counts belong to
 
 
@@ -51,7 +51,7 @@ class Row:
     name: str  # of its file, without .yml
     cfg: CfgNode  # on the base config
     folder: str  # of its runs, below OUTPUT_DIR: its name, or that of the first row with an equal config
-    as_paper: bool  # whether neither base nor options change its network
+    as_paper: bool  # whether network, image and clip are as the row file has them on the paper's recipe
 
 
 def main(argv: Sequence[str]) -> int:
@@ -70,25 +70,20 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("rows_and_opts", nargs="*", metavar="ROW ... KEY VALUE ...")
     arguments = parser.parse(argv)
     given = arguments.rows_and_opts
-    arguments.rows = list(takewhile(_names_row, given))
+    arguments.rows = list(takewhile(lambda text: _is_file_name(text) or not _KEY.fullmatch(text), given))
     arguments.opts = given[len(arguments.rows) :]
-    late = [text for text in arguments.opts[::2] if text.endswith((".yml", ".yaml"))]
+    late = [text for text in arguments.opts[::2] if _is_file_name(text)]
     if late:
         raise ConfigError(f"command line: row {late[0]} stands after KEY VALUE pairs; rows come first")
-    try:
-        arguments.seeds = [int(seed) for seed in arguments.seeds.split(",") if seed.strip()]
-    except ValueError:
-        raise ConfigError(f"--seeds {arguments.seeds} must be whole numbers with commas between, e.g. 1,2,3") from None
+    seeds = [text for text in arguments.seeds.split(",") if text.strip()]
+    arguments.seeds = [load_cfg(opts=["SOLVER.SEED", text]).SOLVER.SEED for text in seeds]
     if len(set(arguments.seeds)) < len(arguments.seeds):
         raise ConfigError(f"--seeds {arguments.seeds} names a seed twice")
-    for seed in arguments.seeds:
-        load_cfg(opts=["SOLVER.SEED", str(seed)])  # refuses what no config may hold
     return arguments
 
 
-def _names_row(text: str) -> bool:
-    """Whether an argument is a row and not a KEY."""
-    return text.endswith((".yml", ".yaml")) or not _KEY.fullmatch(text)
+def _is_file_name(text: str) -> bool:
+    return text.endswith((".yml", ".yaml"))
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -109,7 +104,14 @@ def _run(arguments: argparse.Namespace) -> None:
     failed: list[str] = []
     try:
         for row in rows:
-            failed += _run_row(row, seeds, out)
+            for seed in seeds:
+                cfg, title = _run_cfg(row, seed, out), f"{row.name}, seed {seed}"
+                try:
+                    run_or_continue(cfg, title)
+                except (InputError, NonFiniteLossError) as error:  # the other runs go on
+                    reason = error.line if isinstance(error, InputError) else error
+                    logger.error("%s: %s (to train it anew, remove %s)", title, reason, cfg.OUTPUT_DIR)
+                    failed.append(title)
             write_tables(out, _results(rows, seeds, costs, out))
     except KeyboardInterrupt:
         command = shlex.join([sys.executable, "-m", "processor.ablation", *sys.argv[1:]])
@@ -123,23 +125,9 @@ def _run(arguments: argparse.Namespace) -> None:
         raise InputError(f"{len(failed)} runs did not end: {', '.join(failed)}; the reason of each stands above")
 
 
-def _run_row(row: Row, seeds: Sequence[int], out: Path) -> list[str]:
-    """Train and test what is not finished; returns the runs that a fault of their input or their loss has ended."""
-    failed = []
-    for seed in seeds:
-        cfg, title = _run_cfg(row, seed, out), f"{row.name}, seed {seed}"
-        try:
-            run_or_continue(cfg, title)
-        except (InputError, NonFiniteLossError) as error:
-            reason = error.line if isinstance(error, InputError) else error
-            logger.error("%s: %s (to train it anew, remove %s)", title, reason, cfg.OUTPUT_DIR)
-            failed.append(title)
-    return failed
-
-
 def _check_input(rows: Sequence[Row], seeds: Sequence[int], out: Path) -> None:
-    """Raise InputError naming the row when weights or data of a run that is still to do are not at hand."""
-    seen = set()
+    """Raise InputError naming the row when weights or data of an unfinished run are missing."""
+    seen = set()  # data sets that are known to be there
     for row in rows:
         cfg = next((cfg for seed in seeds if not is_finished(cfg := _run_cfg(row, seed, out))), None)
         if cfg is None:
@@ -154,7 +142,7 @@ def _check_input(rows: Sequence[Row], seeds: Sequence[int], out: Path) -> None:
 
 
 def _load_rows(arguments: argparse.Namespace) -> list[Row]:
-    """The rows asked for, each with the folder of the first shipped or given row of equal config."""
+    """The rows asked for, each with the folder of the first row, shipped ones first, of equal config."""
     shipped = {path.stem: path for path in sorted(ROWS_FOLDER.glob("*.yml"))}
     by_name: dict[str, Path] = {}
     for path in (path for text in arguments.rows or [str(ROWS_FOLDER)] for path in _row_files(Path(text), shipped)):
@@ -168,7 +156,7 @@ def _load_rows(arguments: argparse.Namespace) -> list[Row]:
         except ConfigError:
             if name in by_name:
                 raise
-            # A shipped row that was not asked for and does not go with this base.
+            # else: a shipped row that was not asked for and does not fit this base config
     rows = []
     for name, path in by_name.items():
         cfg = _row_cfg(path, arguments)
@@ -176,7 +164,9 @@ def _load_rows(arguments: argparse.Namespace) -> list[Row]:
             check_model(cfg)
         except InputError as error:
             raise InputError(f"row {name}: {error.line}") from None
-        rows.append(Row(name, cfg, first[cfg.dump()], _has_paper_sizes(cfg, path)))
+        changes = [key for key in changed_keys(load_cfg(path).dump(), cfg) if not key.startswith(_FREE_MODEL_KEYS)]
+        as_paper = not any(key.startswith(_NETWORK_KEYS) for key in changes)
+        rows.append(Row(name, cfg, first[cfg.dump()], as_paper))
     return rows
 
 
@@ -186,7 +176,7 @@ def _row_cfg(path: Path, arguments: argparse.Namespace) -> CfgNode:
     for key, instead in (("SOLVER.SEED", "--seeds"), ("OUTPUT_DIR", "the command line")):
         if key in keys:
             raise ConfigError(f"row {path}: {key} is the same for all rows; it belongs to {instead}")
-    hidden = [key for key in arguments.opts[::2] if key.startswith(_OF_A_ROW) and key in keys]
+    hidden = [key for key in arguments.opts[::2] if key.startswith(_ROW_KEYS) and key in keys]
     if hidden:
         raise ConfigError(f"command line: {hidden[0]} is what row {path} sets; leave it to the row")
     try:
@@ -209,7 +199,7 @@ def _row_files(path: Path, shipped: Mapping[str, Path]) -> list[Path]:
 
 
 def _run_cfg(row: Row, seed: int, out: Path) -> CfgNode:
-    """The config of one run; what is unpacked serves all."""
+    """The config of one run; all runs share one cache."""
     cfg = row.cfg.clone()
     cfg.defrost()
     cfg.SOLVER.SEED = seed
@@ -220,11 +210,11 @@ def _run_cfg(row: Row, seed: int, out: Path) -> CfgNode:
 
 
 def _results(rows: Sequence[Row], seeds: Sequence[int], costs: dict[str, Cost | None], out: Path) -> list[RowResult]:
-    """What is finished so far."""
+    """Every row with the metrics of its finished runs."""
     results = []
     for row in rows:
-        cfgs = [cfg for seed in seeds if is_finished(cfg := _run_cfg(row, seed, out))]
-        runs = [run for cfg in cfgs if (run := files.read_metrics(Path(cfg.OUTPUT_DIR))) is not None]
+        finished = [cfg for seed in seeds if is_finished(cfg := _run_cfg(row, seed, out))]
+        runs = [metrics for cfg in finished if (metrics := files.read_metrics(Path(cfg.OUTPUT_DIR)))]
         results.append(RowResult(row.name, costs[row.name], row.as_paper, runs))
     return results
 
@@ -235,27 +225,17 @@ def _costs(rows: Sequence[Row]) -> dict[str, Cost | None]:
     for row in rows:
         if row.folder in by_folder:
             continue
+        cfg, with_text = row.cfg, row.cfg.MODEL.MEMORY == "text"
         try:
-            by_folder[row.folder] = _cost(row.cfg)
+            with torch.device("meta"):
+                model = build_model(cfg, _PAPER_CLASSES, _PAPER_CAMERAS, pretrained=False)
+                text = build_text_branch(cfg, model, pretrained=False) if with_text else None
         except InputError as error:
-            if row.cfg.MODEL.MEMORY != "text":
+            if not with_text:
                 raise
             logger.warning("%s is not counted: %s", row.name, error.line)
             by_folder[row.folder] = None
+            continue
+        has_memory = cfg.MODEL.MEMORY != "none"
+        by_folder[row.folder] = count_cost(model, cfg.INPUT.SIZE_TRAIN, cfg.INPUT.SEQ_LEN, has_memory, text)
     return {row.name: by_folder[row.folder] for row in rows}
-
-
-def _cost(cfg: CfgNode) -> Cost:
-    with torch.device("meta"):
-        model = build_model(cfg, _PAPER_CLASSES, _PAPER_CAMERAS, pretrained=False)
-        text = build_text_branch(cfg, model, pretrained=False) if cfg.MODEL.MEMORY == "text" else None
-    return count_cost(model, cfg.INPUT.SIZE_TRAIN, cfg.INPUT.SEQ_LEN, cfg.MODEL.MEMORY != "none", text)
-
-
-def _has_paper_sizes(cfg: CfgNode, path: Path) -> bool:
-    """Whether base and options leave network, image and clip as the row file has them on the paper's recipe."""
-    papers = load_cfg(path)
-    changes = changed_keys(papers.dump(), cfg)
-    return not any(key.startswith(_OF_THE_NETWORK) and key not in _SAME_NETWORK for key in changes)
-
-

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from model.tfclip import TFCLIP
 
-_CLIPS = 1  # what SSP computes once for all clips of a batch counts in full, as in the release
+_CLIPS = 1  # a batch of one: what SSP computes once per batch counts in full, as in the release
 _FLOPS_PER_MULTIPLY_ADD = 2  # torch counts both
 
 
@@ -19,7 +19,7 @@ class Cost:
 
     params: float
     training_flops: float  # training forward: linear layers and attention, and a CNN's convolutions; no patch embedding
-    deployed_flops: float  # the retrieval feature alone, everything counted
+    deployed_flops: float  # only the retrieval feature, everything counted
 
 
 def count_cost(model: TFCLIP, image_size: Sequence[int], num_frames: int, memory: bool, text: nn.Module | None) -> Cost:
@@ -37,8 +37,8 @@ def count_cost(model: TFCLIP, image_size: Sequence[int], num_frames: int, memory
     training, patches = _multiply_adds(lambda: model(clips, camids, vectors_CE), "TFCLIP.encoder.vit.patch_embed")
     flops, params = (training - patches) / frames, _count(model)
     if text is not None:
-        one = torch.zeros(1, dtype=torch.long, device="meta")
-        flops += _multiply_adds(lambda: text(one))[0]
+        label = torch.zeros(1, dtype=torch.long, device="meta")
+        flops += _multiply_adds(lambda: text(label))[0]
         params += _count(text, without="token_embedding")
     with torch.no_grad():
         deployed, _ = _multiply_adds(lambda: model.embed(clips, camids))

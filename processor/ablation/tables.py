@@ -3,6 +3,8 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -65,39 +67,39 @@ def log_tables(results: Sequence[RowResult]) -> None:
     """The same tables on screen and in the log."""
     records = _records(results)
     for table, rows in _by_table(records).items():
-        header, body = _short_cells(rows)
-        widths = [max(len(line[column]) for line in [header, *body]) for column in range(len(header))]
-        logger.info("%s", table)
-        for line in [header, *body]:
-            cells = [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))]
-            logger.info("  %s", "  ".join(cells))
+        _log_aligned(table, *_short_cells(rows))
     for note in _comparability(records):
         logger.info("%s", note)
 
 
 def log_costs(results: Sequence[RowResult]) -> None:
     """Parameters and multiply-adds beside the paper's, a line per row."""
-    line = "  {:<26}{:>10}{:>9}{:>8}{:>10}{:>9}{:>8}{:>12}"
+    header = ["", "params M", "paper", "diff", "FLOPs G", "paper", "diff", "deployed G"]
     for table, rows in _by_table(_records(results)).items():
-        titles = ("params M", "paper", "diff", "FLOPs G", "paper", "diff", "deployed G")
-        logger.info("%s", table)
-        logger.info("%s", line.format("", *titles))
+        body = []
         for row in rows:
             cells = []
             for column in ("params M", "FLOPs G"):
                 ours, paper = row[column], row[f"{column} paper"]
-                change = f"{100 * (float(ours) / float(paper) - 1):+.1f}%" if ours and paper else "-"
-                cells += [ours or "-", paper or "-", change]
-            logger.info("%s", line.format(row["row"], *cells, row["deployed FLOPs G"] or "-"))
+                cells += [ours, paper, f"{100 * (float(ours) / float(paper) - 1):+.1f}%" if ours and paper else ""]
+            body.append([cell or "-" for cell in (row["row"], *cells, row["deployed FLOPs G"])])
+        _log_aligned(table, header, body)
     logger.info("%s", _NOTES[1])
+
+
+def _log_aligned(title: str, header: Sequence[str], body: Sequence[Sequence[str]]) -> None:
+    """A title and a line per row: the first column stands left, the others right."""
+    widths = [max(map(len, column)) for column in zip(header, *body)]
+    logger.info("%s", title)
+    for first, *others in (header, *body):
+        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:]))]
+        logger.info("  %s", "  ".join(cells))
 
 
 def _records(results: Sequence[RowResult]) -> list[dict[str, str]]:
     """One flat record per row, in the order of the paper's tables, then those that are not the paper's."""
     by_name = {result.name: result for result in results}
-    pairs: list[tuple[PaperRow, RowResult]] = [
-        (row, by_name.pop(row.config)) for row in PAPER_ROWS if row.config in by_name
-    ]
+    pairs = [(row, by_name.pop(row.config)) for row in PAPER_ROWS if row.config in by_name]
     pairs += [(PaperRow(_OWN_ROWS, name, name), result) for name, result in by_name.items()]
     return [_record(row, result) for row, result in pairs]
 
@@ -128,7 +130,7 @@ def _record(paper: PaperRow, result: RowResult) -> dict[str, str]:
 
 
 def _is_official(run: dict[str, Any]) -> bool:
-    """Whether a test is the one that the paper's figures come from: the whole test set under the default protocol."""
+    """Whether a test is that of the paper: the whole test set under the default protocol."""
     protocol = run["protocol"]
     counts = (run["num_query"], run["num_gallery"])
     official = find_dataset(protocol["dataset"]).official_test
@@ -141,10 +143,7 @@ def _comparability(records: Sequence[dict[str, str]]) -> list[str]:
 
 
 def _by_table(records: Sequence[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
-    tables: dict[str, list[dict[str, str]]] = {}
-    for record in records:
-        tables.setdefault(record["table"], []).append(record)
-    return tables
+    return {table: list(rows) for table, rows in groupby(records, key=itemgetter("table"))}
 
 
 def _short_cells(rows: Sequence[dict[str, str]]) -> tuple[list[str], list[list[str]]]:

@@ -1,12 +1,10 @@
-"""What ranking and re-ranking take, beside plain numpy and, where it is installed, open-metric-learning.
+"""What ranking and re-ranking take, beside plain references in numpy.
 
 Q queries, G gallery items, F features, N = Q + G items (queries first).
 """
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from importlib.util import find_spec
 from operator import matmul
 
 import numpy as np
@@ -20,8 +18,6 @@ from processor.benchmark.table import Limit, Measurement
 from utils.metrics import rank_features
 from utils.reranking import k_reciprocal_rerank
 
-logger = logging.getLogger(__name__)
-
 _RE_RANKINGS = ((20, 6), (50, 15))  # k1, k2: textbook, release
 _LAMBDA = 0.3  # weight of the original distance, as by default in ours
 _CPU = torch.device("cpu")
@@ -29,15 +25,10 @@ _CPU = torch.device("cpu")
 
 def ranking(sizes: Sequence[int], repeats: int, device: torch.device) -> Iterator[Measurement]:
     """CMC and mAP from features, `sizes` (Q, G, F), under MARS' protocol; on a GPU the features lie there already."""
-    has_peer = find_spec("oml") is not None
-    if not has_peer:
-        logger.info("open-metric-learning is not installed: its lines are left out")
     for kind in ("clusters", "random"):
         name = f"{kind}, {sizes[0]:,} x {sizes[1]:,} x {sizes[2]}"
         yield from _lines("rank", name, rank, kind, sizes, device, repeats)
         yield from _lines("rank", f"{name}, argsort reference", argsort_scores, kind, sizes, _CPU, 1)
-        if has_peer:
-            yield from _lines("rank", f"{name}, open-metric-learning", oml_scores, kind, sizes, _CPU, 1)
 
 
 def re_ranking(sizes: Sequence[int], repeats: int) -> Iterator[Measurement]:
@@ -116,27 +107,6 @@ def sorted_scores(dist_QG: NDArray, given: RankingInput) -> tuple[float, NDArray
             precisions.append((np.cumsum(hits) / np.arange(1, len(kept) + 1))[hits].mean())
             cmc[np.argmax(hits) :] += 1
     return float(np.mean(precisions)), cmc / len(precisions)
-
-
-def oml_scores(given: RankingInput) -> tuple[float, ...]:
-    """mAP, Rank-1 and Rank-10 by open-metric-learning: its search over the whole gallery, then its scores.
-
-    Its 'sequences', which it leaves out of a search, are a person seen by a camera.
-    """
-    from oml.functional.knn import batched_knn_qg
-    from oml.functional.metrics import calc_retrieval_metrics
-
-    q_feats, g_feats, q_pids, g_pids, q_camids, g_camids = map(torch.from_numpy, given)
-    _, retrieved, truth = batched_knn_qg(
-        q_feats, g_feats, top_n=len(g_feats), labels_query=q_pids, labels_gallery=g_pids,
-        sequence_ids_query=q_pids * 64 + q_camids, sequence_ids_gallery=g_pids * 64 + g_camids,
-    )  # fmt: skip
-    found = calc_retrieval_metrics(
-        retrieved, truth, cmc_top_k=(1, 10), precision_top_k=(), map_top_k=(len(g_feats),), reduce=False, verbose=False
-    )
-    is_valid = torch.tensor([len(rows) > 0 for rows in truth])  # (Q,)
-    values = found["map"][len(g_feats)], found["cmc"][1], found["cmc"][10]
-    return tuple(float(value[is_valid].double().mean()) for value in values)
 
 
 def textbook_rerank(q_feats: NDArray, g_feats: NDArray, k1: int, k2: int) -> NDArray[np.float32]:

@@ -2,7 +2,7 @@
 
 from processor.evaluation.evaluator import Evaluation as Evaluation
 from processor.evaluation.evaluator import rank_tracklets as rank_tracklets
-from processor.evaluation.reports import results_table as results_table
+from processor.evaluation.reports import log_table as log_table
 from processor.evaluation.reports import scores_line as scores_line
 from processor.evaluation.session import evaluate_one as evaluate_one
 from processor.evaluation.session import evaluate_part as evaluate_part

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from datasets.frames import FrameSource, frame_source, read_frame
+from datasets.frames import frame_source, read_frame
 from datasets.tracklet import ReIDSplits, Tracklet
 from processor.evaluation.evaluator import Evaluation
 from utils.files import write_atomically
 
-_TOP = 5
+_TOP = 5  # gallery tracklets per query
 _CAPTION = 18  # characters
 _FRAME = (192, 96)  # height, width of a picture in pixels
 _BORDER, _GAP, _TEXT = 6, 10, 30
@@ -28,6 +28,16 @@ def save_contact_sheet(path: Path, evaluation: Evaluation, splits: ReIDSplits, m
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(12)
     source = frame_source(splits.pack, splits.root)
+
+    def paste(tracklet: Tracklet, left: int, top: int, colour: str, note: str) -> None:
+        """The tracklet's middle frame in a border; below it person and camera, and the note."""
+        middle = tracklet.frames[len(tracklet.frames) // 2]
+        frame = read_frame(middle, _FRAME, source).permute(1, 2, 0).numpy()  # (H, W, 3)
+        right, bottom = left + _FRAME[1] + 2 * _BORDER, top + _FRAME[0] + 2 * _BORDER
+        draw.rectangle((left, top, right - 1, bottom - 1), fill=colour)
+        sheet.paste(Image.fromarray(np.ascontiguousarray(frame)), (left + _BORDER, top + _BORDER))
+        draw.multiline_text((left, bottom + 2), f"{_who(tracklet, splits)}\n{note}", _INK, font, spacing=1)
+
     draw.text((_GAP, _GAP), "query", _INK, font)
     legend = "nearest gallery tracklets: green = same person, red = another"
     draw.text((cell_width + 3 * _GAP, _GAP), legend, _INK, font)
@@ -35,13 +45,11 @@ def save_contact_sheet(path: Path, evaluation: Evaluation, splits: ReIDSplits, m
         row, ranking = ranked[place]
         query = evaluation.query[row]
         top = _TEXT + line * cell_height
-        caption = f"{_who(query, splits)}\nAP {ranking.average_precision:.2f}"
-        _paste(sheet, draw, font, source, query, (_GAP, top), _BLUE, caption)
+        paste(query, _GAP, top, _BLUE, f"AP {ranking.average_precision:.2f}")
         for column, item in enumerate(ranking.order[:_TOP], start=1):
             found = evaluation.gallery[item]
             colour = _GREEN if found.pid == query.pid else _RED
-            caption = f"{_who(found, splits)}\nd {evaluation.dist_QG[row, item]:.3f}"
-            _paste(sheet, draw, font, source, found, (column * cell_width + 3 * _GAP, top), colour, caption)
+            paste(found, column * cell_width + 3 * _GAP, top, colour, f"d {evaluation.dist_QG[row, item]:.3f}")
     write_atomically(path, lambda temporary: sheet.save(temporary, format="PNG"))
 
 
@@ -49,23 +57,3 @@ def _who(tracklet: Tracklet, splits: ReIDSplits) -> str:
     """Person and camera, cut to the width of a picture."""
     text = f"id {splits.person(tracklet.pid)}" + (f"  cam {splits.camera(tracklet.camid)}" if splits.cameras else "")
     return text if len(text) <= _CAPTION else text[: _CAPTION - 1] + "…"
-
-
-def _paste(
-    sheet: Image.Image,
-    draw: ImageDraw.ImageDraw,
-    font: ImageFont.FreeTypeFont,
-    source: FrameSource,
-    tracklet: Tracklet,
-    corner: tuple[int, int],
-    colour: str,
-    caption: str,
-) -> None:
-    """One framed picture (the tracklet's middle frame) with a caption of two lines below it."""
-    left, top = corner
-    middle = tracklet.frames[len(tracklet.frames) // 2]
-    frame = read_frame(middle, _FRAME, source).permute(1, 2, 0).numpy()  # (H, W, 3)
-    right, bottom = left + _FRAME[1] + 2 * _BORDER, top + _FRAME[0] + 2 * _BORDER
-    draw.rectangle((left, top, right - 1, bottom - 1), fill=colour)
-    sheet.paste(Image.fromarray(np.ascontiguousarray(frame)), (left + _BORDER, top + _BORDER))
-    draw.multiline_text((left, bottom + 2), caption, _INK, font, spacing=1)

@@ -46,7 +46,7 @@ class Evaluation:
 
     @cached_property
     def dist_QG(self) -> NDArray[np.float32]:
-        """Distances of queries and ranked gallery; ranked lists and tables need them, scores do not."""
+        """Distances of queries and ranked gallery; only ranked lists, camera pairs and pictures need all of them."""
         if self.re_ranked_QG is not None:
             return self.re_ranked_QG
         return euclidean_distances(*_compared(self.features, self.num_query, self.protocol))
@@ -58,22 +58,20 @@ class Evaluation:
 
     @property
     def gallery(self) -> tuple[Tracklet, ...]:
-        """What was ranked: the queries stand in front where the protocol keeps them."""
+        """The ranked tracklets (G); they begin with the queries where the protocol includes them."""
         return self.tracklets if self.protocol.gallery_includes_query else self.tracklets[self.num_query :]
 
     @cached_property
     def rankings(self) -> list[QueryRanking]:
         """The ranked list of every query; ranks.csv and the contact sheet share it."""
-        return rank_queries(self.dist_QG, self._roles(self.protocol.camera_filter), self.protocol.ap)
+        return rank_queries(self.dist_QG, self._roles(self.protocol.same_camera_filter), self.protocol.ap)
 
     def camera_pairs(self, num_cameras: int) -> list[CameraPair]:
         """mAP and Rank-1 for every pair of a query camera and a gallery camera."""
         return rank_camera_pairs(self.dist_QG, self._roles(camera_filter=False), num_cameras, self.protocol.ap)
 
     def _roles(self, camera_filter: bool) -> Roles:
-        sides = (self.query, self.gallery)
-        pids, camids = ([[getattr(t, name) for t in side] for side in sides] for name in ("pid", "camid"))
-        return Roles(*pids, *camids, camera_filter, self.protocol.own_rows(self.num_query))
+        return Roles(*_ids(self.query, self.gallery), camera_filter, self.protocol.own_rows(self.num_query))
 
     def summary(self) -> dict:
         """The content of metrics.json."""
@@ -96,7 +94,7 @@ def evaluate(
 ) -> Evaluation:
     """Test `model` on the loader's `tracklets`, of which the first `num_query` are the queries.
 
-    Clip features are averaged as they are; the mean is L2-normalised once (unless the protocol says no). Raises
+    Clip features are averaged without normalisation; the mean is L2-normalised unless the protocol says no. Raises
     InputError when features are not finite or no query has a true match.
     """
     model.eval()
@@ -116,11 +114,12 @@ def rank_tracklets(
 ) -> Evaluation:
     """Scores of tracklet features (n, F), queries first; ranked on `device`, by default the CPU."""
     query, gallery = _compared(features, num_query, protocol)
-    start = len(features) - len(gallery)
-    pids = np.array([t.pid for t in tracklets])
-    camids = np.array([t.camid for t in tracklets])
-    ids = (pids[:num_query], pids[start:], camids[:num_query], camids[start:])
-    choices = {"ap": protocol.ap, "camera_filter": protocol.camera_filter, "own_rows": protocol.own_rows(num_query)}
+    ids = _ids(tracklets[:num_query], tracklets[len(features) - len(gallery) :])
+    choices = {
+        "ap": protocol.ap,
+        "camera_filter": protocol.same_camera_filter,
+        "own_rows": protocol.own_rows(num_query),
+    }
     re_ranked_QG = None
     try:
         if protocol.re_ranking is None:
@@ -131,6 +130,11 @@ def rank_tracklets(
     except ValueError as error:
         raise InputError(f"{protocol.dataset} cannot be scored: {error}") from None
     return Evaluation(metrics, protocol, features, tuple(tracklets), num_query, re_ranked_QG)
+
+
+def _ids(query: Sequence[Tracklet], gallery: Sequence[Tracklet]) -> list[NDArray[np.int64]]:
+    """Identities of queries (Q,) and gallery (G,), then their cameras."""
+    return [np.array([getattr(t, name) for t in side]) for name in ("pid", "camid") for side in (query, gallery)]
 
 
 def _compared(

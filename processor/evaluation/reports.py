@@ -1,8 +1,7 @@
-"""What an evaluation leaves for people and programs: metrics.json, features.npz, ranks.csv and a table."""
+"""The results of an evaluation: metrics.json, the other files that were asked for, and tables in the log."""
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,38 +17,35 @@ from utils.metrics import SCORES
 
 logger = logging.getLogger(__name__)
 
-_TOP = 10
-
-
-@dataclass(frozen=True)
-class ReportFiles:
-    """Which files are written beside metrics.json."""
-
-    features: bool = False
-    ranks: bool = False
-    camera_pairs: bool = False
-    sheet_queries: int = 0
+_TOP = 10  # gallery tracklets per query in ranks.csv
 
 
 def write_reports(
-    out: Path, evaluation: Evaluation, extra: Mapping[str, Any], wanted: ReportFiles, splits: ReIDSplits
+    out: Path,
+    evaluation: Evaluation,
+    extra: Mapping[str, Any],
+    splits: ReIDSplits,
+    features: bool,
+    ranks: bool,
+    camera_pairs: bool,
+    sheet_queries: int,
 ) -> list[Path]:
-    """Write metrics.json (the evaluation's summary and `extra`) and the files wanted; return what was written.
+    """Write metrics.json (the evaluation's summary and `extra`) and the files asked for; return what was written.
 
-    Files of an earlier test that are not wanted are removed: beside the new metrics.json they would mislead. Where
-    persons and cameras are free text, labels.json says what the numbers mean.
+    Other files of an earlier test are removed: they do not belong to the new metrics.json. Where persons and cameras
+    are free text, labels.json says what the numbers mean.
     """
     save_json(out / files.METRICS, evaluation.summary() | dict(extra))
     written = [out / files.METRICS]
-    if wanted.camera_pairs and not splits.cameras:
+    if camera_pairs and not splits.cameras:
         logger.warning("TEST.CAMERA_PAIRS: the data name no cameras, so there is no table")
     if files.save_labels(out, splits):
         written.append(out / files.LABELS)
     for asked, name, save in (
-        (wanted.features, files.FEATURES, save_features),
-        (wanted.ranks, files.RANKS, partial(save_ranks, splits=splits)),
-        (wanted.camera_pairs and splits.cameras, files.PAIRS, partial(save_camera_pairs, cameras=splits.cameras)),
-        (wanted.sheet_queries, files.SHEET, partial(save_contact_sheet, splits=splits, most=wanted.sheet_queries)),
+        (features, files.FEATURES, save_features),
+        (ranks, files.RANKS, partial(save_ranks, splits=splits)),
+        (camera_pairs and splits.cameras, files.PAIRS, partial(save_camera_pairs, cameras=splits.cameras)),
+        (sheet_queries, files.SHEET, partial(save_contact_sheet, splits=splits, most=sheet_queries)),
     ):
         if asked:
             save(out / name, evaluation)
@@ -62,20 +58,22 @@ def write_reports(
 def log_results(evaluation: Evaluation, rows: Mapping[str, Mapping[str, float]]) -> None:
     """The protocol in one line, the table of `rows` below it, and the queries that could not be scored."""
     logger.info("%s, percent:", protocol_line(evaluation))
-    for line in results_table(rows).splitlines():
-        logger.info("%s", line)
-    unmatched = queries_without_match(evaluation)
-    if unmatched:
-        logger.warning("%s", unmatched)
+    log_table(rows)
+    queries, scored = evaluation.metrics["num_query"], evaluation.metrics["num_valid"]
+    if scored < queries:
+        logger.warning(
+            "%d of %d queries have no true match in the gallery; the scores are means over the other %d",
+            queries - scored, queries, scored,
+        )  # fmt: skip
 
 
 def protocol_line(evaluation: Evaluation) -> str:
-    """What was compared with what, and the choices that change the numbers."""
+    """Data set, number of queries and gallery tracklets, and the choices that change the numbers."""
     metrics, protocol = evaluation.metrics, evaluation.protocol
     return (
         f"{protocol.dataset}, {protocol.sampling} sampling, {metrics['num_query']} queries against "
         f"{metrics['num_gallery']} gallery tracklets (TEST.GALLERY_INCLUDES_QUERY {protocol.gallery_includes_query}, "
-        f"TEST.SAME_CAMERA_FILTER {protocol.camera_filter}, TEST.AP {protocol.ap}"
+        f"TEST.SAME_CAMERA_FILTER {protocol.same_camera_filter}, TEST.AP {protocol.ap}"
         + (f", split {protocol.split})" if protocol.split else ")")
     )
 
@@ -85,24 +83,12 @@ def scores_line(scores: Mapping[str, float]) -> str:
     return ", ".join(f"{title} {100 * scores[name]:.2f} %" for name, title in SCORES.items())
 
 
-def results_table(rows: Mapping[str, Mapping[str, float]]) -> str:
-    """{row name: fractions} -> a table in percent."""
+def log_table(rows: Mapping[str, Mapping[str, float]]) -> None:
+    """Log {row name: fractions} as a table in percent, a line per row."""
     width = max(len(name) for name in rows) + 2
-    lines = [" " * width + "".join(f"{title:>9}" for title in SCORES.values())]
+    logger.info("%s", " " * width + "".join(f"{title:>9}" for title in SCORES.values()))
     for name, scores in rows.items():
-        lines.append(f"{name:<{width}}" + "".join(f"{100 * scores[column]:>9.2f}" for column in SCORES))
-    return "\n".join(lines)
-
-
-def queries_without_match(evaluation: Evaluation) -> str | None:
-    """One line that says how many queries were left out of the means, or None."""
-    missing = evaluation.metrics["num_query"] - evaluation.metrics["num_valid"]
-    if not missing:
-        return None
-    return (
-        f"{missing} of {evaluation.metrics['num_query']} queries have no true match in the gallery; "
-        f"the scores are means over the other {evaluation.metrics['num_valid']}"
-    )
+        logger.info("%s", f"{name:<{width}}" + "".join(f"{100 * scores[column]:>9.2f}" for column in SCORES))
 
 
 def save_features(path: Path, evaluation: Evaluation) -> None:
@@ -139,8 +125,7 @@ def save_ranks(path: Path, evaluation: Evaluation, splits: ReIDSplits) -> None:
             record |= _identify(f"top{place}", f"top{place}_", gallery[item], splits)
             record[f"top{place}_distance"] = f"{evaluation.dist_QG[row, item]:.6f}"
         records.append(record)
-    # A file name that is no text in UTF-8 is written with escapes.
-    save_csv(path, fields, records, errors="backslashreplace")
+    save_csv(path, fields, records, errors="backslashreplace")  # for file names that are not UTF-8
 
 
 def save_camera_pairs(path: Path, evaluation: Evaluation, cameras: Sequence[str]) -> None:
@@ -154,7 +139,7 @@ def save_camera_pairs(path: Path, evaluation: Evaluation, cameras: Sequence[str]
         scores = [f"{pair.mAP:.6f}", f"{pair.rank1:.6f}"] if pair.num_query else ["", ""]
         rows.append([cameras[pair.query_camera], cameras[pair.gallery_camera], pair.num_query, *scores])
     save_csv(path, columns, rows)
-    width = max(8, *(len(name) + 2 for name in cameras)) if cameras else 8
+    width = max(8, *(len(name) + 2 for name in cameras))
     for title, name in (("mAP", "mAP"), ("Rank-1", "rank1")):
         logger.info("%s in percent, a row per query camera, a column per gallery camera:", title)
         logger.info("%s", " " * width + "".join(f"{camera:>{width}}" for camera in cameras))
@@ -165,7 +150,7 @@ def save_camera_pairs(path: Path, evaluation: Evaluation, cameras: Sequence[str]
 
 
 def _identify(column: str, prefix: str, tracklet: Tracklet, splits: ReIDSplits) -> dict[str, str]:
-    """The three cells that say which tracklet this is."""
+    """The cells of a tracklet: its first frame, person and camera."""
     return {
         column: below(splits.root, tracklet.frames[0]),
         f"{prefix}pid": splits.person(tracklet.pid),

@@ -1,4 +1,4 @@
-"""One weight file tested on one data set or on several, and the test of a part that training asks for."""
+"""Testing one weight file on one data set or on several, and the tests within training."""
 
 import logging
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from model.tfclip import TFCLIP
 from model.weights import ArchitectureError, load_weights, read_weight_file
 from processor import run_folder as files
 from processor.evaluation.evaluator import Evaluation, evaluate
-from processor.evaluation.reports import ReportFiles, log_results, protocol_line, results_table, write_reports
+from processor.evaluation.reports import log_results, log_table, protocol_line, write_reports
 from processor.experiment import Experiment, log_environment, prepare
 from processor.runtime import current_device
 from utils.errors import InputError
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def evaluate_part(experiment: Experiment, model: TFCLIP, sampling: str, part: str = "test") -> Evaluation:
-    """Rank the queries of the test part, or of the validation part ('val'), where queries are gallery items too."""
+    """Rank the queries of the test part or of the validation part ('val'); the gallery of the latter includes them."""
     query, gallery = experiment.part(part)
     protocol = experiment.protocol(sampling, part, model.encoder.camera_embed is not None)
     tracklets, splits = query + gallery, experiment.splits
@@ -35,10 +35,10 @@ def evaluate_part(experiment: Experiment, model: TFCLIP, sampling: str, part: st
 
 
 def report(experiment: Experiment, rows: Mapping[str, Mapping], evaluation: Evaluation, extra: Mapping) -> None:
-    """The table on screen and in the log, and the files that were asked for."""
+    """Log the scores as a table and write the files that were asked for."""
     keys = experiment.cfg.TEST
-    wanted = ReportFiles(keys.SAVE_FEATURES, keys.SAVE_RANKS, keys.CAMERA_PAIRS, keys.CONTACT_SHEET)
-    written = write_reports(experiment.out, evaluation, extra, wanted, experiment.splits)
+    asked = (keys.SAVE_FEATURES, keys.SAVE_RANKS, keys.CAMERA_PAIRS, keys.CONTACT_SHEET)
+    written = write_reports(experiment.out, evaluation, extra, experiment.splits, *asked)
     log_results(evaluation, rows)
     logger.info("wrote %s", ", ".join(map(str, written)))
 
@@ -49,7 +49,7 @@ def evaluate_one(cfg: CfgNode, weight: Path) -> None:
 
 
 def evaluate_several(cfg: CfgNode, weight: Path) -> None:
-    """Test a weight file on every set of TEST.DATASETS; a folder for each, one table and metrics.json for all."""
+    """Test a weight file on every set of TEST.DATASETS: a folder for each, one table and one metrics.json for all."""
     out = Path(cfg.OUTPUT_DIR)
     log_environment(current_device())
     if cfg.DATASETS.PACK:
@@ -66,8 +66,7 @@ def evaluate_several(cfg: CfgNode, weight: Path) -> None:
     for evaluation in evaluations.values():
         logger.info("%s", protocol_line(evaluation))
     summaries = {name: evaluation.summary() for name, evaluation in evaluations.items()}
-    for line in results_table(summaries).splitlines():
-        logger.info("%s", line)
+    log_table(summaries)
     save_json(out / files.METRICS, {"weight": str(weight), "datasets": summaries})
     logger.info("wrote %s", out / files.METRICS)
 
@@ -81,7 +80,7 @@ def _evaluate(experiment: Experiment, weight: Path) -> Evaluation:
     except ArchitectureError as error:
         raise InputError(f"{error}{_how_trained(weight, cfg)}") from None
     if loaded.kind not in ("published", "checkpoint"):
-        raise InputError(f"TEST.WEIGHT {weight} holds CLIP's encoder alone; a test needs weights of a trained TF-CLIP")
+        raise InputError(f"TEST.WEIGHT {weight} holds only CLIP's encoder; a test needs weights of a trained TF-CLIP")
     if find_dataset(experiment.dataset).num_splits > 1:
         _check_same_split(weight, loaded.config, experiment)
     files.create_output_dir(experiment.out)
@@ -97,7 +96,7 @@ def _evaluate(experiment: Experiment, weight: Path) -> Evaluation:
 
 
 def _how_trained(weight: Path, cfg: CfgNode) -> str:
-    """What a user needs to build the network of a weight file that does not fit: keys that differ, and its config."""
+    """For weights that do not fit the network: the keys that differ from their training, and where its config lies."""
     config = weight.parent / files.CONFIG
     changes = changed_keys(trained, cfg) if (trained := read_weight_file(weight).config) else {}
     network = [f"{key} {was}" for key, (was, _) in changes.items() if key.startswith(("MODEL.", "INPUT.SIZE"))]
@@ -107,7 +106,7 @@ def _how_trained(weight: Path, cfg: CfgNode) -> str:
 
 
 def _check_same_split(weight: Path, trained: str, experiment: Experiment) -> None:
-    """Raise InputError when the people of the test are people that the model was trained on."""
+    """Raise InputError when the model was trained on another split or half: on people of this test."""
     if not trained:
         logger.warning(
             "%s does not say which split and half it was trained on; the authors' release trains on the first half "

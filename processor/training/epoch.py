@@ -31,7 +31,7 @@ def train_one_epoch(
 ) -> dict[str, float]:
     """One pass over the P x K batches -> means of the loss terms, seconds and frames per second.
 
-    `lr` (the base learning rate of this epoch) is shown only; each batch is computed in `num_parts` parts. Raises
+    `lr`, the base learning rate of this epoch, is only shown; each batch is computed in `num_parts` parts. Raises
     NonFiniteLossError, and KeyboardInterrupt between steps.
     """
     run.model.train()
@@ -61,17 +61,17 @@ def train_one_epoch(
 
 
 class FiniteCheck:
-    """Looks at the loss of each step when the next one is under way, so that the device need not be waited for.
+    """Checks the loss of each step while the next one is computed, so that the host need not wait for the device.
 
-    A step that should not have been taken has then been taken; the run ends all the same, before anything is saved.
+    By then one step too many has been taken; the run ends anyway, before anything is saved.
     """
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
-        self._waiting: tuple[int, list[str], Tensor, torch.cuda.Event | None] | None = None
+        self._pending: tuple[int, list[str], Tensor, torch.cuda.Event | None] | None = None
 
     def add(self, losses: dict[str, Tensor], step: int) -> None:
-        """Send the terms of `step` on their way to the host, then look at those of the step before it."""
+        """Start the copy of the terms of `step` to the host, then check those of the step before it, as `finish`."""
         values = torch.stack([value.detach().float() for value in losses.values()])  # (terms,)
         arrived = None
         if values.is_cuda:
@@ -79,18 +79,14 @@ class FiniteCheck:
             values = on_host.copy_(values, non_blocking=True)
             arrived = torch.cuda.Event()
             arrived.record()
-        before, self._waiting = self._waiting, (step, list(losses), values, arrived)
-        self._look(before)
+        self.finish()
+        self._pending = step, list(losses), values, arrived
 
     def finish(self) -> None:
-        """Look at the last step too; raises NonFiniteLossError naming epoch, step and terms, as `add` does."""
-        before, self._waiting = self._waiting, None
-        self._look(before)
-
-    def _look(self, sent: tuple[int, list[str], Tensor, torch.cuda.Event | None] | None) -> None:
-        if sent is None:
+        """Check the last step that was added; raises NonFiniteLossError naming epoch, step and terms."""
+        if self._pending is None:
             return
-        step, names, values, arrived = sent
+        (step, names, values, arrived), self._pending = self._pending, None
         if arrived is not None:
             arrived.synchronize()
         terms = dict(zip(names, values.tolist()))

@@ -1,4 +1,4 @@
-"""What v_p is compared with: CLIP-Memory (Eq. 6), or the text features of the text baseline.
+"""CLIP-Memory (Eq. 6), or in its place the text features of the text baseline: one vector per identity.
 
 Before training the pretrained encoder sees every training tracklet once; n tracklets, C identities, E projection width.
 """
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 def make_memory(experiment: Experiment, model: TFCLIP, text: TextBranch | None) -> Tensor:
-    """CLIP-Memory, or with a text branch the text features of its first stage: (C, E) on the device, kept as a file."""
+    """CLIP-Memory, or with a text branch the learned text features: (C, E) on the device, also saved as a file."""
     pids = torch.tensor([t.pid for t in experiment.splits.train])
     features_nE = tracklet_features(experiment, model)
     if text is None:
@@ -48,8 +48,10 @@ def make_memory(experiment: Experiment, model: TFCLIP, text: TextBranch | None) 
 
 
 def tracklet_features(experiment: Experiment, model: TFCLIP) -> Tensor:
-    """What CLIP-Memory averages: features (n, E) of the training tracklets, computed or from the cache of an earlier
-    run on the same frames with the same weights, sizes and versions."""
+    """Features (n, E) of the training tracklets: computed, or from the cache of an earlier run.
+
+    The cache serves runs on the same frames with the same weights, sizes, code and versions.
+    """
     cfg, splits, runtime = experiment.cfg, experiment.splits, experiment.runtime
     description = {
         "frames": describe_frames(splits),
@@ -62,16 +64,16 @@ def tracklet_features(experiment: Experiment, model: TFCLIP) -> Tensor:
     } | describe_machine(runtime.device)
 
     def compute() -> Tensor:
-        return memory_features(model, build_memory_loader(cfg, splits), len(splits.train), runtime)
+        return compute_tracklet_features(model, build_memory_loader(cfg, splits), len(splits.train), runtime)
 
     return cached_features(Path(cache_dir(cfg)), description, len(splits.train), compute)
 
 
-def memory_features(model: TFCLIP, loader: DataLoader, num_tracklets: int, runtime: Runtime) -> Tensor:
+def compute_tracklet_features(model: TFCLIP, loader: DataLoader, num_tracklets: int, runtime: Runtime) -> Tensor:
     """v_p of each tracklet, mean over its dense clips: no camera embedding, no augmentation, eval mode -> (n, E)."""
     model.eval()
     return tracklet_means(
-        lambda clips, _camids: model.encode_memory(clips), loader, num_tracklets, runtime, "CLIP-Memory"
+        lambda clips, _camids: model.encode_memory(clips), loader, num_tracklets, runtime, "tracklet features"
     )
 
 

@@ -1,8 +1,8 @@
-"""Continuing a run: what may differ from it, and what to tell a user who stopped it."""
+"""Continuing a run: which keys may have changed, and how to continue after Ctrl-C."""
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +11,20 @@ from processor import run_folder as files
 from utils.checkpoint import Checkpoint
 from utils.errors import InputError, MissingFileError
 
-# Keys that may differ between a run and its continuation: they change nothing that has been computed. The training
-# tracklets themselves are compared, so that folder and exclusion list may move.
+# Keys that may differ between a run and its continuation: they change nothing that has been computed. The data's folder
+# and the exclusion list may move, because the training tracklets themselves are compared.
 _FREE = (
     "DATALOADER.NUM_WORKERS", "DATASETS.CACHE_DIR", "DATASETS.EXCLUDE", "DATASETS.PACK", "DATASETS.ROOT_DIR",
     "MODEL.GRAD_CHECKPOINT", "MODEL.PRETRAIN_PATH", "OUTPUT_DIR", "SOLVER.ACCUM_STEPS", "SOLVER.AMP", "SOLVER.COMPILE",
     "SOLVER.EVAL_PERIOD", "SOLVER.LOG_PERIOD", "SOLVER.MAX_EPOCHS", "TEST.CAMERA_PAIRS", "TEST.CONTACT_SHEET",
     "TEST.DATASETS", "TEST.FRAMES_PER_BATCH", "TEST.SAMPLING", "TEST.SAVE_", "TEST.UNTRAINED", "TEST.WEIGHT",
 )  # fmt: skip
-# Keys of the tests that choose best.pth; once all epochs are trained and tested, only the final test reads them.
+# Keys of the tests that choose best.pth; after the last of these tests only the final one reads them.
 _FREE_WHEN_TRAINED = ("TEST.", "MODEL.SIE_UNSEEN")
 
 
 def check_recipe(changes: Mapping[str, tuple[Any, Any]], source: Path, trained: bool = False) -> None:
-    """Raise InputError at the first of `changes`, {key: (value of the run, value now)}, that the recipe forbids.
+    """Raise InputError at the first of `changes`, {key: (value of the run, value now)}, that a continued run forbids.
 
     `trained` says that no epoch is left to train or to test.
     """
@@ -33,7 +33,7 @@ def check_recipe(changes: Mapping[str, tuple[Any, Any]], source: Path, trained: 
         if not (same_set or key.startswith(_FREE) or (trained and key.startswith(_FREE_WHEN_TRAINED))):
             raise InputError(
                 f"{source} was trained with {key} {old!r}, now it is {new!r}; a continued run keeps its recipe: "
-                "take the key back, or start another OUTPUT_DIR"
+                "undo the change, or start another OUTPUT_DIR"
             )
 
 
@@ -58,20 +58,20 @@ def check_same_data(checkpoint: Checkpoint, fingerprint: str, last: Path) -> Non
     """Raise InputError when the training tracklets are not those of the run."""
     if checkpoint.train_list not in ("", fingerprint):
         raise InputError(
-            f"{last} was trained on other tracklets: the lists, or the frames left out (DATASETS.EXCLUDE), are others "
-            "now; a continued run keeps its data: take them back, or start another OUTPUT_DIR"
+            f"{last} was trained on other tracklets: the lists, or the frames left out (DATASETS.EXCLUDE), have "
+            "changed; a continued run keeps its data: undo the change, or start another OUTPUT_DIR"
         )
 
 
-def how_to_go_on(last: Path, saved_epoch: int, max_epochs: int, options: Sequence[str]) -> str:
+def how_to_go_on(last: Path, saved_epoch: int, max_epochs: int) -> str:
     """One line for a user who pressed Ctrl-C: what `last`, last.pth, holds and the command that continues."""
-    command = [sys.executable, sys.argv[0], *options]
+    command = [sys.executable, *(part for part in sys.argv if part not in ("--resume", "--overwrite"))]
     if not last.exists():
-        return f"stopped before the first state was saved; start again with: {shlex.join(command)}"
+        return f"stopped before the first checkpoint was saved; start again with: {shlex.join(command)}"
     if saved_epoch >= max_epochs:
         state = "all epochs are finished, the final test will be repeated"
     elif saved_epoch == 0:
-        state = "what comes before the first epoch is finished, no epoch is"
+        state = "training will begin with epoch 1"
     else:
-        state = f"epoch {saved_epoch} is the last finished one, what came after it is done again"
+        state = f"epoch {saved_epoch} is the last finished one, training will go on after it"
     return f"stopped; {last} is saved: {state}. Continue with: {shlex.join([*command, '--resume'])}"

@@ -1,6 +1,5 @@
 """One training run from top to bottom: data, model, CLIP-Memory, epochs, final test."""
 
-import argparse
 import logging
 from collections.abc import Mapping
 from datetime import timedelta
@@ -30,13 +29,14 @@ from utils.checkpoint import Checkpoint
 from utils.files import save_text
 from utils.interrupt import deferred_interrupts
 from utils.logger import log_to_file
+from utils.metrics import SCORES
 from utils.seed import seed_everything
 
 logger = logging.getLogger(__name__)
 
 
-def train_one(cfg: CfgNode, arguments: argparse.Namespace, resume: bool, discard: Path | None) -> None:
-    """The whole run. The run or series in `discard` is removed as soon as the input is known to be sound."""
+def train_one(cfg: CfgNode, resume: bool, discard: Path | None) -> None:
+    """The whole run. The run or series in the folder `discard` is removed once the input is known to be sound."""
     out = Path(cfg.OUTPUT_DIR)
     files.check_output_dir(out, resume, overwrite=discard is not None)
     check_model(cfg)
@@ -61,17 +61,15 @@ def train_one(cfg: CfgNode, arguments: argparse.Namespace, resume: bool, discard
                 _continue(experiment, run, checkpoint)
             else:
                 _start(experiment, run, text)
-                text = None  # a tower that would stay in the GPU's memory
+                text = None  # frees the text tower on the GPU
             _fit(experiment, run, train_loader)
             _final_test(experiment, run)
     except KeyboardInterrupt:
-        options = ["--config_file", str(arguments.config_file), *arguments.opts]
-        advice = how_to_go_on(out / files.LAST, run.saved_epoch, cfg.SOLVER.MAX_EPOCHS, options)
-        raise KeyboardInterrupt(advice) from None
+        raise KeyboardInterrupt(how_to_go_on(out / files.LAST, run.saved_epoch, cfg.SOLVER.MAX_EPOCHS)) from None
 
 
 def check_start(cfg: CfgNode, pretrained: bool = True) -> None:
-    """Raise InputError, before any data are read, when what training starts from or compiles with is not at hand."""
+    """Raise InputError when pretrained weights, the text tower or the compiler are missing; reads no data set."""
     if cfg.SOLVER.COMPILE:
         check_compiler(current_device())
     if not pretrained:
@@ -82,14 +80,14 @@ def check_start(cfg: CfgNode, pretrained: bool = True) -> None:
 
 
 def _open_output_dir(experiment: Experiment, resume: bool, discard: Path | None) -> None:
-    """From here on the run writes: the input is known to be sound."""
+    """Make the folder and write the first files; the input is known to be sound."""
     files.create_output_dir(experiment.out)
     if discard is not None:
         files.discard_run(discard)
-    # Scores beside a config that they were not made with would mislead, also a series that is started again.
+    # Old scores must not stand beside the new config, nor be taken for this run's when a series is started again.
     (experiment.out / files.METRICS).unlink(missing_ok=True)
     if not resume:
-        for name in files.BEFORE_TRAINING:  # of a run that was stopped before its first state
+        for name in files.BEFORE_TRAINING:  # of a run that was stopped before its first checkpoint
             (experiment.out / name).unlink(missing_ok=True)
     log_to_file(experiment.out / files.TRAIN_LOG, append=resume)
     save_text(experiment.out / files.CONFIG, experiment.cfg.dump())
@@ -97,7 +95,7 @@ def _open_output_dir(experiment: Experiment, resume: bool, discard: Path | None)
 
 
 def _start(experiment: Experiment, run: RunState, text: TextBranch | None) -> None:
-    """What v_p is compared with, from the pretrained encoder, and the state before the first epoch."""
+    """CLIP-Memory or text features from the pretrained encoder, and the checkpoint before the first epoch."""
     if experiment.cfg.MODEL.MEMORY != "none":
         run.memory = make_memory(experiment, run.model, text)
     if experiment.cfg.TEST.UNTRAINED:
@@ -107,7 +105,7 @@ def _start(experiment: Experiment, run: RunState, text: TextBranch | None) -> No
 
 
 def _continue(experiment: Experiment, run: RunState, checkpoint: Checkpoint) -> None:
-    """The state after the last finished epoch."""
+    """Restore the state after the last finished epoch."""
     run.restore(checkpoint)
     files.write_history(experiment.out, run.history)
     logger.info("continuing after epoch %d", run.epoch)
@@ -129,7 +127,8 @@ def _fit(experiment: Experiment, run: RunState, loader: torch.utils.data.DataLoa
         )
         run.lr_schedule.step()
         run.epoch = epoch + 1
-        run.history.append(files.history_row(run.epoch, lr, means))
+        row = {"epoch": run.epoch, "lr": lr, "seconds": round(means["seconds"], 2)}  # the scores follow after a test
+        run.history.append(row | {f"loss_{name}": means[name] for name in LOSS_TERMS})
         run.save(experiment, files.LAST)
         _log_epoch(run, means, cfg.SOLVER.MAX_EPOCHS)
         if _test_is_due(cfg, run):
@@ -137,7 +136,7 @@ def _fit(experiment: Experiment, run: RunState, loader: torch.utils.data.DataLoa
 
 
 def _test_is_due(cfg: CfgNode, run: RunState) -> bool:
-    """Whether the last finished epoch is one to test and has not been."""
+    """Whether the last finished epoch is to be tested and has not been tested yet."""
     on_schedule = run.epoch % cfg.SOLVER.EVAL_PERIOD == 0 or run.epoch >= cfg.SOLVER.MAX_EPOCHS
     return bool(run.history) and on_schedule and "mAP" not in run.history[-1]
 
@@ -147,9 +146,9 @@ def _test_epoch(experiment: Experiment, run: RunState) -> None:
     select_by = experiment.cfg.SOLVER.SELECT_BY
     part = "val" if select_by == "val" else "test"
     scores = evaluate_part(experiment, run.model, experiment.cfg.TEST.EVAL_SAMPLING, part).metrics
-    run.history[-1] |= files.history_scores(scores)
-    said = "validation " if part == "val" else ""
-    logger.info("epoch %d/%d: %s%s", run.epoch, experiment.cfg.SOLVER.MAX_EPOCHS, said, scores_line(scores))
+    run.history[-1] |= {name: scores[name] for name in SCORES}
+    tested = "validation " if part == "val" else ""
+    logger.info("epoch %d/%d: %s%s", run.epoch, experiment.cfg.SOLVER.MAX_EPOCHS, tested, scores_line(scores))
     score = run.epoch if select_by == "last" else scores["mAP"] + scores["rank1"]
     if score > run.best.get("score", -1.0):
         run.best = {"epoch": run.epoch, "score": score}

@@ -1,4 +1,4 @@
-"""What changes during a run, and its way into a checkpoint and back."""
+"""What changes during a run; it is saved in a checkpoint and restored from one."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,16 +26,16 @@ class RunState:
     optimizer: Optimizer
     lr_schedule: LRScheduler
     scaler: torch.amp.GradScaler
-    memory: Tensor | None = None  # (C, E) what v_p is compared with: CLIP-Memory or text features; None: no V2M loss
+    memory: Tensor | None = None  # (C, E) CLIP-Memory, or text features in its place; None: no V2M loss
     epoch: int = 0  # finished epochs
-    saved_epoch: int = 0  # of them in last.pth
+    saved_epoch: int = 0  # finished epochs in last.pth
     best: dict[str, Any] = field(default_factory=dict)  # score and epoch of the best test so far
     history: list[dict[str, Any]] = field(default_factory=list)  # one row per finished epoch
     untrained: dict[str, Any] | None = None  # scores before the first epoch, where asked for
-    clip_features: ClipEncoder | None = None  # the model's own compiled; None: as it is
+    clip_features: ClipEncoder | None = None  # the compiled `TFCLIP.clip_features`; None: not compiled
 
     def checkpoint(self, config: str, precision: str, cameras: dict[str, Any], train_list: str) -> Checkpoint:
-        """The full state, with what the checkpoint says of the run beside it."""
+        """The full state, with facts about the run: config, number type, cameras, hash of the training tracklets."""
         return Checkpoint(
             model=self.model.state_dict(),
             optimizer=self.optimizer.state_dict(),
@@ -63,9 +63,9 @@ class RunState:
             files.write_history(experiment.out, self.history)
 
     def restore(self, state: Checkpoint) -> None:
-        """Continue exactly from the state of a model of the same shape."""
+        """Take over the state of a checkpoint of the same model."""
         self.model.load_state_dict(state.model)
-        # Whether Adam is fused is a matter of this run, not of the one that was saved.
+        # Whether Adam is fused depends on the device of this run, not on the checkpoint.
         fused = self.optimizer.param_groups[0].get("fused")
         groups = [group | {"fused": fused} for group in state.optimizer["param_groups"]]
         self.optimizer.load_state_dict(state.optimizer | {"param_groups": groups})

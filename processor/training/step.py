@@ -5,6 +5,7 @@ B clips, T frames, H, W pixels, C identities, E projection width.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,31 +17,23 @@ from processor.runtime import Runtime
 ClipEncoder = Callable[[Tensor, Tensor, Tensor | None], ClipFeatures]  # `TFCLIP.clip_features`, compiled or not
 
 
+@dataclass(frozen=True)
 class TrainingStep:
-    """Computes losses and gradients of a batch with a model, a criterion and a memory.
+    """Computes losses and gradients of a batch.
 
     With `num_parts` above 1 the batch goes through encoder, temporal branch and SSP in parts, twice (GradCache, Gao et
     al., arXiv 2101.06983): the first time without a graph, then necks, classifiers and losses see the features of the
     whole batch, and the second time each part passes the gradients of its features on. Batch-hard mining, batch
-    statistics and losses are those of the whole batch; the second pass drops the same values as the first. It needs
-    the activations of one part only, and a third forward pass's worth of time more.
+    statistics and losses are those of the whole batch; dropout masks are the same in both passes. Only the activations
+    of one part are held at a time, at the price of one more forward pass.
     """
 
-    def __init__(
-        self,
-        model: TFCLIP,
-        clip_features: ClipEncoder,
-        criterion: Criterion,
-        memory_CE: Tensor | None,
-        runtime: Runtime,
-        num_parts: int = 1,
-    ) -> None:
-        self.model = model
-        self.clip_features = clip_features
-        self.criterion = criterion
-        self.memory_CE = memory_CE
-        self.runtime = runtime
-        self.num_parts = num_parts
+    model: TFCLIP
+    clip_features: ClipEncoder
+    criterion: Criterion
+    memory_CE: Tensor | None
+    runtime: Runtime
+    num_parts: int = 1
 
     def __call__(
         self, clips: Tensor, pids: Tensor, camids: Tensor, scale: Callable[[Tensor], Tensor]
@@ -82,20 +75,20 @@ class TrainingStep:
         for part, state, grads_of_part in zip(parts, states, zip(*grads)):
             with _replayed(state, self.runtime.device):
                 again = [f for f in self._encode(*part) if f is not None]
-            learned = [pair for pair in zip(again, grads_of_part) if pair[0].requires_grad]  # not what is frozen
-            if learned:
-                torch.autograd.backward(*zip(*learned))
+            trainable = [pair for pair in zip(again, grads_of_part) if pair[0].requires_grad]
+            if trainable:
+                torch.autograd.backward(*zip(*trainable))
         return losses
 
 
 def _rng_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """State of the random numbers of the CPU and, when the model is there, of the GPU."""
+    """State of the random numbers of the CPU and, when the model is on a GPU, of that GPU."""
     return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
 
 
 @contextmanager
 def _replayed(state: tuple[Tensor, Tensor | None], device: torch.device) -> Iterator[None]:
-    """Random numbers as they came after `state`; outside, the stream goes on as if nothing had been drawn."""
+    """Within, the random numbers that followed `state` come again; outside, nothing counts as drawn."""
     cpu, gpu = state
     with torch.random.fork_rng(devices=[] if gpu is None else [device]):
         torch.set_rng_state(cpu)

@@ -1,4 +1,4 @@
-"""First stage of the text baseline: prompts learn to name each identity, against frozen features of both encoders."""
+"""First stage of the text baseline: the prompt of each identity is learned; image encoder and text tower are frozen."""
 
 import logging
 import math
@@ -30,7 +30,7 @@ class TextRecipe:
     batch_size: int  # tracklet features per step
     base_lr: float  # of Adam after the warm-up, falling along a cosine to `min_lr`
     min_lr: float
-    warmup_epochs: int  # linear from `warmup_lr`
+    warmup_epochs: int  # rising linearly from `warmup_lr`
     warmup_lr: float
     weight_decay: float
     seed: int  # decides the order of the tracklets
@@ -52,41 +52,48 @@ def learn_text_features(
         raise ValueError(f"the labels of the tracklets are not 0..{branch.prompts.num_classes - 1}, each at least once")
     pids_n = pids_n.to(runtime.device)
     optimizer = Adam([branch.prompts.context], lr=recipe.base_lr, weight_decay=recipe.weight_decay)
-    schedule = cosine_schedule(
-        optimizer, recipe.epochs, recipe.min_lr, recipe.warmup_epochs, recipe.warmup_lr
-    )
+    schedule = cosine_schedule(optimizer, recipe)
     scaler = runtime.grad_scaler()
     order = torch.Generator().manual_seed(recipe.seed)
     bar = progress(range(recipe.epochs), "text prompts", "epoch")
     for epoch in bar:
         schedule.step(epoch + 1)
-        rows = torch.randperm(len(features_nE), generator=order).to(runtime.device)
-        loss = _train_one_epoch(
-            branch, features_nE, pids_n, rows.split(recipe.batch_size), optimizer, scaler, runtime
-        )
-        if not math.isfinite(loss):
+        meters = Meters()
+        rows_n = torch.randperm(len(features_nE), generator=order).to(runtime.device)
+        for rows_B in rows_n.split(recipe.batch_size):
+            check_interrupt()
+            images_BE, labels_B = features_nE[rows_B], pids_n[rows_B]
+            with runtime.autocast():
+                texts_BE = branch(labels_B)
+            to_text = supervised_contrastive(images_BE, labels_B, texts_BE, labels_B)
+            to_image = supervised_contrastive(texts_BE, labels_B, images_BE, labels_B)
+            optimizer.zero_grad(set_to_none=True)
+            loss = to_text + to_image
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            meters.update({"loss": loss})
+        mean_loss = meters.means()["loss"]  # the one wait for the device in an epoch
+        if not math.isfinite(mean_loss):
             raise NonFiniteLossError(
                 f"the loss of the text prompts is not finite in epoch {epoch + 1}; lower SOLVER.TEXT.BASE_LR in a new "
                 "run, or set SOLVER.AMP off"
             )
         lr = optimizer.param_groups[0]["lr"]
-        bar.set_postfix_str(f"loss {loss:.3f}, lr {lr:.2e}")
+        bar.set_postfix_str(f"loss {mean_loss:.3f}, lr {lr:.2e}")
         if (epoch + 1) % _LOG_PERIOD == 0 or epoch + 1 in (1, recipe.epochs):
-            logger.info("text prompts, epoch %d/%d: loss %.3f, lr %.2e", epoch + 1, recipe.epochs, loss, lr)
+            logger.info("text prompts, epoch %d/%d: loss %.3f, lr %.2e", epoch + 1, recipe.epochs, mean_loss, lr)
     return all_text_features(branch, recipe.batch_size, runtime)
 
 
-def cosine_schedule(
-    optimizer: Optimizer, epochs: int, min_lr: float, warmup_epochs: int, warmup_lr: float
-) -> CosineLRScheduler:
+def cosine_schedule(optimizer: Optimizer, recipe: TextRecipe) -> CosineLRScheduler:
     """Linear from `warmup_lr` over `warmup_epochs`, then a cosine that reaches `min_lr` in the last epoch.
 
     Stepped before each epoch with its number from 1, as in CLIP-ReID. The cosine counts from the first epoch too, so
     just after the warm-up it has already begun to fall.
     """
-    return CosineLRScheduler(
-        optimizer, t_initial=epochs, lr_min=min_lr, warmup_t=warmup_epochs, warmup_lr_init=warmup_lr
-    )
+    warmup = {"warmup_t": recipe.warmup_epochs, "warmup_lr_init": recipe.warmup_lr}
+    return CosineLRScheduler(optimizer, t_initial=recipe.epochs, lr_min=recipe.min_lr, **warmup)
 
 
 @torch.no_grad()
@@ -98,30 +105,3 @@ def all_text_features(branch: TextBranch, batch_size: int, runtime: Runtime) -> 
         with runtime.autocast():
             features.append(branch(labels).float())
     return torch.cat(features)
-
-
-def _train_one_epoch(
-    branch: TextBranch,
-    features_nE: Tensor,
-    pids_n: Tensor,
-    batches: tuple[Tensor, ...],
-    optimizer: Optimizer,
-    scaler: torch.amp.GradScaler,
-    runtime: Runtime,
-) -> float:
-    """One pass over the tracklets -> mean loss of the steps; it waits for the device at its end alone."""
-    meters = Meters()
-    for rows_B in batches:
-        check_interrupt()
-        images_BE, labels_B = features_nE[rows_B], pids_n[rows_B]
-        with runtime.autocast():
-            texts_BE = branch(labels_B)
-        to_text = supervised_contrastive(images_BE, labels_B, texts_BE, labels_B)
-        to_image = supervised_contrastive(texts_BE, labels_B, images_BE, labels_B)
-        loss = to_text + to_image
-        optimizer.zero_grad(set_to_none=True)
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        meters.update({"loss": loss})
-    return meters.means()["loss"]
