@@ -39,7 +39,6 @@ def temporary(tmp_path, monkeypatch) -> Path:
         monkeypatch.setitem(benchmark.SIZES, name, (size, size))
     for module in (benchmark, ranking):
         monkeypatch.setattr(module, "in_own_process", lambda function, *arguments: function(*arguments))
-    monkeypatch.setattr(ranking, "find_spec", lambda _: None)
     return folder
 
 
