@@ -170,7 +170,8 @@ def test_packages_are_entered_by_their_face():
 
 def test_no_folder_is_crowded():
     """A stranger finds a file by its folder: about 14 files of code in each at most."""
-    folders = Counter(path.rpartition("/")[0] for path in sources() if not path.endswith("__init__.py"))
+    tests = [path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("*.py")]
+    folders = Counter(path.rpartition("/")[0] for path in [*sources(), *tests] if not path.endswith("__init__.py"))
     assert {folder: count for folder, count in folders.items() if count > 15} == {}
 
 
