@@ -5,6 +5,6 @@ import sys
 if __name__ == "__main__":
     try:
         from processor.run import eval_main
-    except KeyboardInterrupt:  # while torch is being imported
+    except KeyboardInterrupt:  # while the first modules are being imported
         sys.exit(130)
     sys.exit(eval_main(sys.argv[1:]))

@@ -16,7 +16,7 @@ from yacs.config import CfgNode
 
 from configs import load_cfg
 from configs.command import CommandParser, run_command, say
-from datasets.build import configured_splits, official_name, split_numbers
+from datasets.build import check_split_key, configured_splits, official_name, split_numbers
 from datasets.frames import FILES, FrameStore, frame_key, write_store
 from datasets.tracklet import below
 from utils.errors import InputError
@@ -55,23 +55,32 @@ def _pack(cfg: CfgNode, out: Path, overwrite: bool) -> int:
         raise InputError(f"--out {out} exists; choose another name, or replace it with --overwrite")
     root, names = _frames(cfg)
     with progress(names, "packing", "frame") as bar:  # closes the bar also when a frame cannot be read
-        write_atomically(out, lambda temporary: write_store(temporary, ((name, _read(root, name)) for name in bar)))
+        write_atomically(out, lambda temporary: write_store(temporary, (_frame(root, name) for name in bar)))
     store = FrameStore(str(out))
     packed = f"{len(store):,} frames of {official_name(cfg.DATASETS.NAMES)} in {root}"
     say([f"{out}: {packed}, {out.stat().st_size / 2**20:,.1f} MiB, digest {store.digest}"])
     return 0
 
 
-def _read(root: str, name: str) -> bytes:
+def _read(root: str, name: str, may_be_gone: bool = False) -> bytes | None:
+    """The bytes of a frame; None for one that `may_be_gone` and is."""
     path = os.path.join(root, name)
     try:
-        content = FILES.content(path)
+        return FILES.content(path)
     except (OSError, ValueError) as error:
+        if may_be_gone and isinstance(error, FileNotFoundError):
+            return None
         # Not a MissingFileError: write_atomically would take that OSError for a fault of the file it writes.
         raise InputError(f"frame {path} cannot be read ({getattr(error, 'strerror', None) or error})") from None
+
+
+def _frame(root: str, name: str) -> tuple[str, bytes]:
+    """(name, bytes) of a frame for the pack."""
+    content = _read(root, name)
     if not content:
+        path = os.path.join(root, name)
         raise InputError(f"frame {path} holds no byte; python -m datasets.check names all such frames")
-    return content
+    return name, content
 
 
 def _check(cfg: CfgNode, out: Path) -> int:
@@ -83,11 +92,11 @@ def _check(cfg: CfgNode, out: Path) -> int:
     with progress(store.frames(), "checking", "frame", total=len(store)) as bar:
         for key, content in bar:
             name = not_in_pack.pop(key, key.decode("utf-8", "surrogateescape"))
-            in_folder = os.path.exists(os.path.join(root, name))
-            compared += in_folder
+            in_folder = _read(root, name, may_be_gone=True)
+            compared += in_folder is not None
             if content is None:
                 differences.append(f"{name}: its bytes in the pack were altered")
-            elif in_folder and content != _read(root, name):
+            elif in_folder is not None and content != in_folder:
                 differences.append(f"{name}: the file in the folder holds other bytes")
     differences += [f"{name} is named by the lists, the pack lacks it" for name in not_in_pack.values()]
     gone = len(store) - compared
@@ -103,6 +112,7 @@ def _check(cfg: CfgNode, out: Path) -> int:
 
 def _frames(cfg: CfgNode) -> tuple[str, list[str]]:
     """The data set's folder, and the paths below it of the frames of all its splits, in the order of a pack."""
+    check_split_key(cfg)
     cfg = cfg.clone()
     cfg.defrost()
     names: set[str] = set()

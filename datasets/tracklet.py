@@ -127,7 +127,7 @@ class DataSet:
     num_splits: int = 1  # train/test splits that DATASETS.SPLIT chooses from
     distractor: int | None = None  # the id that stands for nobody
     may_number_twice: bool = False  # train and test may both count their persons from the same number on
-    junk: str | tuple[str, ...] | None = None  # how names of frames begin that no list needs; None: unknown
+    junk: str | tuple[str, ...] | None = None  # how the names of images begin that no list has to name; None: unknown
     spare: tuple[str, ...] | None = None  # folders of images that no run reads; None: other images are not counted
 
     @property

@@ -6,7 +6,7 @@ from loss.criterion import LABEL_SMOOTHING, Criterion
 
 
 def build_criterion(cfg: CfgNode) -> Criterion:
-    """The training criterion: criterion(output, pids) -> {"id", "triplet", "v2m", "frame_id", "total"}."""
+    """The training criterion: criterion(output, pids) -> a scalar for each of LOSS_TERMS."""
     return Criterion(
         id_weight=cfg.MODEL.ID_LOSS_WEIGHT,
         triplet_weight=cfg.MODEL.TRIPLET_LOSS_WEIGHT,

@@ -28,6 +28,8 @@ def main(argv: Sequence[str]) -> int:
     def work() -> None:
         arguments = CommandParser("Score a data set by the mean colours of horizontal stripes.").parse(argv)
         cfg = load_cfg(arguments.config_file, arguments.opts)
+        cfg.defrost()
+        cfg.SOLVER.AMP = "off"  # there is no network whose number type could matter
         experiment = prepare(cfg, Path(cfg.OUTPUT_DIR))
         splits = experiment.splits
         source, protocol = frame_source(splits.pack, splits.root), experiment.protocol("dense")

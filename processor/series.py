@@ -79,7 +79,7 @@ def run_or_continue(cfg: CfgNode, title: str, discard: Path | None = None) -> No
         train(cfg)
         return
     folder = Path(cfg.OUTPUT_DIR)
-    if discard is None and is_finished(cfg):
+    if discard is None and _went_to_its_end(cfg):
         logger.info("%s is finished in %s", title, folder)
         return
     resume = discard is None and (folder / files.LAST).exists()
@@ -90,18 +90,27 @@ def run_or_continue(cfg: CfgNode, title: str, discard: Path | None = None) -> No
 
 
 def is_finished(cfg: CfgNode) -> bool:
-    """Whether the run, or every run of the series, of this config went to its end with the same recipe and tests."""
+    """Whether the run, or every run of the series, of this config went to its end; False for one of another recipe."""
     if cfg.DATASETS.SPLIT == "all":
         return all(map(is_finished, split_cfgs(cfg)))
+    try:
+        return _went_to_its_end(cfg)
+    except InputError:
+        return False
+
+
+def _went_to_its_end(cfg: CfgNode) -> bool:
+    """Whether the run went to its end with these epochs and tests; raises InputError for one of another recipe."""
     folder = Path(cfg.OUTPUT_DIR)
+    last = (files.read_metrics(folder) or {}).get("last", {})  # scores and number of the last epoch
     try:
         changes = changed_keys((folder / files.CONFIG).read_text(encoding="utf-8"), cfg)
-        check_recipe(changes, folder / files.CONFIG)
     except (OSError, ValueError):
         return False
-    last = (files.read_metrics(folder) or {}).get("last", {})  # scores and number of the last epoch
-    same_end = not any(key.startswith(("TEST.", "SOLVER.MAX_EPOCHS")) for key in changes)
-    return same_end and last.get("epoch", 0) >= cfg.SOLVER.MAX_EPOCHS
+    if last.get("epoch", 0) < cfg.SOLVER.MAX_EPOCHS:
+        return False
+    check_recipe(changes, folder / files.CONFIG, trained=True)
+    return not any(key.startswith(("TEST.", "SOLVER.MAX_EPOCHS", "MODEL.SIE_UNSEEN")) for key in changes)
 
 
 def split_cfgs(cfg: CfgNode) -> list[CfgNode]:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,9 @@ from model.tfclip import TFCLIP
 from processor.run import train_main
 from processor.training.epoch import FiniteCheck
 
+# A shell that starts the tests in the background lets them ignore Ctrl-C, which some of them are about.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(int(os.environ.get("TFCLIP_TEST_THREADS", "1")))  # tiny tensors: threads cost more than they give
 
 ROOT = Path(__file__).parent.parent

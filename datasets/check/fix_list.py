@@ -12,7 +12,7 @@ from utils.errors import InputError, MissingFileError
 
 
 def check_writable(path: Path) -> None:
-    """Raise InputError when `path` cannot be written, or when a file is there that is no such list and not empty."""
+    """Raise InputError when `path` cannot be written, or when another kind of file is there."""
     if not path.parent.is_dir():
         raise MissingFileError(f"--fix-list {path} cannot be written: there is no folder {path.parent}")
     if os.path.lexists(path) and not _may_be_replaced(path):
@@ -68,5 +68,5 @@ def write_list(path: Path, rows: Sequence[tuple[str, str, str]]) -> None:
     try:
         write_exclusions(path, rows)
     except UnicodeEncodeError as error:
-        row = error.object.strip()
+        row = error.object[error.object.rfind("\n", 0, error.start) + 1 :].partition("\n")[0]
         raise InputError(f"--fix-list {path} cannot hold {row!r}: rename that file in UTF-8") from None

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from hashlib import blake2b
 from io import BytesIO
-from itertools import islice
 from operator import itemgetter
 from pathlib import Path
 from typing import BinaryIO
@@ -28,7 +27,7 @@ _ABOUT, _FORMAT = b"\0pack", 2  # key of the record on the pack (no path begins 
 _OLD_MAGIC = b"TFCLIPFR"
 _MAX_KEY, _HASH_BYTES = 511, 16
 _META = struct.Struct("<16x2I16xI84x3Q")  # of LMDB's first two pages: magic, version, page size, root, last page, age
-_BATCH, _STEP = 200, 2**24  # frames of a transaction, bytes by which the map grows
+_STEP = 2**24  # bytes of a transaction, and by which the map grows at least
 
 
 class FrameStore:
@@ -130,15 +129,19 @@ def frame_key(name: str) -> bytes:
 def write_store(path: Path, frames: Iterable[tuple[str, bytes]]) -> None:
     """Write (name, bytes) of frames, sorted by `frame_key`, to a new file; raises OSError when it cannot be written."""
     path.unlink(missing_ok=True)  # of a run that was killed
-    frames, count, digest = iter(frames), 0, blake2b(digest_size=16)
+    count, digest = 0, blake2b(digest_size=16)
     try:
         with lmdb.open(str(path), subdir=False, lock=False, sync=False, map_size=_STEP) as env:
             half_page = env.stat()["psize"] // 2
-            while batch := [(frame_key(name), _value(content, half_page)) for name, content in islice(frames, _BATCH)]:
-                _put(env, batch, append=True)
-                count += len(batch)
-                for key, value in batch:
-                    digest.update(key + b"\0" + value)
+            batch, batch_bytes = [], 0
+            for name, content in frames:
+                batch.append((frame_key(name), _value(content, half_page)))
+                digest.update(b"%b\0%d\0%b" % (batch[-1][0], len(content), content))
+                count, batch_bytes = count + 1, batch_bytes + len(batch[-1][1])
+                if batch_bytes >= _STEP:
+                    _put(env, batch, append=True)
+                    batch, batch_bytes = [], 0
+            _put(env, batch, append=True)
             about = {"format": _FORMAT, "frames": count, "digest": digest.hexdigest()}
             _put(env, [(_ABOUT, json.dumps(about).encode())], append=False)
             env.sync(True)
@@ -160,7 +163,7 @@ def _put(env: lmdb.Environment, records: list[tuple[bytes, bytes]], append: bool
                         raise ValueError(f"frame {key!r} comes twice or out of order")
                 return
         except lmdb.MapFullError:
-            env.set_mapsize(env.info()["map_size"] + _STEP)
+            env.set_mapsize(env.info()["map_size"] + max(_STEP, 2 * sum(len(value) for _, value in records)))
 
 
 def _value(content: bytes, least: int) -> bytes:

@@ -22,7 +22,7 @@ def parse_folder(root: str | Path, on_fault: OnFault = raise_or_warn) -> RawSpli
     """Read root/train|query|gallery/<person>/<camera>_<tracklet>/ with frames in natural order (2.jpg before 10.jpg).
 
     `root` is the folder that holds the three, or its parent. The camera is what stands before the last underscore of
-    a tracklet folder's name; where no name has such a camera, the data name no cameras. Hidden entries and files
+    a tracklet folder's name; where no name has an underscore, the data name no cameras. Hidden entries and files
     other than jpg, jpeg, png, bmp and webp are ignored. Nothing is written. Empty folders, and names without a camera
     where others have one, go to `on_fault`, by default an InputError naming the folder, and are left out. Raises
     MissingFileError naming a split folder that is missing, InputError for a split that cannot be read.
@@ -30,7 +30,7 @@ def parse_folder(root: str | Path, on_fault: OnFault = raise_or_warn) -> RawSpli
     folder, _ = find_root(Path(root), "your own data", [SPLITS], _LAYOUT)
     base = str(folder)
     seen = [tracklet for split in SPLITS for tracklet in _tracklets(base, split, on_fault)]
-    if any(tracklet.camera for tracklet in seen):
+    if any("_" in os.path.basename(os.path.dirname(tracklet.frames[0])) for tracklet in seen):
         for tracklet in seen:
             if not tracklet.camera:
                 path = os.path.dirname(tracklet.frames[0])

@@ -18,7 +18,8 @@ from utils.progress import progress
 logger = logging.getLogger(__name__)
 
 _LONGEST_NAME, _MOST_LINKS = 4_096, 40  # characters of a path, links one after another: as on Linux
-# Names that tarfile's filter accepts or changes: absolute or empty ones, Windows drives, backslashes, "..".
+# Names that are refused although tarfile's filter accepts or changes them: absolute or empty ones, Windows drives,
+# backslashes, "..".
 _UNSAFE_NAME = re.compile(r"^(/|[A-Za-z]:|$)|\\|(^|/)\.\.(/|$)")
 
 
@@ -76,10 +77,13 @@ def _unpack(tar: tarfile.TarFile, target: Path, wanted: Callable[[str], bool]) -
     if needed > free:
         sizes = f"it needs {needed / 1e9:,.1f} GB in {target.parent}, where {free / 1e9:,.1f} GB are free"
         raise tarfile.ExtractError(f"{sizes}; set DATASETS.CACHE_DIR to a folder on another disk")
-    # In the order of the archive: going back in a compressed one means decompressing it from its start.
+    # In the order of the archive: going back in a compressed one, as for a link to an earlier file, means decompressing
+    # it from its start.
     members.sort(key=lambda member: member.offset)
     with built_aside(target, _is_whole) as temporary:
         tar.extractall(temporary, progress(members, f"unpacking {os.path.basename(tar.name)}", "file"), filter="data")
+        if sum(len(files) for _, _, files in os.walk(temporary)) < len(members):
+            raise tarfile.ExtractError("it holds names that this file system takes for the same")
         write_record(temporary, [member.name for member in members])
 
 

@@ -35,7 +35,7 @@ def read_weight_file(path: Path) -> WeightFile:
     state = read_torchscript_tensors(path) if is_torchscript(path) else _read_plain(path)
     is_checkpoint = Checkpoint.holds(state)
     config = state["config"] if is_checkpoint and isinstance(state.get("config"), str) else ""
-    cameras = TrainedCameras.from_state_dict(state["cameras"]) if is_checkpoint and "cameras" in state else None
+    cameras = TrainedCameras.from_state_dict(state["cameras"]) if is_checkpoint and state.get("cameras") else None
     for wrapper in ("model", "state_dict"):
         if isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]

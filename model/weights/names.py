@@ -45,7 +45,7 @@ _BLOCK = {
 # The release and the authors' packages call the same modules by other names.
 _PUBLISHED_MODULES = [
     (r"(SSP|prompts_generator)\.decoder\.", "ssp.layers."),
-    (r"(SSP|prompts_generator)\.", "ssp."),
+    (r"(SSP|prompts_generator)\.(?!layers\.)", "ssp."),
     (r"(TMD|SAT)\.resblocks\.0\.", "tmd."),
 ]
 _PUBLISHED = [
@@ -107,7 +107,7 @@ def published_names(names: Iterable[str]) -> dict[str, str | None]:
     table = _PUBLISHED + (_PUBLISHED_FULL if full else _PUBLISHED_SIMPLE)
     translated = {}
     for name in names:
-        ours = name
+        ours = re.sub(r"^(ssp|tmd)\.", "-", name)  # our own names are none of a published file
         for pattern, module in _PUBLISHED_MODULES:
             ours = re.sub(f"^{pattern}", module, ours)
         translated[name] = _translate(ours, table)

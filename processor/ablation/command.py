@@ -76,7 +76,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     if late:
         raise ConfigError(f"command line: row {late[0]} stands after KEY VALUE pairs; rows come first")
     seeds = [text for text in arguments.seeds.split(",") if text.strip()]
-    arguments.seeds = [load_cfg(opts=["SOLVER.SEED", text]).SOLVER.SEED for text in seeds]
+    try:
+        arguments.seeds = [load_cfg(opts=["SOLVER.SEED", text]).SOLVER.SEED for text in seeds]
+    except ConfigError as error:
+        raise ConfigError(f"--seeds {arguments.seeds}: {error}") from None
     if len(set(arguments.seeds)) < len(arguments.seeds):
         raise ConfigError(f"--seeds {arguments.seeds} names a seed twice")
     return arguments

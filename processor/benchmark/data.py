@@ -36,7 +36,7 @@ SIZES = {
     "loader_rounds": (8, 8),
     "loader_seconds": (0.6, 5.0),  # of a round
     "decode_frames": (2048, 2048),
-    "matmul_side": (2048, 2048),  # four times that on a GPU, as the bytes of the copy
+    "matmul_side": (2048, 2048),  # four times that on a GPU; so is `copy_bytes`
     "copy_bytes": (2**28, 2**28),
     "ranking": ((495, 2828, 2048), (1980, 11_310, 2048)),  # queries, gallery items, features: a quarter of MARS, MARS
     "ranking_repeats": (5, 3),

@@ -1,4 +1,4 @@
-"""The machine: how it is called, and how fast it decodes, multiplies and copies.
+"""The machine: its name, and how fast it decodes, multiplies and copies.
 
 The limits are measured in the run itself, so that what is held against them saw the same machine.
 """

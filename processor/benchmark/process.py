@@ -78,14 +78,14 @@ def _work(sender: Connection, threads: int, function: Callable[..., Any], argume
 
 @contextmanager
 def _ctrl_c_held_back() -> Iterator[None]:
-    """A Ctrl-C within is heard at the end of it; a process that is started within never hears one.
+    """Ctrl-C is delivered at the end of the context; a process that is started in it ignores Ctrl-C.
 
     Without effect where signals cannot be blocked (Windows).
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # lifts the block where it has to be started
+    resource_tracker.ensure_running()  # starting it would end the block, so it is started before
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -88,7 +88,9 @@ def log_table(rows: Mapping[str, Mapping[str, float]]) -> None:
     width = max(len(name) for name in rows) + 2
     logger.info("%s", " " * width + "".join(f"{title:>9}" for title in SCORES.values()))
     for name, scores in rows.items():
-        logger.info("%s", f"{name:<{width}}" + "".join(f"{100 * scores[column]:>9.2f}" for column in SCORES))
+        # A score that is younger than the run was not computed then.
+        cells = (f"{100 * scores[column]:>9.2f}" if column in scores else f"{'-':>9}" for column in SCORES)
+        logger.info("%s", f"{name:<{width}}" + "".join(cells))
 
 
 def save_features(path: Path, evaluation: Evaluation) -> None:

@@ -28,7 +28,7 @@ _FORMAT = 1  # of the file
 # Code that decides what the features are: after a change they are computed anew.
 _CODE = (
     "model/**/*.py", "datasets/clips/*.py", "datasets/frames/*.py", "processor/training/memory.py",
-    "processor/evaluation/tracklet_pass.py", "utils/group_means.py", "utils/precision.py",
+    "processor/evaluation/tracklet_pass.py", "processor/runtime.py", "utils/group_means.py", "utils/precision.py",
 )  # fmt: skip
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "simplejpeg")
 

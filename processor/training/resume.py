@@ -64,7 +64,8 @@ def check_same_data(checkpoint: Checkpoint, fingerprint: str, last: Path) -> Non
 
 
 def how_to_go_on(last: Path, saved_epoch: int, max_epochs: int) -> str:
-    """One line for a user who pressed Ctrl-C: what `last`, last.pth, holds and the command that continues."""
+    """One line for a user who pressed Ctrl-C: what `last`, last.pth, holds and the command that continues, which is
+    that of this process."""
     command = [sys.executable, *(part for part in sys.argv if part not in ("--resume", "--overwrite"))]
     if not last.exists():
         return f"stopped before the first checkpoint was saved; start again with: {shlex.join(command)}"

@@ -140,6 +140,7 @@ def test_arguments_that_make_no_sense_end_in_one_line(mars, tmp_path, capsys):
         (argv(mars, Path("/dev/full"), "--overwrite"), "not a folder or device"),
         (argv(mars, tmp_path / "a.pack", "--check", "--overwrite"), "not allowed with argument"),
         (argv(mars, tmp_path / "a.pack")[2:], "required: --out"),
+        (argv(mars, tmp_path / "a.pack", DATASETS__SPLIT="all"), "MARS has one split"),
     ):
         assert pack.main(arguments) == 2
         error = capsys.readouterr().err.strip()
@@ -198,7 +199,7 @@ def check(mars: Path, packed: Path, capsys) -> tuple[int, str]:
     return code, capsys.readouterr().out
 
 
-def test_the_check_compares_every_frame_and_says_which_differ(mars, packed, capsys):
+def test_the_check_compares_every_frame_and_says_which_differ(mars, packed, capsys, tmp_path):
     names = sorted(named(mars))
     code, out = check(mars, packed, capsys)
     assert code == 0 and f"{len(names)} of {len(names)} frames compared with {mars}\nno difference found" in out
@@ -215,6 +216,14 @@ def test_the_check_compares_every_frame_and_says_which_differ(mars, packed, caps
     code, out = check(mars, packed, capsys)
     assert code == 1 and f"{names[1]}: the file in the folder holds other bytes" in out
     assert f"{names[2]}: its bytes in the pack were altered" in out and "2 of the frames differ" in out
+    (mars / names[3]).write_bytes(b"")  # as a crash leaves a file
+    code, out = check(mars, packed, capsys)
+    assert code == 1 and f"{names[3]}: the file in the folder holds other bytes" in out and "3 of the frames" in out
+    folder = (mars / names[4]).parent
+    folder.rename(tmp_path / "elsewhere")
+    folder.write_text("a file where a folder was")
+    assert pack.main(argv(mars, packed, "--check")) == 2
+    assert "cannot be read" in capsys.readouterr().err
 
 
 def test_the_check_names_frames_of_the_lists_that_the_pack_lacks_and_a_broken_pack(mars, packed, capsys, tmp_path):

@@ -134,7 +134,7 @@ def test_a_finished_series_is_only_tabulated_again(series, ilids, tmp_path, capl
 
 def test_another_recipe_and_fewer_epochs_are_refused(series, ilids, caplog):
     assert train_main(argv(ilids, series, SOLVER__BASE_LR=1e-4)) == 2
-    assert "split0/last.pth was trained with SOLVER.BASE_LR 0.001, now it is 0.0001" in caplog.text
+    assert "split0/config.yml was trained with SOLVER.BASE_LR 0.001, now it is 0.0001" in caplog.text
     assert train_main(argv(ilids, series, SOLVER__MAX_EPOCHS=1)) == 2
     assert "has 2 epochs already, SOLVER.MAX_EPOCHS 1 is less" in caplog.text
 

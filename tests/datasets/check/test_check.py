@@ -11,7 +11,7 @@ from configs import load_cfg
 from datasets import load_splits
 from datasets.check import command as check
 from datasets.check.base import Disk, Problem, split_frames
-from datasets.check.fix_list import leave_out
+from datasets.check.fix_list import leave_out, write_list
 from datasets.check.folders import scan_folders
 from datasets.check.problems import LEAK, Rules, find_problems, folder_problems, row_notes, row_problems
 from datasets.check.report import exclusion_notes, odd_shapes, short_identities, table
@@ -21,6 +21,7 @@ from datasets.sets.lsvid import LSVID
 from datasets.sets.mars import MARS
 from datasets.tracklet import Fault, RawSplits, Tracklet
 from tests.datasets.synthetic.test_synthetic_layouts import contents
+from utils.errors import InputError
 
 FRAME = "bbox_train/0001/0001C1T0001F001.jpg"
 MARS_TEST = Rules(includes_query=True, camera_filter=True, distractor=0)
@@ -305,3 +306,10 @@ def test_a_set_that_may_number_persons_twice_is_not_accused_of_sharing_most_of_t
         assert bool(rules.own_numbers) is not shared and len(leaks) == (2 if shared else 0)
     one_shared = raw_splits([(1, 0, "a"), (4, 0, "b"), (3, 0, "c")], [(1, 0, "q")], [(1, 1, "g")])
     assert check._rules(cfg, one_shared, LSVID).own_numbers == ()
+
+
+def test_a_name_that_a_list_cannot_hold_is_said_alone(tmp_path):
+    rows = [("train", "a.jpg", "dark"), ("train", "b/\udcff.jpg", "dark"), ("train", "c.jpg", "dark")]
+    with pytest.raises(InputError, match=r"cannot hold 'train,b/\\udcff.jpg,dark': rename that file"):
+        write_list(tmp_path / "fix.csv", rows)
+    assert list(tmp_path.iterdir()) == []

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -90,7 +91,8 @@ def test_processes_read_it_at_once_while_several_stores_are_open(pack):
     assert read_all(first) and read_all(second)
     with multiprocessing.get_context("fork").Pool(2) as pool:  # each task gets a pickled copy
         assert pool.map(read_all, [first, second] * 2) == [True] * 4
-    inherited = [multiprocessing.get_context("fork").Process(target=read_all, args=(first,)) for _ in range(2)]
+    fork = multiprocessing.get_context("fork")
+    inherited = [fork.Process(target=lambda: sys.exit(not read_all(first))) for _ in range(2)]
     for process in inherited:
         process.start()
     assert read_all(first) and len(pickle.dumps(first)) < 1000

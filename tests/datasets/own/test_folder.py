@@ -128,6 +128,12 @@ def test_tracklets_without_camera_among_others_are_faults_with_their_frames_and_
     assert [person for person, *_ in brief(raw, "train")] == ["Zoë", "Zoë", "anna b"]
 
 
+def test_names_that_begin_with_an_underscore_name_no_camera_and_are_not_taken_for_data_without_cameras(tmp_path):
+    for split in ("train", "query", "gallery"):
+        write_frames(tmp_path / split / "ann" / "_1", "1.jpg")
+    assert "_1 names no camera although others do" in refusal(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("place", "name", "problem"),
     [

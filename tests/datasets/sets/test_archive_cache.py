@@ -88,8 +88,11 @@ def test_an_archive_larger_than_the_disk_is_refused(tmp_path, monkeypatch):
     unpack_tar(path, tmp_path / "cache" / "below", is_image)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
-def test_ctrl_c_and_a_full_disk_leave_nothing(tmp_path, monkeypatch, error):
+@pytest.mark.parametrize(
+    ("error", "expected", "match"),
+    [(KeyboardInterrupt(), KeyboardInterrupt, None), (OSError(28, "No space left"), InputError, "No space left")],
+)
+def test_ctrl_c_and_a_full_disk_leave_nothing(tmp_path, monkeypatch, error, expected, match):
     path, write, written = write_tar(tmp_path / "s.tar"), tarfile.TarFile.makefile, []
 
     def fail_at_the_second(tar, info, target):
@@ -99,8 +102,7 @@ def test_ctrl_c_and_a_full_disk_leave_nothing(tmp_path, monkeypatch, error):
             raise error
 
     monkeypatch.setattr(tarfile.TarFile, "makefile", fail_at_the_second)
-    expected = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else InputError
-    with pytest.raises(expected, match="|No space left"):
+    with pytest.raises(expected, match=match):
         unpack_tar(path, tmp_path / "cache", is_image)
     assert len(written) == 2 and not (tmp_path / "cache").exists()
     monkeypatch.undo()

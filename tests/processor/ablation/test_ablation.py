@@ -101,7 +101,7 @@ def test_rows_of_ones_own(tiny, tmp_path):
         ([*row("table2_row2"), "MODEL.PRETRAIN_PATH", "none.pt"], "row table2_row2: MODEL.PRETRAIN_PATH: none.pt"),
         ([*row("table2_row2"), "--seeds=-1"], "SOLVER.SEED"),
         ([*row("table2_row2"), "--overwrite", "SOLVER.SEED", "3"], "unrecognized arguments: --overwrite ("),
-        ([*row("table2_row2"), "--seeds", "1,x"], "SOLVER.SEED must be a whole number, found 'x'"),
+        ([*row("table2_row2"), "--seeds", "1,x"], "--seeds 1,x: command line: SOLVER.SEED must be a whole number"),
         ([*row("table2_row2"), "--seeds", "1,1"], "names a seed twice"),
         ([str(ROOT / "loss")], "holds no row"),
     ],
@@ -149,7 +149,7 @@ def test_runs_of_another_recipe_are_kept_but_not_put_into_the_table(tiny, tmp_pa
     rows = row("table2_row2", "table2_row4")
     assert main([*rows[1:], *tiny]) == 0
     assert main([*rows, *tiny, "SOLVER.BASE_LR", "1e-4"]) == 2
-    assert "table2_row4/seed1234/last.pth was trained with SOLVER.BASE_LR" in caplog.text
+    assert "table2_row4/seed1234/config.yml was trained with SOLVER.BASE_LR" in caplog.text
     assert [record["seeds"] for record in table(tmp_path / "out")] == ["1", "0"]
 
 

@@ -14,7 +14,7 @@ from model import build_model
 from model.clip_memory import build_clip_memory
 from processor.evaluation.contact_sheet import save_contact_sheet
 from processor.evaluation.evaluator import evaluate, rank_tracklets
-from processor.evaluation.reports import log_results, save_camera_pairs, save_features, save_ranks
+from processor.evaluation.reports import log_results, log_table, save_camera_pairs, save_features, save_ranks
 from processor.protocol import EvalProtocol
 from processor.runtime import Runtime
 from processor.training.memory import compute_tracklet_features
@@ -168,6 +168,13 @@ def test_results_are_logged_in_percent(caplog):
     assert "2 queries against 5 gallery tracklets" in caplog.messages[0]
     assert caplog.messages[1].split() == ["mAP", "Rank-1", "Rank-5", "Rank-10", "Rank-20"]
     assert caplog.messages[2].split() == ["best", "50.00", "25.00", "100.00", "100.00", "100.00"]
+
+
+def test_a_score_that_an_earlier_run_did_not_have_is_a_dash(caplog):
+    with caplog.at_level("INFO"):
+        log_table({"untrained": {"mAP": 0.25}})
+    assert caplog.messages[-1].split() == ["untrained", "25.00", "-", "-", "-", "-"]
+
 
 
 def test_camera_pairs_are_written_by_name(tmp_path, caplog):
