@@ -137,7 +137,8 @@ def feature_positions(
     """
     with np.errstate(over="ignore", invalid="ignore"):
         q_squares, g_squares = squared_lengths(q_feats), squared_lengths(g_feats)
-        largest = 2 * (q_squares.max(initial=0) + g_squares.max(initial=0))  # no squared distance is above it
+        # No squared distance is above this; in float32, which numpy 1 would leave for a Python 2.
+        largest = np.float32(2) * (q_squares.max(initial=0) + g_squares.max(initial=0))
     if not np.isfinite(largest):
         raise ValueError(_NOT_FINITE)
     buffer_BG = None
