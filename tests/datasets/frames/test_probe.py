@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from datasets.check import command as check
-from datasets.frames import probe as frame_check
+from datasets.frames import probe
 from datasets.frames.probe import open_frame, open_frames
 from utils.errors import InputError
 
@@ -61,7 +61,7 @@ def test_what_is_no_file_and_what_is_no_picture(tmp_path):
 def test_two_processes_find_what_one_finds_and_keep_the_order(tmp_path, monkeypatch):
     paths = [picture(tmp_path / f"{number}.png", size=(20 + number, 40)) for number in range(5)]
     paths.insert(2, str(tmp_path / "gone.png"))
-    monkeypatch.setattr(frame_check, "_FILES_PER_JOB", 2)
+    monkeypatch.setattr(probe, "_FILES_PER_JOB", 2)
     before = signal.getsignal(signal.SIGINT)
     opened = open_frames(paths, 2)
     assert list(opened) == paths and opened == open_frames(paths, 0)
@@ -81,7 +81,7 @@ def test_a_process_that_the_system_ends_is_a_fault_in_one_line(tmp_path, monkeyp
         def shutdown(self, cancel_futures):
             pass
 
-    monkeypatch.setattr(frame_check, "ProcessPoolExecutor", Broken)
+    monkeypatch.setattr(probe, "ProcessPoolExecutor", Broken)
     with pytest.raises(InputError, match="ended by the system; DATALOADER.NUM_WORKERS 0") as caught:
         open_frames([str(tmp_path / "a.png")], 1)
     assert "\n" not in str(caught.value)
@@ -116,7 +116,7 @@ def test_ctrl_c_is_130_without_traceback_or_fix_list(tiny_mars, tmp_path, monkey
     def press(path):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(frame_check, "open_frame", press)
+    monkeypatch.setattr(probe, "open_frame", press)
     flags = ["--fix-list", str(tmp_path / "fix.csv"), "DATASETS.ROOT_DIR", str(tiny_mars)]
     assert check.main([*flags, "DATALOADER.NUM_WORKERS", "0"]) == 130
     assert capsys.readouterr().err.endswith("stopped by Ctrl-C\n") and list(tmp_path.iterdir()) == []

@@ -11,7 +11,7 @@ import simplejpeg
 import torch
 from PIL import Image
 
-from datasets.frames import reader as frame_reader
+from datasets.frames import reader
 from datasets.frames.reader import FILES, read_frame, read_frames_into
 from tests.conftest import SHARED
 from tests.datasets.clips.first_loader import first_read_frame
@@ -48,14 +48,14 @@ KINDS = {
 @pytest.fixture
 def decoded_fast(monkeypatch) -> list[str]:
     """Paths of the frames that did not need Pillow."""
-    fast, decode = [], frame_reader._decode_jpeg
+    fast, decode = [], reader._decode_jpeg
 
     def watched(frame, path, source):
         pixels = decode(frame, path, source)
         fast.extend([path] if pixels is not None else [])
         return pixels
 
-    monkeypatch.setattr(frame_reader, "_decode_jpeg", watched)
+    monkeypatch.setattr(reader, "_decode_jpeg", watched)
     return fast
 
 
@@ -117,7 +117,7 @@ def test_damaged_jpegs_give_what_pillow_makes_of_them(tmp_path, monkeypatch):
         path.write_bytes(content)
         now = outcome(path, (48, 24))
         with monkeypatch.context() as patch:
-            patch.setattr(frame_reader, "_decode_jpeg", lambda *_: None)  # Pillow alone
+            patch.setattr(reader, "_decode_jpeg", lambda *_: None)  # Pillow alone
             before = outcome(path, (48, 24))
         assert torch.equal(now, before) if torch.is_tensor(before) else now == before
         results.append(torch.is_tensor(now))
