@@ -8,6 +8,7 @@ from datasets.build import check_frames_present as check_frames_present
 from datasets.build import check_split_key as check_split_key
 from datasets.build import configured_splits as configured_splits
 from datasets.build import load_splits as load_splits
+from datasets.build import split_numbers as split_numbers
 from datasets.registry import find_dataset as find_dataset
 from datasets.registry import official_name as official_name
 from datasets.registry import parse_dataset_list as parse_dataset_list

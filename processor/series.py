@@ -9,7 +9,7 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from configs import changed_keys
-from datasets import cache_dir, check_split_key, find_dataset
+from datasets import cache_dir, check_split_key, split_numbers
 from model import check_model
 from processor import run_folder as files
 from processor.evaluation import evaluate_one, evaluate_several, log_table
@@ -116,10 +116,10 @@ def _went_to_its_end(cfg: CfgNode) -> bool:
 def split_cfgs(cfg: CfgNode) -> list[CfgNode]:
     """The config of each split of a series, in OUTPUT_DIR/splitN; all share one cache."""
     runs = []
-    for split in range(find_dataset(cfg.DATASETS.NAMES).num_splits):
+    for split in split_numbers(cfg):
         run = cfg.clone()
         run.defrost()
-        run.DATASETS.SPLIT = str(split)
+        run.DATASETS.SPLIT = split
         run.DATASETS.CACHE_DIR = cache_dir(cfg)
         run.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / f"split{split}")
         run.freeze()

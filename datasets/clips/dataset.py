@@ -107,7 +107,7 @@ class EvalClips(_Clips):
         frames_per_batch: int,
         source: FrameSource = FILES,
     ) -> None:
-        clips = [(row, clip) for row, t in enumerate(tracklets) for clip in _clips(t, clip_length, sampling)]
+        clips = [(row, clip) for row, t in enumerate(tracklets) for clip in _places(t, clip_length, sampling)]
         per_batch = max(1, frames_per_batch // clip_length)
         self.batches = [clips[start : start + per_batch] for start in range(0, len(clips), per_batch)]
         super().__init__(tracklets, clip_length, size, source, min(per_batch, len(clips)))
@@ -125,7 +125,8 @@ class EvalClips(_Clips):
         return EvalBatch(batch.finish(), camids, rows)
 
 
-def _clips(tracklet: Tracklet, clip_length: int, sampling: str) -> list[list[int]]:
+def _places(tracklet: Tracklet, clip_length: int, sampling: str) -> list[list[int]]:
+    """Of each clip of a test the places of its frames in the tracklet."""
     num_frames = len(tracklet.frames)
     return dense_clips(num_frames, clip_length) if sampling == "dense" else [first_per_chunk(num_frames, clip_length)]
 

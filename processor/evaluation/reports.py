@@ -88,7 +88,7 @@ def log_table(rows: Mapping[str, Mapping[str, float]]) -> None:
     width = max(len(name) for name in rows) + 2
     logger.info("%s", " " * width + "".join(f"{title:>9}" for title in SCORES.values()))
     for name, scores in rows.items():
-        # A score that is younger than the run was not computed then.
+        # The scores before training come from the checkpoint, which may be older than a score.
         cells = (f"{100 * scores[column]:>9.2f}" if column in scores else f"{'-':>9}" for column in SCORES)
         logger.info("%s", f"{name:<{width}}" + "".join(cells))
 
