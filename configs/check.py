@@ -1,6 +1,7 @@
 """Values and contradictions of a config, found before data or weights are read."""
 
 import math
+import re
 from collections.abc import Iterator
 from functools import reduce
 from operator import getitem
@@ -37,7 +38,7 @@ _AT_LEAST = {
     "SOLVER.SEED": 0, "SOLVER.IMS_PER_BATCH": 1, "SOLVER.MAX_EPOCHS": 1, "SOLVER.BASE_LR": 0,
     "SOLVER.BIAS_LR_FACTOR": 0, "SOLVER.WEIGHT_DECAY": 0, "SOLVER.WEIGHT_DECAY_BIAS": 0, "SOLVER.MARGIN": 0,
     "SOLVER.WARMUP_EPOCHS": 0, "SOLVER.ACCUM_STEPS": 1, "SOLVER.LOG_PERIOD": 1, "SOLVER.EVAL_PERIOD": 1,
-    "TEST.RE_RANKING_K1": 1, "TEST.RE_RANKING_K2": 1, "TEST.CONTACT_SHEET": 0, "DATASETS.SAMPLING_STEP": 0,
+    "TEST.RE_RANKING_K1": 1, "TEST.RE_RANKING_K2": 1, "TEST.CONTACT_SHEET": 0,
 }  # fmt: skip
 SWITCH_WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _FRAME_POSITIONS = 77  # of the temporal transformers of Table 5
@@ -79,6 +80,10 @@ def _range_faults(cfg: CfgNode) -> Iterator[str]:
     for key, least in (_AT_LEAST | dict.fromkeys(weights, 0)).items():
         if not least <= _value(cfg, key) < math.inf:
             yield f"{key} must be {least} or more, found {_value(cfg, key)}"
+    items = cfg.DATASETS.TRAIN_ITEMS
+    if not re.fullmatch(r" *(auto|tracklets|chunks( +0*[1-9]\d*)|windows( +0*[1-9]\d*){2}) *", items):
+        words = "auto, tracklets, 'chunks LENGTH' or 'windows LENGTH STEP' (in frames)"
+        yield f"DATASETS.TRAIN_ITEMS must be {words}, found '{items}'"
     for key in ("DATASETS.ROOT_DIR", "OUTPUT_DIR"):
         if not _value(cfg, key).strip():
             yield f"{key} is empty; name a folder"

@@ -26,6 +26,7 @@ REMOVED = {
     "MODEL.SIE_VIEW": "the video data sets have no view labels",
     "MODEL.NO_MARGIN": "set SOLVER.MARGIN",
     "INPUT.PADDING": "frames are not padded",
+    "DATASETS.SAMPLING_STEP": "DATASETS.TRAIN_ITEMS cuts tracklets into training items ('chunks 48', or 'tracklets')",
     "DATALOADER.SAMPLER": "batches are always P x K",
     "SOLVER.OPTIMIZER_NAME": "the optimiser is Adam",
     "SOLVER.WARMUP_METHOD": "the warm-up is linear",
@@ -38,6 +39,9 @@ REMOVED = {
     "TEST.DIST_MAT": "set TEST.SAVE_FEATURES or TEST.SAVE_RANKS",
     "TEST.EVAL": "eval-main.py evaluates, train-main.py trains",
 }
+
+# Keys of earlier versions with their default, which the config.yml of a run may still hold; it asks for nothing.
+FORMER_DEFAULTS = {"DATASETS.SAMPLING_STEP": 48}
 
 
 def advice(key: str, known: Collection[str]) -> str | None:

@@ -17,10 +17,11 @@ from yacs.config import CfgNode
 from configs.check import SWITCH_WORDS, check_cfg
 from configs.defaults import get_cfg
 from configs.errors import ConfigError
-from configs.legacy import advice
+from configs.legacy import FORMER_DEFAULTS, advice
 
 _PATHS = (
-    "MODEL.PRETRAIN_PATH", "DATASETS.ROOT_DIR", "DATASETS.EXCLUDE", "DATASETS.CACHE_DIR", "TEST.WEIGHT", "OUTPUT_DIR",
+    "MODEL.PRETRAIN_PATH", "DATASETS.ROOT_DIR", "DATASETS.EXCLUDE", "DATASETS.PACK", "DATASETS.CACHE_DIR",
+    "TEST.WEIGHT", "OUTPUT_DIR",
 )  # fmt: skip
 _LARGEST_INT = 2**64 - 1  # what torch takes as a seed
 
@@ -37,6 +38,8 @@ def load_cfg(path: str | Path | Sequence[str | Path] | None = None, opts: Sequen
     settings = [(key, value, str(file)) for file in paths for key, value in flatten(_read_yaml(Path(file)))]
     settings += [(key, value, "command line") for key, value in _pairs(opts)]
     for key, value, source in settings:
+        if key in FORMER_DEFAULTS and _literal(value) == FORMER_DEFAULTS[key]:
+            continue
         if key not in leaves:
             raise ConfigError(f"{source}: {_unknown_key(key, value, leaves)}")
         *sections, leaf = key.split(".")

@@ -13,8 +13,9 @@ from yacs.config import CfgNode
 from datasets.clips import ClipAugment, ClipLoader, EvalClips, IdentitySampler, TrainClips, keep_batch
 from datasets.exclusion import read_exclusions, unless_excluded
 from datasets.frames import FILES, FrameSource, frame_source
+from datasets.items import TrainItems
 from datasets.registry import DATA_SETS, find_dataset, official_name
-from datasets.tracklet import OnFault, RawSplits, ReIDSplits, Tracklet, cut_into_chunks, raise_or_warn
+from datasets.tracklet import DataSet, OnFault, RawSplits, ReIDSplits, Tracklet, raise_or_warn
 from datasets.validation import hold_out
 from utils.errors import InputError, MissingFileError
 
@@ -23,6 +24,7 @@ def load_splits(
     name: str,
     root: str,
     *,
+    train_items: str = "auto",
     exclude: str = "",
     val_fraction: float = 0.0,
     seed: int = 0,
@@ -30,21 +32,29 @@ def load_splits(
 ) -> ReIDSplits:
     """Splits of the data set `name` (case and hyphens do not matter) under `root`, its folder or the parent of it.
 
-    `exclude` is a list of frames to leave out (see datasets.exclusion). With a `val_fraction` above 0, that share of
-    the training identities, drawn by `seed`, becomes the validation part of a set that has none of its own. The other
-    options belong to single sets: `split` and `train_half` of iLIDS-VID, `sampling_step` and `validation` of LS-VID,
+    `train_items` says what training draws clips from (see datasets.items); 'auto' is what the authors of TF-CLIP did
+    with this set: windows of 8 frames of iLIDS-VID, chunks of 48 of LS-VID, else whole tracklets. Test tracklets are
+    always whole. `exclude` is a list of frames to leave out (see datasets.exclusion). With a `val_fraction` above 0,
+    that share of the training identities, drawn by `seed`, becomes the validation part of a set that has none of its
+    own. The other options belong to single sets: `split` and `train_half` of iLIDS-VID, `validation` of LS-VID,
     `cache_dir` where something has to be unpacked or cropped. Raises InputError (a ValueError) for an unknown name or
     option or a broken list, MissingFileError (a FileNotFoundError) for a missing one.
     """
+    items = items_of(find_dataset(name), train_items)
     exclusions = read_exclusions(exclude)
     raw = load_raw(name, root, unless_excluded(exclusions), **options)
     kept = exclusions.apply(raw)
-    splits = _finish(official_name(name), kept, val_fraction, seed)
+    splits = finish_splits(official_name(name), kept, items, val_fraction, seed)
     return replace(splits, left_out=exclusions.describe(raw, kept))
 
 
+def items_of(dataset: DataSet, train_items: str) -> TrainItems:
+    """The training items that the text names; 'auto': those of the data set. Raises InputError for another text."""
+    return TrainItems.parse(dataset.train_items if train_items == "auto" else train_items)
+
+
 def load_raw(name: str, root: str, on_fault: OnFault = raise_or_warn, **options) -> RawSplits:
-    """What the lists of a data set say, before labels and chunks; faults of single rows go to `on_fault`."""
+    """What the lists of a data set say, before labels and training items; faults of single rows go to `on_fault`."""
     dataset = find_dataset(name)
     unknown = [option for option in options if option not in dataset.options]
     if unknown:
@@ -53,8 +63,8 @@ def load_raw(name: str, root: str, on_fault: OnFault = raise_or_warn, **options)
     return dataset.parse(root, on_fault=on_fault, **options)
 
 
-def _finish(name: str, raw: RawSplits, val_fraction: float, seed: int) -> ReIDSplits:
-    """Validation part, training chunks, labels."""
+def finish_splits(name: str, raw: RawSplits, items: TrainItems, val_fraction: float, seed: int) -> ReIDSplits:
+    """Validation part, training items, labels; raises InputError for a split without tracklets."""
     train, val_query, val_gallery = raw.train, raw.val_query, raw.val_gallery
     source = f"of {name} itself" if val_query else ""
     if val_fraction and not val_query and train:
@@ -68,7 +78,7 @@ def _finish(name: str, raw: RawSplits, val_fraction: float, seed: int) -> ReIDSp
     pids = sorted({t.pid for t in train})
     label = {pid: number for number, pid in enumerate(pids)}
     return ReIDSplits(
-        train=tuple(replace(t, pid=label[t.pid]) for t in cut_into_chunks(train, raw.train_chunk)),
+        train=tuple(replace(t, pid=label[t.pid]) for t in items.cut(train)),
         query=tuple(raw.query),
         gallery=tuple(raw.gallery),
         num_classes=len(pids),
@@ -81,6 +91,7 @@ def _finish(name: str, raw: RawSplits, val_fraction: float, seed: int) -> ReIDSp
         persons=raw.persons,
         cameras=raw.cameras,
         validation_source=source,
+        train_items=str(items),
     )
 
 
@@ -100,7 +111,13 @@ def configured_splits(cfg: CfgNode, name: str = "", root: str = "", validation: 
     if "validation" in options:
         options["validation"] = validation
     splits = load_splits(
-        name, root, exclude=cfg.DATASETS.EXCLUDE, val_fraction=fraction, seed=cfg.SOLVER.SEED, **options
+        name,
+        root,
+        train_items=cfg.DATASETS.TRAIN_ITEMS,
+        exclude=cfg.DATASETS.EXCLUDE,
+        val_fraction=fraction,
+        seed=cfg.SOLVER.SEED,
+        **options,
     )
     return replace(splits, pack=pack)
 
@@ -127,7 +144,6 @@ def dataset_options(cfg: CfgNode, name: str) -> dict[str, Any]:
     values = {
         "split": cfg.DATASETS.SPLIT,
         "train_half": cfg.DATASETS.TRAIN_HALF,
-        "sampling_step": cfg.DATASETS.SAMPLING_STEP,
         "validation": True,
         "cache_dir": cache_dir(cfg),
     }
@@ -167,10 +183,14 @@ def build_train_loader(cfg: CfgNode, splits: ReIDSplits) -> DataLoader:
         cfg.SOLVER.IMS_PER_BATCH,
         frame_source(splits.pack, splits.root),
     )
-    sampler = IdentitySampler(
-        [t.pid for t in splits.train], cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_INSTANCE, cfg.SOLVER.SEED
-    )
+    sampler = build_sampler(cfg, splits)
     return ClipLoader(dataset, batch_sampler=sampler, collate_fn=keep_batch, **_loader_options(cfg))
+
+
+def build_sampler(cfg: CfgNode, splits: ReIDSplits) -> IdentitySampler:
+    """The P x K batches of training items; raises InputError for fewer than P identities."""
+    pids = [t.pid for t in splits.train]
+    return IdentitySampler(pids, cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_INSTANCE, cfg.SOLVER.SEED)
 
 
 def build_memory_loader(cfg: CfgNode, splits: ReIDSplits) -> DataLoader:

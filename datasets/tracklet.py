@@ -3,8 +3,8 @@
 import inspect
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import PurePath
 
 from utils.errors import InputError
@@ -59,7 +59,6 @@ class RawSplits:
     persons: Mapping[int, str] = field(default_factory=dict)  # id -> name, where the ids are not the data set's own
     val_query: Sequence[Tracklet] = ()  # the data set's own validation part
     val_gallery: Sequence[Tracklet] = ()
-    train_chunk: int = 0  # frames per training item; 0: whole tracklets
 
     def person(self, pid: int) -> str:
         """The name of a person as the data set has it."""
@@ -70,7 +69,7 @@ class RawSplits:
 class ReIDSplits:
     """Training, query and gallery tracklets; `gallery` holds no query."""
 
-    train: tuple[Tracklet, ...]
+    train: tuple[Tracklet, ...]  # training items, whole tracklets or parts of them
     query: tuple[Tracklet, ...]
     gallery: tuple[Tracklet, ...]
     num_classes: int  # training identities (C)
@@ -84,6 +83,7 @@ class ReIDSplits:
     cameras: tuple[str, ...] = ()  # name of camera 0, 1, ...
     validation_source: str = ""  # where the validation part comes from
     left_out: str = ""  # what DATASETS.EXCLUDE took away, in words
+    train_items: str = "tracklets"  # what `train` holds, as DATASETS.TRAIN_ITEMS names it
     pack: str = ""  # the one file that holds all frames (datasets.frames.store); empty: each has a file of its own
 
     def summary(self) -> str:
@@ -95,6 +95,8 @@ class ReIDSplits:
         for name, tracklets in rows.items():
             ids, count, frames, cameras = count_tracklets(tracklets)
             lines.append(f"{name:<12}{ids:>8,}{count:>12,}{frames:>12,}{cameras:>10}")
+        if self.train_items != "tracklets":
+            lines.append(f"train is cut into {self.train_items} (DATASETS.TRAIN_ITEMS); frames count in each item")
         return "\n".join(lines)
 
     def person(self, pid: int) -> str:
@@ -125,6 +127,7 @@ class DataSet:
     official: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # split -> identities, tracklets
     official_test: tuple[int, int] | None = None  # queries and ranked gallery tracklets of the published protocol
     num_splits: int = 1  # train/test splits that DATASETS.SPLIT chooses from
+    train_items: str = "tracklets"  # the authors' training items, as DATASETS.TRAIN_ITEMS names them
     distractor: int | None = None  # the id that stands for nobody
     may_number_twice: bool = False  # train and test may both count their persons from the same number on
     junk: str | tuple[str, ...] | None = None  # how the names of images begin that no list has to name; None: unknown
@@ -147,16 +150,3 @@ def below(root: str, frame: str) -> str:
     prefix = root.rstrip(os.sep) + os.sep
     inside = frame[len(prefix) :] if root and frame.startswith(prefix) else frame
     return inside if os.sep == "/" else PurePath(inside).as_posix()
-
-
-def cut_into_chunks(tracklets: Iterable[Tracklet], step: int) -> list[Tracklet]:
-    """Cut each tracklet into chunks of `step` frames, the last one taking the rest (up to 2 * step - 1 frames).
-
-    A tracklet shorter than two steps is kept whole; so are all when `step` is 0.
-    """
-    chunks = []
-    for t in tracklets:
-        count = max(1, len(t.frames) // step) if step else 1
-        starts = [step * number for number in range(count)]
-        chunks += [replace(t, frames=t.frames[start:end]) for start, end in zip(starts, [*starts[1:], None])]
-    return chunks

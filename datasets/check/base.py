@@ -27,8 +27,8 @@ class Disk:
 
 
 def counted(number: int, noun: str) -> str:
-    """`1 frame`, `2,000 frames`, `2 processes`."""
-    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    """`1 frame`, `2,000 frames`, `2 batches`."""
+    ending = "" if number == 1 else "es" if noun.endswith(("s", "ch")) else "s"
     return f"{number:,} {noun}{ending}"
 
 

@@ -15,7 +15,15 @@ from yacs.config import CfgNode
 
 from configs import load_cfg, resolve_auto
 from configs.command import CommandParser, run_command, say
-from datasets.build import check_split_key, dataset_options, load_raw, split_numbers
+from datasets.build import (
+    build_sampler,
+    check_split_key,
+    dataset_options,
+    finish_splits,
+    items_of,
+    load_raw,
+    split_numbers,
+)
 from datasets.check.base import Disk, Problem, counted, frames_to_check, named_frames
 from datasets.check.fix_list import check_writable, earlier_reasons, leave_out, write_list
 from datasets.check.folders import scan_folders, unused_images
@@ -39,8 +47,10 @@ from datasets.check.report import (
 )
 from datasets.exclusion import Exclusions, read_exclusions
 from datasets.frames import OpenedFrame, open_frames
+from datasets.items import TrainItems
 from datasets.registry import find_dataset
 from datasets.tracklet import DataSet, Fault, RawSplits
+from utils.errors import InputError
 
 _FRAMES_PER_PROCESS = 20_000  # with fewer frames a process takes more time to start than it saves
 
@@ -78,7 +88,9 @@ def _check(cfg: CfgNode, arguments: argparse.Namespace) -> int:
     first, first_kept = splits[number], kept[number]
     root = first.root
     shown = f", split {number} of the {len(splits)} that are checked" if len(splits) > 1 else ""
-    say([f"{dataset.name} in {root}{shown}", *table(first_kept, dataset.official)])
+    items = items_of(dataset, cfg.DATASETS.TRAIN_ITEMS)
+    epoch = _epoch_line(cfg, dataset, first_kept, items)
+    say([f"{dataset.name} in {root}{shown}", *table(first_kept, dataset.official), *epoch])
     if cfg.DATASETS.PACK:
         say(["files are checked, not DATASETS.PACK; python -m datasets.pack --check compares it with the files"])
 
@@ -102,7 +114,7 @@ def _check(cfg: CfgNode, arguments: argparse.Namespace) -> int:
         *_config_notes(cfg, rules),
         *other_counts(first_kept, dataset.official),
         *row_notes(remaining),
-        *short_identities(first_kept, cfg.DATALOADER.NUM_INSTANCE),
+        *short_identities(first_kept, items.cut(first_kept.train), cfg.DATALOADER.NUM_INSTANCE),
         *odd_shapes(root, frames_to_check(kept.values(), several), opened),
         *unused_note(root, unused),
         *exclusion_notes(list(splits.values()), faults, exclusions, several),
@@ -150,6 +162,18 @@ def _rules(cfg: CfgNode, raw: RawSplits, dataset: DataSet) -> Rules:
         val_fraction=cfg.DATASETS.VAL_FRACTION if cfg.SOLVER.SELECT_BY == "val" else 0.0,
         seed=cfg.SOLVER.SEED,
     )
+
+
+def _epoch_line(cfg: CfgNode, dataset: DataSet, raw: RawSplits, items: TrainItems) -> list[str]:
+    """Training items and batches of an epoch; nothing where no training can start, which is a problem of its own."""
+    fraction = cfg.DATASETS.VAL_FRACTION if cfg.SOLVER.SELECT_BY == "val" else 0.0
+    try:
+        splits = finish_splits(dataset.name, raw, items, fraction, cfg.SOLVER.SEED)
+        batches = len(build_sampler(cfg, splits))
+    except InputError:
+        return []
+    size = cfg.SOLVER.IMS_PER_BATCH
+    return [f"an epoch: {len(splits.train):,} training items ({items}), {counted(batches, 'batch')} of {size} clips"]
 
 
 def _config_notes(cfg: CfgNode, rules: Rules) -> list[str]:

@@ -8,7 +8,7 @@ from datasets.check.base import Frames, Problem, counted, first_of, split_frames
 from datasets.check.frames import odd_frames
 from datasets.exclusion import Exclusions
 from datasets.frames import OpenedFrame
-from datasets.tracklet import Fault, RawSplits, below, count_tracklets, cut_into_chunks
+from datasets.tracklet import Fault, RawSplits, Tracklet, below, count_tracklets
 
 _SHOWN = 10  # problems of a kind that are listed unless --all is given
 _NAMES = 5  # in a note
@@ -37,14 +37,14 @@ def other_counts(raw: RawSplits, official: Official) -> list[str]:
     return [f"ids or tracklets of {', '.join(other)} are not the official ones: a cut, or another version"]
 
 
-def short_identities(raw: RawSplits, per_identity: int) -> list[str]:
-    """A note on identities with fewer training tracklets or chunks than a batch takes of each."""
-    items = Counter(t.pid for t in cut_into_chunks(raw.train, raw.train_chunk))
-    short = [raw.person(pid) for pid, count in sorted(items.items()) if count < per_identity]
+def short_identities(raw: RawSplits, items: Sequence[Tracklet], per_identity: int) -> list[str]:
+    """A note on identities with fewer training items than a batch takes of each."""
+    counts = Counter(t.pid for t in items)
+    short = [raw.person(pid) for pid, count in sorted(counts.items()) if count < per_identity]
     if not short:
         return []
     return [
-        f"{len(short):,} of {len(items):,} identities have fewer than {per_identity} training tracklets "
+        f"{len(short):,} of {len(counts):,} identities have fewer than {per_identity} training items "
         f"(DATALOADER.NUM_INSTANCE), which are drawn with replacement: {first_of(short, _NAMES)}"
     ]
 

@@ -220,5 +220,6 @@ ILIDSVID = DataSet(
     official={"train": (150, 300), "query": (150, 150), "gallery": (150, 150)},
     official_test=(150, 150),
     num_splits=len(_SPLITS),
+    train_items="windows 8 4",
     spare=("images",),
 )

@@ -53,20 +53,15 @@ class _Images:
         return [base + name for name in names[first:last]]
 
 
-def parse_lsvid(
-    root: str | Path, on_fault: OnFault = raise_or_warn, sampling_step: int = 48, validation: bool = True
-) -> RawSplits:
+def parse_lsvid(root: str | Path, on_fault: OnFault = raise_or_warn, validation: bool = True) -> RawSplits:
     """Read the LS-VID lists into 2,831 training, 3,504 query and 7,829 other gallery tracklets (official files).
 
     `root` is the folder that holds tracklet_train/ and tracklet_test/, or its parent. Lines of person -1 (junk) are
-    dropped; training is cut into chunks of `sampling_step` frames (0: whole tracklets). A list of validation
-    sequences beside the others is read too, unless `validation` is False. Nothing is written. Lines that are wrong go
-    to `on_fault`, by default an InputError (a ValueError) naming list and line, and are left out. Raises
-    MissingFileError (a FileNotFoundError) naming the first missing file, InputError for a list that cannot be read at
-    all.
+    dropped. A list of validation sequences beside the others is read too, unless `validation` is False. Nothing is
+    written. Lines that are wrong go to `on_fault`, by default an InputError (a ValueError) naming list and line, and
+    are left out. Raises MissingFileError (a FileNotFoundError) naming the first missing file, InputError for a list
+    that cannot be read at all.
     """
-    if not isinstance(sampling_step, int) or isinstance(sampling_step, bool) or sampling_step < 0:
-        raise InputError(f"DATASETS.SAMPLING_STEP {sampling_step!r} must be a whole number of frames, 0 or more")
     folder, layout = find_root(Path(root), "LS-VID", _LAYOUTS, _HOW_TO_GET)
     train_list, test_list, test_info = (folder / name for name in _LAYOUTS[layout])
     train_lines = _read_list(train_list, on_fault)
@@ -88,7 +83,6 @@ def parse_lsvid(
         gallery_includes_query=True,
         val_query=val_query,
         val_gallery=val_gallery,
-        train_chunk=sampling_step,
     )
 
 
@@ -192,6 +186,7 @@ LSVID = DataSet(
     parse=parse_lsvid,
     official={"train": (842, 2_831), "query": (2_730, 3_504), "gallery": (2_730, 7_829)},
     official_test=(3_504, 11_333),
+    train_items="chunks 48",
     distractor=0,
     may_number_twice=True,
 )

@@ -11,13 +11,14 @@ from processor import run_folder as files
 from utils.checkpoint import Checkpoint
 from utils.errors import InputError, MissingFileError
 
-# Keys that may differ between a run and its continuation: they change nothing that has been computed. The data's folder
-# and the exclusion list may move, because the training tracklets themselves are compared.
+# Keys that may differ between a run and its continuation: they change nothing that has been computed. Data folder,
+# the exclusion list and the kind of training items may change, because the items themselves are compared.
 _FREE = (
     "DATALOADER.NUM_WORKERS", "DATASETS.CACHE_DIR", "DATASETS.EXCLUDE", "DATASETS.PACK", "DATASETS.ROOT_DIR",
-    "MODEL.GRAD_CHECKPOINT", "MODEL.PRETRAIN_PATH", "OUTPUT_DIR", "SOLVER.ACCUM_STEPS", "SOLVER.AMP", "SOLVER.COMPILE",
-    "SOLVER.EVAL_PERIOD", "SOLVER.LOG_PERIOD", "SOLVER.MAX_EPOCHS", "TEST.CAMERA_PAIRS", "TEST.CONTACT_SHEET",
-    "TEST.DATASETS", "TEST.FRAMES_PER_BATCH", "TEST.SAMPLING", "TEST.SAVE_", "TEST.UNTRAINED", "TEST.WEIGHT",
+    "DATASETS.TRAIN_ITEMS", "MODEL.GRAD_CHECKPOINT", "MODEL.PRETRAIN_PATH", "OUTPUT_DIR", "SOLVER.ACCUM_STEPS",
+    "SOLVER.AMP", "SOLVER.COMPILE", "SOLVER.EVAL_PERIOD", "SOLVER.LOG_PERIOD", "SOLVER.MAX_EPOCHS", "TEST.CAMERA_PAIRS",
+    "TEST.CONTACT_SHEET", "TEST.DATASETS", "TEST.FRAMES_PER_BATCH", "TEST.SAMPLING", "TEST.SAVE_", "TEST.UNTRAINED",
+    "TEST.WEIGHT",
 )  # fmt: skip
 # Keys of the tests that choose best.pth; after the last of these tests only the final one reads them.
 _FREE_WHEN_TRAINED = ("TEST.", "MODEL.SIE_UNSEEN")

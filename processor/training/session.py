@@ -48,6 +48,7 @@ def train_one(cfg: CfgNode, resume: bool, discard: Path | None) -> None:
     splits = experiment.splits
     seed_everything(cfg.SOLVER.SEED)
     train_loader = build_train_loader(cfg, splits)
+    logger.info("an epoch: %d items, %d batches of %d", len(splits.train), len(train_loader), cfg.SOLVER.IMS_PER_BATCH)
     model = build_model(cfg, splits.num_classes, splits.num_cameras, pretrained=checkpoint is None)
     if checkpoint is not None:
         fill_model(model, WeightFile("checkpoint", checkpoint.model), str(out / files.LAST), allow_skipped=False)

@@ -152,11 +152,11 @@ def test_a_camera_of_the_test_alone_is_substituted_alike_in_training_and_in_eval
 
 def test_ls_vid_is_trained_on_chunks_and_tested_on_whole_tracklets(tmp_path):
     write_set(tmp_path / "set", "lsvid", **PLAN | {"frames": (7, 9)}, cameras=2, tracklets=1)
-    splits = load_splits("LS-VID", str(tmp_path / "set"), sampling_step=4)
+    splits = load_splits("LS-VID", str(tmp_path / "set"), train_items="chunks 4")
     assert {len(t.frames) for t in splits.train} == {4, 5} | ({7} & {len(t.frames) for t in splits.train})
     assert {len(t.frames) for t in splits.query + splits.gallery} <= {7, 8, 9}
     assert splits.num_cameras == 15 and splits.gallery_includes_query and splits.val_query
-    keys = ONE_EPOCH | {"DATASETS__SAMPLING_STEP": 4, "SOLVER__SELECT_BY": "val"}
+    keys = ONE_EPOCH | {"DATASETS__TRAIN_ITEMS": "'chunks 4'", "SOLVER__SELECT_BY": "val"}
     assert train_main(argv("lsvid", tmp_path / "set", tmp_path / "run", **keys)) == 0
     assert metrics(tmp_path / "run")["selected_by"] == "val"
     log = (tmp_path / "run" / "train_log.txt").read_text()

@@ -3,7 +3,7 @@
 import pytest
 
 from datasets.exclusion import Exclusions, read_exclusions, unless_excluded, write_exclusions
-from datasets.tracklet import Fault, RawSplits, Tracklet, cut_into_chunks, raise_or_warn
+from datasets.tracklet import Fault, RawSplits, Tracklet, raise_or_warn
 from datasets.validation import hold_out
 from utils.errors import InputError
 
@@ -34,19 +34,6 @@ def test_only_identities_that_can_be_found_again_are_drawn():
     assert len(held.query) == len(held.gallery) == 3
     with pytest.raises(InputError, match=r"2 of 3 training identities cannot be held out .*VAL_FRACTION 0.1"):
         hold_out([t for t in PEOPLE if t.pid < 3], 0.1, seed=0)
-
-
-@pytest.mark.parametrize(
-    ("frames", "step", "expected"),
-    [(60, 48, [60]), (95, 48, [95]), (96, 48, [48, 48]), (143, 48, [48, 95]), (144, 48, [48, 48, 48]), (47, 48, [47]),
-     (500, 0, [500]), (3, 1, [1, 1, 1])],
-)  # fmt: skip
-def test_chunks_of_the_sampling_step_with_the_rest_in_the_last(frames, step, expected):
-    whole = tracklet(7, 2, frames=frames)
-    chunks = cut_into_chunks([whole], step)
-    assert [len(t.frames) for t in chunks] == expected
-    assert tuple(frame for t in chunks for frame in t.frames) == whole.frames
-    assert {(t.pid, t.camid) for t in chunks} == {(7, 2)}
 
 
 RAW = RawSplits(

@@ -17,6 +17,7 @@ from datasets.check.problems import LEAK, Rules, find_problems, folder_problems,
 from datasets.check.report import exclusion_notes, odd_shapes, short_identities, table
 from datasets.exclusion import Exclusions
 from datasets.frames.probe import OpenedFrame
+from datasets.items import TrainItems
 from datasets.sets.lsvid import LSVID
 from datasets.sets.mars import MARS
 from datasets.tracklet import Fault, RawSplits, Tracklet
@@ -89,9 +90,11 @@ def test_a_clean_set_passes_and_nothing_is_written_into_it(run, data):
     assert [line[:3] for line in counts] == [["train", "6", "36"], ["query", "4", "12"], ["gallery", "5", "21"]]
     assert counts[0][-2:] == ["625", "8,298"] and lines[1].split()[-3:] == ["official", "ids", "tracklets"]
     frames = sum(int(line[3]) for line in counts)
-    assert lines[5].startswith(f"{frames} frames opened in ") and lines[5].endswith("in this process")
-    assert lines[6].startswith("note: ids or tracklets of train, query, gallery are not the official ones")
-    assert (rc, lines[7:], contents(data)) == (0, ["no problem found"], before)
+    # Each of the 6 persons has 6 items, so one group of 4; a batch takes those of 4 persons, and 2 are left.
+    assert lines[5] == "an epoch: 36 training items (tracklets), 1 batch of 16 clips"
+    assert lines[6].startswith(f"{frames} frames opened in ") and lines[6].endswith("in this process")
+    assert lines[7].startswith("note: ids or tracklets of train, query, gallery are not the official ones")
+    assert (rc, lines[8:], contents(data)) == (0, ["no problem found"], before)
     assert "Traceback" not in errors
 
 
@@ -249,8 +252,8 @@ def test_frames_far_from_a_persons_shape_are_noted_up_to_one_per_cent(size, odd)
 
 def test_notes_on_short_identities_and_on_exclusions():
     raw = raw_splits([(1, 0, "a"), (1, 1, "b"), (7, 0, "c d e f")], persons={7: "Ann"})
-    assert short_identities(raw, 2)[0].endswith("drawn with replacement: Ann")
-    assert short_identities(raw_splits([(7, 0, "c d e f")], train_chunk=2), 2) == []
+    assert short_identities(raw, raw.train, 2)[0].endswith("drawn with replacement: Ann")
+    assert short_identities(raw, TrainItems.parse("chunks 2").cut(raw.train[2:]), 2) == []
     fault = Fault("wrong row", ("/data/w",), "/data")
     exclusions = Exclusions([("train", "a"), ("", "c"), ("query", "w"), ("query", "a"), ("", "gone")])
     notes = exclusion_notes([raw], [fault], exclusions, several=False)

@@ -64,7 +64,7 @@ def test_texts_become_ids_in_their_order_over_all_splits_and_cameras_in_natural_
     assert [(t.pid, t.camid) for t in raw.train] == [(1, 1), (1, 2), (2, 1)]
     assert [(t.pid, t.camid) for t in raw.query] == [(3, 0)]
     assert [(t.pid, t.camid) for t in raw.gallery] == [(2, 2), (3, 1)]
-    assert (raw.root, raw.gallery_includes_query, raw.train_chunk) == (str(root), False, 0)
+    assert (raw.root, raw.gallery_includes_query) == (str(root), False)
     assert not raw.val_query and not raw.val_gallery
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from datasets.sets.ilidsvid import parse_ilidsvid
-from datasets.tracklet import cut_into_chunks
 from tests.datasets.sets.ilidsvid_files import PERSONS, SPLIT_FILE, SPLITS, pids, write_set, write_splits
 from tests.refusals import refused, with_faults
 from utils.errors import InputError
@@ -40,7 +39,6 @@ def test_tracklets_are_whole_with_frames_in_the_order_of_names(root):
     expected = tuple(str(folder / f"cam2_person002_{number:05d}.png") for number in (9998, 9999, 10000))
     assert raw.gallery[1].frames == expected
     assert raw.root == str(root / "i-LIDS-VID") and all(t.frames[0].startswith(raw.root + os.sep) for t in raw.train)
-    assert cut_into_chunks(raw.train, raw.train_chunk) == list(raw.train)
 
 
 @pytest.mark.parametrize("split", [-1, 10, "10", "all", "", "03", "01", 1.0, True, None, " 3", "٣"])

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from datasets import load_splits
 from datasets.sets.lsvid import parse_lsvid
-from datasets.tracklet import cut_into_chunks
 from tests.datasets.sets.lsvid_files import (
     LISTS,
     LISTS_IN_INFO,
@@ -35,7 +35,7 @@ def test_hand_built_lists_give_the_expected_tracklets(root):
     assert brief(raw.query) == [(9, 1, 2), (501, 0, 2)]
     assert brief(raw.gallery) == [(9, 9, 3), (501, 3, 1)]
     assert raw.cameras == tuple(str(camera) for camera in range(1, 16))
-    assert (raw.root, raw.gallery_includes_query, raw.train_chunk) == (str(root), True, 48)
+    assert (raw.root, raw.gallery_includes_query) == (str(root), True)
     assert (raw.val_query, raw.val_gallery) == ([], [])
     # Frames are full paths in the order of names, whatever the order in which they were written.
     start = root / "tracklet_train" / "my people" / "0008" / "0008_02"
@@ -90,23 +90,14 @@ def test_a_byte_order_mark_zeros_before_a_camera_and_junk_without_images_are_acc
     assert brief(parse_lsvid(root).train)[2:] == [(70, 0, 1), (1, 2, 2)]
 
 
-@pytest.mark.parametrize(
-    ("frames", "step", "chunks"),
-    [(60, 48, [60]), (96, 48, [48, 48]), (143, 48, [48, 95]), (47, 48, [47]), (143, 64, [64, 79]), (143, 0, [143])],
-)
-def test_training_is_cut_into_chunks_and_short_tracklets_stay_whole(root, frames, step, chunks):
-    paths = write_frames(root, "tracklet_train/long/0005_", 6, frames)
+@pytest.mark.parametrize(("items", "lengths"), [("auto", [48, 95]), ("chunks 64", [64, 79]), ("tracklets", [143])])
+def test_training_is_cut_into_items_that_hold_every_frame(root, items, lengths):
+    paths = write_frames(root, "tracklet_train/long/0005_", 6, 143)
     write_list(root / LISTS[0], ["tracklet_train/long/0005_ 5"])
-    raw = parse_lsvid(root, sampling_step=step)
-    assert brief(raw.train) == [(5, 5, frames)] and raw.train_chunk == step
-    cut = cut_into_chunks(raw.train, raw.train_chunk)
-    assert [len(t.frames) for t in cut] == chunks
-    assert [frame for t in cut for frame in t.frames] == paths
-
-
-@pytest.mark.parametrize("step", [-1, 4.5, "48", True, None])
-def test_a_step_that_is_no_number_of_frames_is_refused(root, step):
-    refused("DATASETS.SAMPLING_STEP .*must be a whole number", parse_lsvid, root, sampling_step=step)
+    assert brief(parse_lsvid(root).train) == [(5, 5, 143)]
+    splits = load_splits("LS-VID", str(root), train_items=items)
+    assert [len(t.frames) for t in splits.train] == lengths
+    assert [frame for t in splits.train for frame in t.frames] == paths
 
 
 @pytest.mark.parametrize(

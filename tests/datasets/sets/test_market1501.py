@@ -121,8 +121,8 @@ def test_the_check_counts_and_needs_no_mention_of_junk(root, capsys):
         ["gallery", "3", "4", "4", "3", "751", "15,913"],
     ]
     # Junk, hidden files and gt_bbox need no mention; 12 and 30 have one image each, which a video would have too.
-    assert [line for line in lines[6:] if not line.startswith("note: ids or tracklets of")] == [
-        "note: 2 of 3 identities have fewer than 2 training tracklets (DATALOADER.NUM_INSTANCE), which are drawn with "
+    assert [line for line in lines[7:] if not line.startswith("note: ids or tracklets of")] == [
+        "note: 2 of 3 identities have fewer than 2 training items (DATALOADER.NUM_INSTANCE), which are drawn with "
         "replacement: 12, 30",
         "no problem found",
     ]

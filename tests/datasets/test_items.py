@@ -1,0 +1,99 @@
+"""Training items: tracklets, chunks and windows, and how many batches they make."""
+
+import pytest
+
+from configs import changed_keys, load_cfg
+from configs.errors import ConfigError
+from datasets import load_splits
+from datasets.build import build_sampler, finish_splits
+from datasets.items import TrainItems
+from datasets.registry import DATA_SETS
+from datasets.tracklet import RawSplits, Tracklet
+from tests.refusals import refused
+
+
+def whole(num_frames: int) -> Tracklet:
+    return Tracklet(tuple(f"{number:03d}.jpg" for number in range(num_frames)), 7, 2)
+
+
+def bounds(text: str, num_frames: int) -> list[tuple[int, int]]:
+    """(first frame, last frame) of each item; every item has to be consecutive frames of the same person."""
+    items = TrainItems.parse(text).cut([whole(num_frames)])
+    assert {(t.pid, t.camid) for t in items} == {(7, 2)}
+    pairs = [(int(t.frames[0][:3]), int(t.frames[-1][:3])) for t in items]
+    assert [t.frames for t in items] == [whole(num_frames).frames[first : last + 1] for first, last in pairs]
+    return pairs
+
+
+@pytest.mark.parametrize(
+    ("frames", "length", "lengths"),
+    [(60, 48, [60]), (95, 48, [95]), (96, 48, [48, 48]), (143, 48, [48, 95]), (144, 48, [48, 48, 48]), (47, 48, [47]),
+     (143, 64, [64, 79]), (3, 1, [1, 1, 1])],
+)  # fmt: skip
+def test_chunks_follow_each_other_and_the_last_takes_the_rest(frames, length, lengths):
+    found = bounds(f"chunks {length}", frames)
+    assert [last - first + 1 for first, last in found] == lengths
+    assert found[0][0] == 0 and found[-1][1] == frames - 1
+    assert all(after[0] == before[1] + 1 for before, after in zip(found, found[1:]))
+
+
+@pytest.mark.parametrize(
+    ("frames", "expected"),
+    [(5, [(0, 4)]), (8, [(0, 7)]), (9, [(0, 7)]), (12, [(0, 7)]), (13, [(0, 7), (4, 11)]),
+     (22, [(0, 7), (4, 11), (8, 15), (12, 19)])],
+)  # fmt: skip
+def test_windows_of_8_frames_every_4_leave_out_the_one_that_ends_with_the_last_frame(frames, expected):
+    assert bounds("windows 8 4", frames) == expected
+    assert bounds(" windows  8 4 ", frames) == expected
+
+
+def test_whole_tracklets_stay_as_they_are():
+    assert TrainItems.parse("tracklets").cut([whole(500)]) == [whole(500)]
+
+
+@pytest.mark.parametrize("text", ["", "window 8 4", "windows 8", "windows 8 0", "chunks", "chunks -1", "chunks 4.5",
+                                  "tracklets 4", "chunks 48 2"])  # fmt: skip
+def test_other_texts_are_refused_by_the_config_and_by_load_splits(text, tmp_path):
+    with pytest.raises(ConfigError, match="DATASETS.TRAIN_ITEMS must be auto, tracklets"):
+        load_cfg(None, ["DATASETS.TRAIN_ITEMS", f"'{text}'"])
+    refused("DATASETS.TRAIN_ITEMS .* must be auto, tracklets", load_splits, "MARS", str(tmp_path), train_items=text)
+
+
+@pytest.mark.parametrize("text", ["auto", "tracklets", "chunks 48", "windows 8 4", " windows  16 08 "])
+def test_config_and_items_accept_the_same_texts(text):
+    assert load_cfg(None, ["DATASETS.TRAIN_ITEMS", f"'{text}'"]).DATASETS.TRAIN_ITEMS == text
+    assert text == "auto" or TrainItems.parse(text)
+
+
+def test_each_set_has_the_items_of_its_authors_unless_told_otherwise():
+    items = {dataset.name: dataset.train_items for dataset in DATA_SETS if dataset.train_items != "tracklets"}
+    assert items == {"LS-VID": "chunks 48", "iLIDS-VID": "windows 8 4"}
+    assert load_cfg("configs/vit_base_ilids.yml").DATASETS.TRAIN_ITEMS == items["iLIDS-VID"]
+    assert load_cfg("configs/vit_base_lsvid.yml").DATASETS.TRAIN_ITEMS == items["LS-VID"]
+
+
+def test_windows_of_a_split_of_ilids_vid_and_their_batches(tmp_path):
+    """150 persons x 2 cameras: 70 frames give range(0, 62, 4), 16 windows, where whole tracklets give one item."""
+    train = [Tracklet(tuple(f"{pid}_{camid}_{frame}" for frame in range(70)), pid, camid)
+             for pid in range(1, 151) for camid in (0, 1)]  # fmt: skip
+    raw = RawSplits(str(tmp_path), train, train[:1], train[1:2], ("1", "2"), gallery_includes_query=False)
+    counts = {}
+    for text in ("windows 8 4", "tracklets"):
+        cfg = load_cfg("configs/vit_base_ilids.yml", ["DATASETS.TRAIN_ITEMS", text])
+        splits = finish_splits("iLIDS-VID", raw, TrainItems.parse(text), 0.0, 0)
+        counts[text] = len(splits.train), len(build_sampler(cfg, splits))
+    # Whole: each person gives one group of 4 draws, 150 groups are 37 batches of 4 persons. Windows: each person has
+    # 32 items, so 8 groups; 1,200 groups are 300 batches, less those that the last persons are left with alone.
+    assert counts["tracklets"] == (300, 37)
+    assert counts["windows 8 4"][0] == 4800 and 290 <= counts["windows 8 4"][1] <= 300
+
+
+def test_the_key_that_chunks_had_before_is_accepted_at_its_default_alone(tmp_path):
+    file = tmp_path / "config.yml"
+    file.write_text("DATASETS:\n  SAMPLING_STEP: 48\n")
+    assert load_cfg(file).DATASETS.TRAIN_ITEMS == "auto"
+    assert changed_keys(file.read_text(), load_cfg(file)) == {}
+    file.write_text("DATASETS:\n  SAMPLING_STEP: 24\n")
+    with pytest.raises(ConfigError, match="SAMPLING_STEP: it is gone: DATASETS.TRAIN_ITEMS cuts"):
+        load_cfg(file)
+    assert changed_keys(file.read_text(), load_cfg()) == {"DATASETS.SAMPLING_STEP": (24, None)}
