@@ -22,6 +22,8 @@ _CHOICES = {
     "DATASETS.TRAIN_HALF": ("last", "first"),
     "SOLVER.SELECT_BY": ("test", "val", "last"),
     "SOLVER.AMP": ("auto", "bf16", "fp16", "off"),
+    "SOLVER.MEMORY_PRECISION": ("tf32", "float32", "bf16", "fp16"),
+    "TEST.PRECISION": ("tf32", "float32", "bf16", "fp16"),
     "TEST.SAMPLING": ("dense", "first"),
     "TEST.EVAL_SAMPLING": ("dense", "first"),
     "TEST.NECK_FEAT": ("before", "after"),

@@ -30,7 +30,17 @@ class Experiment:
     out: Path  # OUTPUT_DIR
     dataset: str  # official name
     splits: ReIDSplits
-    runtime: Runtime
+    runtime: Runtime  # of training
+
+    @cached_property
+    def test_runtime(self) -> Runtime:
+        """The runtime of all tests."""
+        return self.runtime.with_precision(self.cfg.TEST.PRECISION, "TEST.PRECISION")
+
+    @cached_property
+    def memory_runtime(self) -> Runtime:
+        """The runtime of the pass over the training items before training."""
+        return self.runtime.with_precision(self.cfg.SOLVER.MEMORY_PRECISION, "SOLVER.MEMORY_PRECISION")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -71,6 +81,7 @@ class Experiment:
             gallery_includes_query=includes_query or part == "val",
             neck_feat=keys.NECK_FEAT,
             feat_norm=keys.FEAT_NORM,
+            precision=self.test_runtime.precision,
             camera_embedding=camera_embedding,
             re_ranking=re_ranking if keys.RE_RANKING else None,
             same_camera_filter=resolve_auto(keys.SAME_CAMERA_FILTER, splits.num_cameras > 1),
@@ -98,7 +109,10 @@ def prepare(cfg: CfgNode, out: Path, name: str = "", root: str = "", validation:
         check_scorable(experiment.protocol("first", part), *experiment.part(part))
     if not name:
         log_environment(runtime.device)
-    logger.info("precision %s (SOLVER.AMP %s)", runtime.precision, cfg.SOLVER.AMP)
+    logger.info(
+        "precision: training %s (SOLVER.AMP), tests %s (TEST.PRECISION), memory pass %s (SOLVER.MEMORY_PRECISION)",
+        runtime.precision, experiment.test_runtime.precision, experiment.memory_runtime.precision,
+    )  # fmt: skip
     logger.info("%s read in %.1f s from %s", dataset, time.perf_counter() - start, root or cfg.DATASETS.ROOT_DIR)
     for line in splits.summary().splitlines():
         logger.info("%s", line)

@@ -20,6 +20,7 @@ class EvalProtocol:
     gallery_includes_query: bool
     neck_feat: str = "before"
     feat_norm: bool = True
+    precision: str = "float32"  # of the features: 'float32', 'tf32', 'bfloat16', 'float16'
     camera_embedding: bool = True
     re_ranking: tuple[int, int, float] | None = None  # (k1, k2, lambda)
     same_camera_filter: bool = True  # leave out the query's person in the query's camera

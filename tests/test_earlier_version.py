@@ -43,7 +43,8 @@ def test_its_weights_have_the_scores_that_they_had(run, tiny_mars, tmp_path):
     weight = {"TEST.WEIGHT": run / "best.pth"}
     assert eval_main(options(run, tiny_mars, **weight | {"OUTPUT_DIR": tmp_path / "test"})) == 0
     now = metrics(tmp_path / "test")
-    assert now["protocol"] == then["protocol"] and now["num_gallery"] == then["num_gallery"]
+    assert now["protocol"] == then["protocol"] | {"precision": "float32"}  # which it did not write down
+    assert now["num_gallery"] == then["num_gallery"]
     assert now["mAP"] == pytest.approx(then["mAP"], abs=0.02)  # two near ties of a barely trained model may swap
 
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from utils.precision import autocast
+from utils.precision import autocast, float32_products
 
 _BLOCK_BYTES = 32 * 2**20  # of distances that are held at once; a matrix product of fewer queries is slower
 # Up to this many items (in all, or per match) are sorted; of more, those before each match are counted, which is faster
@@ -192,18 +192,13 @@ def device_feature_positions(q_feats: Tensor, g_feats: Tensor, roles: Roles) -> 
     if not (2 * (q_squares.max() + g_squares.max())).isfinite():
         raise ValueError(_NOT_FINITE)
     positions, counts = [], []
-    precision = torch.backends.cuda.matmul.fp32_precision
-    torch.backends.cuda.matmul.fp32_precision = "ieee"  # no TF32
-    try:
-        with autocast(q_feats.device, None):
-            for rows in query_blocks(len(q_feats), len(g_feats)):
-                sums_BG = q_squares[rows, None] + g_squares
-                dist_BG = torch.addmm(sums_BG, q_feats[rows], g_feats.T, alpha=-2).clamp_(min=0).sqrt_()
-                matches, left_out = zip(*map(roles.of, range(rows.start, rows.stop)))
-                positions.append(device_match_positions(dist_BG, matches, left_out))
-                counts += map(len, matches)
-    finally:
-        torch.backends.cuda.matmul.fp32_precision = precision
+    with float32_products(tf32=False), autocast(q_feats.device, None):
+        for rows in query_blocks(len(q_feats), len(g_feats)):
+            sums_BG = q_squares[rows, None] + g_squares
+            dist_BG = torch.addmm(sums_BG, q_feats[rows], g_feats.T, alpha=-2).clamp_(min=0).sqrt_()
+            matches, left_out = zip(*map(roles.of, range(rows.start, rows.stop)))
+            positions.append(device_match_positions(dist_BG, matches, left_out))
+            counts += map(len, matches)
     return np.split(torch.cat(positions).cpu().numpy(), np.cumsum(counts)[:-1])
 
 

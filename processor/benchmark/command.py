@@ -59,30 +59,47 @@ class Bench:
     encoded: Sequence[bytes] = ()  # files of training frames
     limits: dict[str, float] = field(default_factory=dict)  # the best of all times they were measured
 
+    def runtimes(self, part: str) -> list[Runtime]:
+        """How a part computes; a pass is also measured as training computes, where that is in another number type."""
+        keys = {"memory": self.cfg.SOLVER.MEMORY_PRECISION, "dense": self.cfg.TEST.PRECISION}
+        own = self.runtime.with_precision(keys[part], f"--parts {part}:") if part in keys else self.runtime
+        return [own] if own.precision == self.runtime.precision else [own, self.runtime]
+
+    def limits_of(self, part: str) -> list[str]:
+        """Names of the limits that a part is held against."""
+        kinds = PARTS[part][1]
+        products = [_matmul(runtime) for runtime in self.runtimes(part)] if "matmul" in kinds else []
+        return ["copy", *(kind for kind in kinds if kind != "matmul"), *products]
+
     def measure_limits(self, names: Iterable[str]) -> None:
         """Measure the limits of these names; of one that is known already the better figure stays."""
-        device, dtype = self.runtime.device, self.runtime.dtype or torch.float32
+        device = self.runtime.device
         larger = 4 if device.type == "cuda" else 1
-        measure = {
-            "decode": lambda: decode_rate(self.encoded, _REPEATS),
-            "matmul": lambda: matmul_rate(self.sizes["matmul_side"] * larger, device, dtype, _REPEATS),
-            "copy": lambda: copy_rate(self.sizes["copy_bytes"] * larger, device, _REPEATS),
-        }
+        runtimes = {_matmul(runtime): runtime for part in PARTS for runtime in self.runtimes(part)}
         for name in names:
-            self.limits[name] = max(self.limits.get(name, 0.0), measure[name]())
+            if name == "decode":
+                rate = decode_rate(self.encoded, _REPEATS)
+            elif name == "copy":
+                rate = copy_rate(self.sizes["copy_bytes"] * larger, device, _REPEATS)
+            else:
+                rate = matmul_rate(self.sizes["matmul_side"] * larger, runtimes[name], _REPEATS)
+            self.limits[name] = max(self.limits.get(name, 0.0), rate)
 
     def limit_lines(self) -> list[Measurement]:
         """The limits themselves, as lines of the table."""
         kinds = {
             "decode": ("raw decode, one thread", 1, "frames/s"),
-            "matmul": (f"matmul, {self.runtime.precision}", 1e-12, "TFLOP/s"),
             "copy": (f"{memory_name(self.runtime.device)} bandwidth, copy", 1e-9, "GB/s"),
         }
+        lines = {name: kinds.get(name, (name, 1e-12, "TFLOP/s")) for name in self.limits}
         return [
-            Measurement("limits", what, self.limits[name] * scale, unit)
-            for name, (what, scale, unit) in kinds.items()
-            if name in self.limits
+            Measurement("limits", what, self.limits[name] * scale, unit) for name, (what, scale, unit) in lines.items()
         ]
+
+
+def _matmul(runtime: Runtime) -> str:
+    """The name of the limit that products of matrices set."""
+    return f"matmul, {runtime.precision}"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -108,7 +125,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> None:
     bench = _bench(arguments)
-    held_against = {name: ("copy", *PARTS[name][1]) for name in arguments.parts}
+    held_against = {name: bench.limits_of(name) for name in arguments.parts}
     reads_frames = any("decode" in names for names in held_against.values())
     command = {"command": shlex.join(["python", "-m", "processor.benchmark", *argv])}
     data = "synthetic" if bench.drawn else bench.cfg.DATASETS.ROOT_DIR
@@ -205,7 +222,7 @@ def _measure_step(bench: Bench) -> Iterator[Measurement]:
             logger.warning("the compiled step is left out: %s", error.line)
             continue
         name = f"{clips}x{frames} at {height}x{width}{', compiled' if compiled else ''}"
-        yield from parts.step_lines(name, seconds, clips * frames, flops, peak, memory)
+        yield from parts.step_lines(name, seconds, clips * frames, flops, peak, memory, _matmul(bench.runtime))
 
 
 def _time_steps(cfg: CfgNode, warm_up: int, steps: int, compiled: bool) -> tuple[list[float], int | None]:
@@ -232,7 +249,7 @@ def _time_steps(cfg: CfgNode, warm_up: int, steps: int, compiled: bool) -> tuple
 
 def _measure_pass(bench: Bench, part: str) -> Iterator[Measurement]:
     """The CLIP-Memory pass or the dense test, reading and decoding included, with random weights."""
-    cfg, runtime, splits = _network_cfg(bench), bench.runtime, bench.splits
+    cfg, splits = _network_cfg(bench), bench.splits
     if part == "memory":
         title, tracklets = "CLIP-Memory pass", splits.train
     else:
@@ -243,13 +260,15 @@ def _measure_pass(bench: Bench, part: str) -> Iterator[Measurement]:
 
     frames, size = cfg.INPUT.SEQ_LEN, cfg.INPUT.SIZE_TEST
     frame_flops = parts.pass_flops(encoder(_meta_model(cfg, splits.num_cameras).eval()), (1, frames, *size)) / frames
-    model = build_model(cfg, _CLASSES, splits.num_cameras, pretrained=False).to(runtime.device).eval()
+    model = build_model(cfg, _CLASSES, splits.num_cameras, pretrained=False).to(bench.runtime.device).eval()
     few, many = (some_tracklets(tracklets, frames, clips) for clips in (1, bench.sizes["pass_clips"]))
     source = frame_source(splits.pack, splits.root)
     passes = [(build_test_loader(cfg, chosen, "dense", source), len(chosen)) for chosen in (few, many)]
-    rate = parts.tracklet_pass_rate(encoder(model), passes, runtime, title)
     name = f"{title}, clips of {frames} at {size[0]}x{size[1]}"
-    yield from parts.pass_lines(part, name, rate, frames, cfg.DATALOADER.NUM_WORKERS, frame_flops)
+    for runtime in bench.runtimes(part):
+        rate = parts.tracklet_pass_rate(encoder(model), passes, runtime, title)
+        said = name if runtime.precision == bench.runtime.precision else f"{name}, {runtime.precision}"
+        yield from parts.pass_lines(part, said, rate, frames, cfg.DATALOADER.NUM_WORKERS, frame_flops, _matmul(runtime))
 
 
 def _meta_model(cfg: CfgNode, num_cameras: int = _CAMERAS) -> TFCLIP:

@@ -93,11 +93,16 @@ def _decode(data: bytes, buffer: np.ndarray) -> None:
             np.asarray(image.convert("RGB"))
 
 
-def matmul_rate(side: int, device: torch.device, dtype: torch.dtype, repeats: int) -> float:
-    """FLOP per second of a product of two square matrices (side, side); the best of `repeats`."""
-    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+def matmul_rate(side: int, runtime: Runtime, repeats: int) -> float:
+    """FLOP per second of a product of two square matrices (side, side) in the runtime's number type.
+
+    The best of `repeats`.
+    """
+    a, b = (torch.randn(side, side, device=runtime.device).to(runtime.dtype or torch.float32) for _ in range(2))
     out = torch.empty_like(a)  # (side, side)
-    return 2 * side**3 / least_seconds(lambda: torch.matmul(a, b, out=out), device, repeats)
+    with runtime.autocast():
+        seconds = least_seconds(lambda: torch.matmul(a, b, out=out), runtime.device, repeats)
+    return 2 * side**3 / seconds
 
 
 def copy_rate(num_bytes: int, device: torch.device, repeats: int) -> float:

@@ -78,16 +78,19 @@ def training_loader_rate(loader: DataLoader, batches: int, seconds: float) -> fl
 
 
 def step_lines(
-    name: str, seconds: Sequence[float], frames: int, flops: float, peak: int | None, memory: str
+    name: str, seconds: Sequence[float], frames: int, flops: float, peak: int | None, memory: str, matmul: str
 ) -> list[Measurement]:
-    """Training steps of `frames` frames and `flops` FLOP, in `seconds` each; `peak` bytes of `memory`, where known."""
+    """Training steps of `frames` frames and `flops` FLOP, in `seconds` each; `peak` bytes of `memory`, where known.
+
+    `matmul` names the machine's limit on products of matrices.
+    """
     median = statistics.median(seconds)
     lines = [
         ("forward and backward", flops / 1e12, "TFLOP"),
         ("median", median * 1000, "ms"),
         ("least", min(seconds) * 1000, "ms"),
         ("frames", frames / median, "frames/s"),
-        ("MFU", flops / median / 1e12, "TFLOP/s", [Limit("matmul", 1e-12, "matmul")]),
+        ("MFU", flops / median / 1e12, "TFLOP/s", [Limit("matmul", 1e-12, matmul)]),
         (f"epoch of {_EPOCH_STEPS} steps", median * _EPOCH_STEPS / 60, "min"),
         *([(f"peak {memory}", peak / 1e6, "MB")] if peak else []),
     ]
@@ -172,14 +175,17 @@ def tracklet_pass_rate(encode: Encode, passes: Sequence[tuple[DataLoader, int]],
 
 
 def pass_lines(
-    part: str, name: str, rate: float, clip_frames: int, workers: int, frame_flops: float
+    part: str, name: str, rate: float, clip_frames: int, workers: int, frame_flops: float, matmul: str
 ) -> list[Measurement]:
-    """A pass ('memory' or 'dense') of `rate` frames/s and `frame_flops` FLOP per frame; how long MARS would take."""
+    """A pass ('memory' or 'dense') of `rate` frames/s and `frame_flops` FLOP per frame; how long MARS would take.
+
+    `matmul` names the machine's limit on products of matrices.
+    """
     if part == "memory":
         mars, frames = f"{_TRAIN_FRAMES:,} frames", _TRAIN_FRAMES
     else:
         mars, frames = f"{_TEST_CLIPS:,} clips of {clip_frames}", _TEST_CLIPS * clip_frames
-    limits = [_decode_limit(workers), Limit("matmul / FLOP of a frame", 1 / frame_flops, "matmul")]
+    limits = [_decode_limit(workers), Limit("matmul / FLOP of a frame", 1 / frame_flops, matmul)]
     return [
         Measurement(part, name, rate, "frames/s", limits),
         Measurement(part, f"{name}: MARS, {mars}", frames / rate / 60, "min"),

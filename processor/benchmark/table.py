@@ -17,7 +17,7 @@ class Limit(NamedTuple):
 
     name: str  # as the table says it
     value: float
-    machine: str = ""  # 'decode', 'matmul' or 'copy'; empty: `value` is the limit itself
+    machine: str = ""  # 'decode', 'copy' or 'matmul, float32' and the like; empty: `value` is the limit itself
 
 
 class Measurement(NamedTuple):

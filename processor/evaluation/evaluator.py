@@ -101,7 +101,7 @@ def evaluate(
     means = tracklet_means(model.embed, loader, len(tracklets), runtime, f"test ({protocol.sampling})")
     features = means.cpu().numpy()
     if not np.isfinite(features).all():
-        raise InputError("the features hold nan or inf: the weights are broken, or SOLVER.AMP fp16 overflows")
+        raise InputError("the features hold nan or inf: the weights are broken, or TEST.PRECISION fp16 overflows")
     return rank_tracklets(features, tracklets, num_query, protocol, runtime.device)
 
 

@@ -70,11 +70,21 @@ def log_results(evaluation: Evaluation, rows: Mapping[str, Mapping[str, float]])
 def protocol_line(evaluation: Evaluation) -> str:
     """Data set, number of queries and gallery tracklets, and the choices that change the numbers."""
     metrics, protocol = evaluation.metrics, evaluation.protocol
+    re_ranking = "k1 {}, k2 {}, lambda {}".format(*protocol.re_ranking) if protocol.re_ranking else "off"
+    choices = [
+        f"TEST.GALLERY_INCLUDES_QUERY {protocol.gallery_includes_query}",
+        f"TEST.SAME_CAMERA_FILTER {protocol.same_camera_filter}",
+        f"TEST.NECK_FEAT {protocol.neck_feat}",
+        f"TEST.FEAT_NORM {protocol.feat_norm}",
+        f"camera embedding {'on' if protocol.camera_embedding else 'off'}",
+        f"precision {protocol.precision}",
+        f"re-ranking {re_ranking}",
+        f"TEST.AP {protocol.ap}",
+        *([f"split {protocol.split}, trained on the {protocol.train_half} half"] if protocol.split else []),
+    ]
     return (
         f"{protocol.dataset}, {protocol.sampling} sampling, {metrics['num_query']} queries against "
-        f"{metrics['num_gallery']} gallery tracklets (TEST.GALLERY_INCLUDES_QUERY {protocol.gallery_includes_query}, "
-        f"TEST.SAME_CAMERA_FILTER {protocol.same_camera_filter}, TEST.AP {protocol.ap}"
-        + (f", split {protocol.split})" if protocol.split else ")")
+        f"{metrics['num_gallery']} gallery tracklets ({', '.join(choices)})"
     )
 
 

@@ -31,7 +31,7 @@ def evaluate_part(experiment: Experiment, model: TFCLIP, sampling: str, part: st
     protocol = experiment.protocol(sampling, part, model.encoder.camera_embed is not None)
     tracklets, splits = query + gallery, experiment.splits
     loader = build_test_loader(experiment.cfg, tracklets, sampling, frame_source(splits.pack, splits.root))
-    return evaluate(model, loader, tracklets, len(query), protocol, experiment.runtime)
+    return evaluate(model, loader, tracklets, len(query), protocol, experiment.test_runtime)
 
 
 def report(experiment: Experiment, rows: Mapping[str, Mapping], evaluation: Evaluation, extra: Mapping) -> None:

@@ -52,7 +52,7 @@ def tracklet_features(experiment: Experiment, model: TFCLIP) -> Tensor:
 
     The cache serves runs on the same frames with the same weights, sizes, code and versions.
     """
-    cfg, splits, runtime = experiment.cfg, experiment.splits, experiment.runtime
+    cfg, splits, runtime = experiment.cfg, experiment.splits, experiment.memory_runtime
     description = {
         "frames": describe_frames(splits),
         "weights": describe_weights(model.encoder),

@@ -39,15 +39,15 @@ def now(monkeypatch) -> list[float]:
 
 
 def test_lines_of_a_step_by_hand():
-    lines = parts.step_lines("s", [0.2, 0.1, 0.4], 40, 6e12, 2_000_000, "RAM")
-    found = {line.what: line.cells({"matmul": 1e14}) for line in lines}
+    lines = parts.step_lines("s", [0.2, 0.1, 0.4], 40, 6e12, 2_000_000, "RAM", "matmul, tf32")
+    found = {line.what: line.cells({"matmul, tf32": 1e14}) for line in lines}
     values = {"forward and backward": 6, "median": 200, "least": 100, "frames": 200, "MFU": 30, "peak RAM": 2}
     for what, value in values.items():
         assert found[f"s, {what}"]["value"] == pytest.approx(value)
     assert found["s, epoch of 460 steps"]["value"] == pytest.approx(0.2 * 460 / 60)
     assert found["s, MFU"]["limit_value"] == pytest.approx(100)
     assert found["s, MFU"]["fraction"] == pytest.approx(0.3)
-    assert "s, peak RAM" not in {line.what for line in parts.step_lines("s", [1], 1, 1, None, "RAM")}
+    assert "s, peak RAM" not in {line.what for line in parts.step_lines("s", [1], 1, 1, None, "RAM", "")}
 
 
 @pytest.mark.parametrize(
@@ -55,8 +55,8 @@ def test_lines_of_a_step_by_hand():
     [(1e9, 2, "raw decode x 2", 800), (1e9, 0, "raw decode x 1", 400), (4e9, 2, "matmul / FLOP of a frame", 250)],
 )
 def test_a_pass_is_held_against_the_smaller_limit(flops, workers, limit, value):
-    first, mars = parts.pass_lines("dense", "p", 100.0, 8, workers, flops)
-    line = first.cells({"decode": 400.0, "matmul": 1e12})
+    first, mars = parts.pass_lines("dense", "p", 100.0, 8, workers, flops, "matmul, tf32")
+    line = first.cells({"decode": 400.0, "matmul, tf32": 1e12})
     assert line["limit"] == limit and line["limit_value"] == pytest.approx(value)
     assert line["fraction"] == pytest.approx(100 / value)
     assert mars.what == "p: MARS, 87,000 clips of 8" and mars.value == pytest.approx(87_000 * 8 / 100 / 60)
@@ -136,7 +136,7 @@ def test_least_seconds_warms_up_and_takes_the_best(now):
 
 def test_rates_are_work_by_seconds(monkeypatch):
     monkeypatch.setattr(limits, "least_seconds", lambda work, device, repeats: work() is None or 0.5)
-    assert limits.matmul_rate(8, CPU, torch.float32, 3) == 2 * 8**3 / 0.5
+    assert limits.matmul_rate(8, Runtime(CPU, None, torch.nn.Identity()), 3) == 2 * 8**3 / 0.5
     assert limits.copy_rate(100, CPU, 3) == 2 * 100 / 0.5
 
 

@@ -62,7 +62,7 @@ def test_a_second_run_takes_the_features_of_the_first_to_the_last_bit(first_run,
     {"SOLVER__SEED": 7},  # other random weights
     {"INPUT__SEQ_LEN": 3}, {"INPUT__PIXEL_MEAN": "[0.5,0.5,0.5]"}, {"INPUT__PIXEL_STD": "[0.5,0.5,0.5]"},
     {"INPUT__SIZE_TRAIN": "[40,16]", "INPUT__SIZE_TEST": "[40,16]"}, {"TEST__FRAMES_PER_BATCH": 6},
-    {"MODEL__ENCODER__HEADS": 4}, {"SOLVER__AMP": "bf16"},
+    {"MODEL__ENCODER__HEADS": 4}, {"SOLVER__MEMORY_PRECISION": "bf16"},
 ])  # fmt: skip
 def test_other_weights_sizes_or_transforms_are_computed_anew(first, run, change):
     second, taken = run(**change)
