@@ -16,7 +16,7 @@ _CHOICES = {
     "MODEL.PRETRAIN_CHOICE": ("openai", "none"),
     "MODEL.MEMORY": ("clip", "text", "none"),
     "MODEL.SSP.VARIANT": ("full", "simple"),
-    "MODEL.TEMPORAL": ("TMD", "TAP", "CONV1D", "TRANSF", "TRANSF_CLS"),
+    "MODEL.TEMPORAL": ("TMD", "TAP", "CONV1D", "CONV1D_VIEW", "TRANSF", "TRANSF_CLS"),
     "MODEL.SIE_UNSEEN": ("off", "mean"),
     "DATASETS.SPLIT": (*"0123456789", "all"),
     "DATASETS.TRAIN_HALF": ("last", "first"),
@@ -43,7 +43,7 @@ _AT_LEAST = {
     "TEST.RE_RANKING_K1": 1, "TEST.RE_RANKING_K2": 1, "TEST.CONTACT_SHEET": 0,
 }  # fmt: skip
 SWITCH_WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-_FRAME_POSITIONS = 77  # of the temporal transformers of Table 5
+_FRAME_POSITIONS = 77  # of the temporal transformer TRANSF of Table 5
 _CNN_STRIDE = 16  # pixels per position of CLIP's ResNets with the last stride 1
 _SHARES = (
     "DATASETS.VAL_FRACTION", "INPUT.PROB", "INPUT.RE_PROB", "SOLVER.WARMUP_FACTOR", "SOLVER.GAMMA",
@@ -132,9 +132,9 @@ def _branch_faults(cfg: CfgNode) -> Iterator[str]:
             "MODEL.TMD.TMC and MODEL.TMD.MD are both False, which leaves nothing of TMD; the model without it is "
             "MODEL.TEMPORAL TAP"
         )
-    if model.TEMPORAL in ("TRANSF", "TRANSF_CLS") and length > _FRAME_POSITIONS:
+    if model.TEMPORAL == "TRANSF" and length > _FRAME_POSITIONS:
         yield (
-            f"INPUT.SEQ_LEN {length} is too long for MODEL.TEMPORAL {model.TEMPORAL}, which has positions for "
+            f"INPUT.SEQ_LEN {length} is too long for MODEL.TEMPORAL TRANSF, which has positions for "
             f"{_FRAME_POSITIONS} frames"
         )
 

@@ -38,7 +38,7 @@ def build_model(cfg: CfgNode, num_classes: int, num_cameras: int, pretrained: bo
     if keys.TEMPORAL == "TMD":
         tmd = TemporalMemoryDiffusion(encoder.width, construct=keys.TMD.TMC, diffuse=keys.TMD.MD)
     elif keys.TEMPORAL != "TAP":
-        temporal_head = TEMPORAL_HEADS[keys.TEMPORAL](encoder.embed_width)
+        temporal_head = TEMPORAL_HEADS[keys.TEMPORAL](encoder.embed_width, cfg.INPUT.SEQ_LEN)
     model = TFCLIP(encoder, ssp, tmd, num_classes, cfg.TEST.NECK_FEAT, temporal_head)
     if pretrained and cfg.MODEL.PRETRAIN_CHOICE == "openai":
         load_pretrained(model, cfg.MODEL.NAME, pretrained_path(cfg))

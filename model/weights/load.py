@@ -22,7 +22,10 @@ logger = logging.getLogger(__name__)
 _CAMERAS = "encoder.camera_embed"
 _TRAINING_ONLY = ("ssp.", "classifier_")  # no part of retrieval
 _TEMPORAL = ("tmd.", "temporal_head.", "neck_t.", "neck_f.")
-_ADVICE = "check MODEL.NAME, MODEL.ENCODER, MODEL.STRIDE_SIZE, INPUT.SIZE_TEST, MODEL.TEMPORAL and MODEL.TMD"
+_ADVICE = (
+    "check MODEL.NAME, MODEL.ENCODER, MODEL.STRIDE_SIZE, INPUT.SIZE_TEST, INPUT.SEQ_LEN (TRANSF_CLS), MODEL.TEMPORAL "
+    "and MODEL.TMD"
+)
 
 
 class ArchitectureError(InputError):

@@ -1,12 +1,12 @@
 """Switches of the ablations: each adds or removes exactly what it names; every row trains all it builds."""
 
-
 import pytest
 import torch
 
 from configs import ConfigError, load_cfg
 from loss import build_criterion
 from model import build_model
+from model.temporal_heads import TEMPORAL_HEADS
 from solver import build_optimizer
 from tests.conftest import ROOT, tiny_model, tiny_options
 from tests.tolerance import TINY_LAYERS, TINY_SUM, assert_close
@@ -26,7 +26,7 @@ SSP_LAYER = 4 * E * E + E + 8 * E * E + 5 * E + 2 * 2 * E  # attention (out with
 ATTENTION = 4 * D * D + 4 * D
 TMC = D * D + D + ATTENTION + 2 * D
 MD = ATTENTION + 8 * D * D + 5 * D + 2 * 2 * D
-TEMPORAL_HEADS = 2 * NECK * D + NUM_CLASSES * D  # necks of v_t and f_t, shared classifier
+HEADS_OF_TMD = 2 * NECK * D + NUM_CLASSES * D  # necks of v_t and f_t, shared classifier
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ TEMPORAL_HEADS = 2 * NECK * D + NUM_CLASSES * D  # necks of v_t and f_t, shared 
         ({"MODEL__SSP__LAYERS": 4}, -2 * SSP_LAYER, ("ssp.layers.2.", "ssp.layers.3.")),
         ({"MODEL__TMD__MD": False}, MD, ("tmd.diffusion.",)),
         ({"MODEL__TMD__TMC": False}, TMC, ("tmd.construction.",)),
-        ({"MODEL__TEMPORAL": "TAP"}, TMC + MD + TEMPORAL_HEADS, ("tmd.", "neck_t.", "neck_f.", "classifier_t.")),
+        ({"MODEL__TEMPORAL": "TAP"}, TMC + MD + HEADS_OF_TMD, ("tmd.", "neck_t.", "neck_f.", "classifier_t.")),
         ({"MODEL__SIE_CAMERA": False}, NUM_CAMERAS * D, ("encoder.camera_embed",)),
         ({"MODEL__GRAD_CHECKPOINT": True}, 0, ()),
         ({"MODEL__MEMORY": "text"}, 0, ()),
@@ -52,7 +52,7 @@ def test_a_switch_changes_exactly_the_parameters_it_names(overrides, removed, pr
     assert all(any(name.startswith(prefix) for name, _ in changed) for prefix in prefixes)
 
 
-@pytest.mark.parametrize("name", ["CONV1D", "TRANSF", "TRANSF_CLS"])
+@pytest.mark.parametrize("name", TEMPORAL_HEADS)
 def test_a_temporal_head_brings_a_neck_and_a_classifier_of_its_own(name):
     tap, head = sizes(tiny_model(seed=0, MODEL__TEMPORAL="TAP")), sizes(tiny_model(seed=0, MODEL__TEMPORAL=name))
     added = {key: count for key, count in head.items() if key not in tap}
@@ -99,7 +99,7 @@ def test_the_learning_rate_table_holds_only_what_a_row_builds(path):
 
 
 @pytest.mark.parametrize(
-    ("temporal", "width"), [("TMD", 3 * 64), ("TAP", 2 * 64), ("CONV1D", 3 * 64), ("TRANSF", 192), ("TRANSF_CLS", 192)]
+    ("temporal", "width"), [("TMD", 3 * 64), ("TAP", 2 * 64), *((name, 3 * 64) for name in TEMPORAL_HEADS)]
 )
 def test_every_temporal_branch_feeds_the_retrieval_feature(temporal, width):
     model = tiny_model(seed=0, MODEL__TEMPORAL=temporal).eval()
@@ -156,6 +156,7 @@ def test_without_ssp_the_logits_are_plain_dot_products_with_the_memory():
         ("MODEL.TEMPORAL TRANSF MODEL.TMD.TMC False", "MODEL.TMD.TMC False needs MODEL.TEMPORAL TMD"),
         ("MODEL.TMD.TMC False MODEL.TMD.MD False", "leaves nothing of TMD"),
         ("MODEL.TEMPORAL TRANSF INPUT.SEQ_LEN 78", "INPUT.SEQ_LEN 78 is too long"),
+        ("MODEL.TEMPORAL CONV1D_VEIW", "TAP, CONV1D, CONV1D_VIEW, TRANSF, TRANSF_CLS, found 'CONV1D_VEIW'"),
         ("MODEL.TEMPORAL LSTM", "MODEL.TEMPORAL must be one of TMD, TAP"),
         ("MODEL.MEMORY image", "MODEL.MEMORY must be one of clip, text, none"),
         ("MODEL.SSP.LAYERS 0", "MODEL.SSP.LAYERS must be 1 or more"),
@@ -172,6 +173,12 @@ def test_forbidden_combinations_are_refused_by_name(pairs, message):
     with pytest.raises(ConfigError) as error:
         load_cfg(opts=pairs.split())
     assert message in str(error.value)
+
+
+def test_a_clip_of_78_frames_suits_every_temporal_branch_but_transf():
+    for name in ("TMD", "TAP", *TEMPORAL_HEADS):
+        if name != "TRANSF":
+            assert load_cfg(opts=["MODEL.TEMPORAL", name, "INPUT.SEQ_LEN", "78"]).MODEL.TEMPORAL == name
 
 
 @pytest.mark.parametrize("row", ["table1_cnn_baseline", "table1_cnn_tfclip"])

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from model.temporal_heads import TEMPORAL_HEADS
 from model.weights import ArchitectureError, fill_model, load_weights
 from model.weights.file import WeightFile
 from tests.conftest import tiny_model
@@ -35,9 +36,7 @@ TEMPORAL = {
     "TMC": {"MODEL__TMD__MD": False},
     "MD": {"MODEL__TMD__TMC": False},
     "TAP": {"MODEL__TEMPORAL": "TAP"},
-    "CONV1D": {"MODEL__TEMPORAL": "CONV1D"},
-    "TRANSF": {"MODEL__TEMPORAL": "TRANSF"},
-    "TRANSF_CLS": {"MODEL__TEMPORAL": "TRANSF_CLS"},
+    **{name: {"MODEL__TEMPORAL": name} for name in TEMPORAL_HEADS},
 }
 
 
@@ -55,3 +54,9 @@ def test_weights_of_another_temporal_branch_are_refused(tmp_path):
                 with pytest.raises(ArchitectureError, match="file is of another .* MODEL.TEMPORAL and MODEL.TMD"):
                     fill_model(target, file, "file", allow_skipped)
             assert all(torch.equal(before[name], value) for name, value in target.state_dict().items())
+
+
+def test_weights_of_the_class_transformer_belong_to_one_number_of_frames():
+    there, here = (tiny_model(MODEL__TEMPORAL="TRANSF_CLS", INPUT__SEQ_LEN=frames) for frames in (2, 3))
+    with pytest.raises(ArchitectureError, match=r"frame_positions \(3, 64\) has \(4, 64\) here; .* INPUT.SEQ_LEN"):
+        fill_model(here, WeightFile("checkpoint", there.state_dict()), "file", allow_skipped=True)
