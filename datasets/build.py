@@ -184,7 +184,14 @@ def build_train_loader(cfg: CfgNode, splits: ReIDSplits) -> DataLoader:
         frame_source(splits.pack, splits.root),
     )
     sampler = build_sampler(cfg, splits)
-    return ClipLoader(dataset, batch_sampler=sampler, collate_fn=keep_batch, **_loader_options(cfg))
+    # The workers stay from epoch to epoch, with their files open and without the wait for the first batches of new ones.
+    return ClipLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=keep_batch,
+        persistent_workers=cfg.DATALOADER.NUM_WORKERS > 0,
+        **_loader_options(cfg),
+    )
 
 
 def build_sampler(cfg: CfgNode, splits: ReIDSplits) -> IdentitySampler:

@@ -110,17 +110,14 @@ def channels_first(clips_BTHW3: Tensor) -> Tensor:
 
 
 class ClipLoader(DataLoader):
-    """A DataLoader of whole batches of clips that gives its data set `buffers` for each pass over it.
+    """A DataLoader of whole batches of clips that gives its data set `buffers`, which live as long as its workers.
 
     The data set names the bytes of its largest batch `batch_bytes`.
     """
 
-    def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        if self.persistent_workers:
-            raise ValueError("persistent_workers must be False: each pass has buffers, and so workers, of its own")
-
     def __iter__(self) -> Iterator:
+        if self.persistent_workers and self._iterator is not None:
+            return super().__iter__()  # the workers of the first pass, with the memory that they inherited
         self.dataset.buffers = buffers = self._buffers()
         iterator = super().__iter__()
         iterator.clip_buffers = buffers  # kept as long as batches may still arrive

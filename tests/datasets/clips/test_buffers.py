@@ -124,8 +124,22 @@ def test_only_forked_workers_get_buffers_because_they_inherit_them():
     for method, inherits in (("spawn", False), ("forkserver", False), ("fork", True)):
         loader = ClipLoader(Numbers(3), batch_size=None, num_workers=1, multiprocessing_context=method)
         assert (loader._buffers() is not None) == inherits
-    with pytest.raises(ValueError, match="persistent_workers"):  # they would outlive the memory of their pass
-        ClipLoader(Numbers(2), batch_size=None, num_workers=1, persistent_workers=True)
+
+
+def test_workers_that_stay_fill_the_same_memory_in_every_pass_also_after_one_that_was_broken_off():
+    loader = ClipLoader(Numbers(40), batch_size=None, num_workers=2, persistent_workers=True)
+    processes = set()
+    for stop in (3, None, 1, None):
+        seen = []
+        for number, (clips, slot, _) in enumerate(loader):
+            assert clips.unique().tolist() == [number] and slot >= 0
+            seen.append(number)
+            del clips
+            if number == stop:
+                break
+        assert len(seen) == (40 if stop is None else stop + 1)
+        processes |= {worker.pid for worker in loader._iterator._workers}
+    assert len(processes) == 2
 
 
 @pytest.mark.parametrize("workers", [0, 1])
