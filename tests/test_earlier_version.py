@@ -10,6 +10,7 @@ import shutil
 import pytest
 
 from configs import load_cfg
+from configs.command import run_command
 from processor.run import eval_main, train_main
 from processor.series import is_finished, run_or_continue
 from tests.conftest import SCORES, metrics, read_csv
@@ -58,7 +59,7 @@ def test_in_a_series_one_test_of_its_weights_adds_the_scores_that_it_lacks(run, 
     cfg = load_cfg(argv[1], argv[2:])
     assert "mINP" not in then and not is_finished(cfg)
     with caplog.at_level(logging.INFO):
-        run_or_continue(cfg, "a row")
+        assert run_command(lambda: run_or_continue(cfg, "a row")) == 0
     now = metrics(run)
     for scores, earlier in ((now, then), (now["last"], then["last"])):
         assert set(SCORES) < set(scores) and scores["mAP"] == pytest.approx(earlier["mAP"], abs=0.02)
@@ -67,5 +68,5 @@ def test_in_a_series_one_test_of_its_weights_adds_the_scores_that_it_lacks(run, 
     assert (run / "last.pth").read_bytes() == weights and "epoch 1/1" not in caplog.text  # nothing was trained
     assert [row["mINP"] for row in read_csv(run / "history.csv")] == [""]
     with caplog.at_level(logging.INFO):
-        run_or_continue(cfg, "a row")
+        assert run_command(lambda: run_or_continue(cfg, "a row")) == 0
     assert caplog.messages[-1] == f"a row is finished in {run}" and metrics(run) == now
