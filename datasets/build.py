@@ -184,7 +184,7 @@ def build_train_loader(cfg: CfgNode, splits: ReIDSplits) -> DataLoader:
         frame_source(splits.pack, splits.root),
     )
     sampler = build_sampler(cfg, splits)
-    # The workers stay from epoch to epoch, with their files open and without the wait for the first batches of new ones.
+    # The workers stay from epoch to epoch, with their files open and batches of the next epoch sooner at hand.
     return ClipLoader(
         dataset,
         batch_sampler=sampler,

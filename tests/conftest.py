@@ -47,7 +47,7 @@ TINY_OPTIONS = {
     "SOLVER.EVAL_PERIOD": "1",
 }
 
-SCORES = ("mAP", "rank1", "rank5", "rank10", "rank20")
+SCORES = ("mAP", "mINP", "rank1", "rank5", "rank10", "rank20")
 
 # Files that take longest, with several processes the first to be handed out.
 LONG = ("split_series", "synthetic_layouts", "ablation", "release_agreement", "synthetic", "layouts", "end_to_end")

@@ -38,13 +38,15 @@ def test_a_run_leaves_the_promised_files(trained_run):
         "features.npz", "ranks.csv", "contact_sheet.png", "cache",
     }  # fmt: skip
     rows = read_csv(trained_run / "history.csv")
-    assert list(rows[0]) == (
-        "epoch lr loss_id loss_triplet loss_v2m loss_frame_id loss_total seconds mAP rank1 rank5 rank10 rank20".split()
-    )
+    losses = "loss_id loss_triplet loss_v2m loss_frame_id loss_total"
+    assert list(rows[0]) == f"epoch lr {losses} seconds mAP mINP rank1 rank5 rank10 rank20".split()
+    assert all(row["mINP"] for row in rows)
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert [float(row["lr"]) for row in rows] == pytest.approx([1e-4, 1e-3, 1e-4])
     result = metrics(trained_run)
-    assert all(set(SCORES) <= set(scores) for scores in (result, result["last"], result["untrained"]))
+    for scores in (result, result["last"], result["untrained"]):
+        assert set(SCORES) <= set(scores) and list(scores["ci95"]) == ["mAP", "mINP", "rank1"]
+        assert all(low <= scores[name] <= high for name, (low, high) in scores["ci95"].items())
     assert result["last"]["epoch"] == 3 and result["num_query"] == 12
     log = (trained_run / "train_log.txt").read_text()
     assert "torch" in log and "commit" in log and "epoch 3/3" in log

@@ -1,6 +1,6 @@
-"""Distances, CMC and mAP of retrieval.
+"""Distances, CMC, mAP and mINP of retrieval, and intervals of the scores.
 
-Q queries, G gallery items, F features, P true matches of a query.
+Q queries, G gallery items, F features, P true matches of a query, V valid queries (with a true match), S scores.
 """
 
 from collections import defaultdict
@@ -18,6 +18,7 @@ from utils.ranking import (
     device_feature_positions,
     euclidean_block,
     feature_positions,
+    inverse_negative_penalty,
     match_positions,
     others_before,
     query_blocks,
@@ -27,17 +28,22 @@ from utils.ranking import (
 # Scores of a test, name -> title in tables. Whatever shows or stores scores goes through this list.
 SCORES = {
     "mAP": "mAP",
+    "mINP": "mINP",
     "rank1": "Rank-1",
     "rank5": "Rank-5",
     "rank10": "Rank-10",
     "rank20": "Rank-20",
 }
+WITH_INTERVAL = ("mAP", "mINP", "rank1")  # scores with a 95 % interval
+_RESAMPLES = 2_000  # the ends of an interval are then good to about 3 % of half its width
+_RESAMPLING_SEED = 0  # the same features have the same interval, whatever the seed of the run
 
 
 class QueryRanking(NamedTuple):
     """One query's ranked list after the camera filter; positions are 1-based."""
 
     average_precision: float  # nan without a true match
+    inverse_negative_penalty: float  # nan without a true match
     first_match: int  # position of the first true match; 0 without one
     order: NDArray[np.int64]  # kept gallery rows, nearest first
 
@@ -70,12 +76,12 @@ def evaluate_ranking(
     camera_filter: bool = True,
     own_rows: ArrayLike | None = None,
 ) -> dict:
-    """CMC and mAP of distances (Q, G) under the protocol of video ReID.
+    """CMC, mAP and mINP of distances (Q, G) under the protocol of video ReID.
 
     `camera_filter` and `own_rows` are those of `Roles`. `ap`: 'step' is the mean precision at the hits (what papers
-    report), 'trapezoid' MARS' official rule. Returns SCORES as fractions, "cmc" (min(max_rank, G) values), "num_valid",
-    "num_query" and "num_gallery"; means are taken over the `num_valid` queries with a true match. Raises ValueError
-    when there is none, or when shapes disagree.
+    report), 'trapezoid' MARS' official rule. Returns SCORES as fractions, "ci95" {name of WITH_INTERVAL: (low, high)}
+    as `mean_intervals` explains, "cmc" (min(max_rank, G) values), "num_valid", "num_query" and "num_gallery"; means are
+    taken over the `num_valid` queries with a true match. Raises ValueError when there is none, or when shapes disagree.
     """
     dist_QG = np.asarray(dist_QG)
     roles = Roles(q_pids, g_pids, q_camids, g_camids, camera_filter, own_rows)
@@ -131,13 +137,33 @@ def _scores(positions: Iterable[NDArray[np.int64]], roles: Roles, max_rank: int,
     valid = [found for found in positions if len(found)]
     if not valid:
         raise ValueError(f"none of {roles.num_query} queries has a true match in the gallery")
-    first = np.array([found[0] for found in valid])  # (valid,)
-    scores = {"mAP": np.mean([average_precision(found, ap) for found in valid])}
-    scores |= {f"rank{k}": (first <= k).mean() for k in (1, 5, 10, 20)}
+    first = np.array([found[0] for found in valid])  # (V,)
+    of_queries = {"mAP": [average_precision(found, ap) for found in valid]}  # score -> its values (V,)
+    of_queries["mINP"] = [inverse_negative_penalty(found) for found in valid]
+    of_queries |= {f"rank{k}": first <= k for k in (1, 5, 10, 20)}
+    scores = {name: float(np.mean(of_queries[name])) for name in SCORES}
+    intervals = mean_intervals(np.array([of_queries[name] for name in WITH_INTERVAL], dtype=np.float64))
+    ci95 = dict(zip(WITH_INTERVAL, map(tuple, intervals.tolist())))
     num_ranks = min(max_rank, roles.num_gallery)
     cmc = (first[:, None] <= np.arange(1, num_ranks + 1)).mean(axis=0)
     counts = {"num_valid": len(valid), "num_query": roles.num_query, "num_gallery": roles.num_gallery}
-    return {name: float(scores[name]) for name in SCORES} | {"cmc": cmc} | counts
+    return scores | {"ci95": ci95, "cmc": cmc} | counts
+
+
+def mean_intervals(values_SV: NDArray[np.float64]) -> NDArray[np.float64]:
+    """95 % intervals (S, 2), low and high, of the means over V queries, at least one; all scores share the draws.
+
+    Percentile bootstrap (Efron and Tibshirani 1993, chapter 13): the means of queries drawn with replacement. The
+    interval covers this draw alone, with weights and gallery fixed; it says nothing about another training, for
+    instance with another seed. Queries count as independent; several of one person are alike, for which it is rather
+    too narrow.
+    """
+    rng, num_valid = np.random.default_rng(_RESAMPLING_SEED), values_SV.shape[1]
+    means = [  # of one resample after the other, which bounds the memory
+        values_SV.take(rng.integers(num_valid, size=num_valid, dtype=np.int32), axis=1).mean(axis=1)
+        for _ in range(_RESAMPLES)
+    ]
+    return np.quantile(means, (0.025, 0.975), axis=0).T
 
 
 def rank_queries(dist_QG: NDArray, roles: Roles, ap: str = "step") -> list[QueryRanking]:
@@ -154,8 +180,9 @@ def _ranked(dist_G: NDArray, matches: NDArray[np.int64], left_out: NDArray[np.in
     order = order[is_kept_G[order]]
     positions = np.flatnonzero(is_match_G[order]) + 1
     if not len(positions):
-        return QueryRanking(float("nan"), 0, order)
-    return QueryRanking(average_precision(positions, ap), int(positions[0]), order)
+        return QueryRanking(float("nan"), float("nan"), 0, order)
+    scores = average_precision(positions, ap), inverse_negative_penalty(positions)
+    return QueryRanking(*scores, int(positions[0]), order)
 
 
 class CameraPair(NamedTuple):

@@ -82,6 +82,14 @@ def average_precision(positions: NDArray[np.int64], ap: str = "step") -> float:
     return float(precision.sum() / len(precision))
 
 
+def inverse_negative_penalty(positions: NDArray[np.int64]) -> float:
+    """INP of true matches at these 1-based positions (P,), ascending: P / position of the last one.
+
+    Its mean over the queries is mINP (Ye et al., TPAMI 2021): how early the hardest true match is found.
+    """
+    return float(len(positions) / positions[-1])
+
+
 def others_before(dist_G: NDArray, matches: NDArray[np.int64], left_out: NDArray[np.int64]) -> NDArray[np.int64]:
     """For each of the `matches` (P,), how many other items a stable sort puts before it: (P,).
 

@@ -129,19 +129,22 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _check_input(rows: Sequence[Row], seeds: Sequence[int], out: Path) -> None:
-    """Raise InputError naming the row when weights or data of an unfinished run are missing."""
+    """Raise InputError naming the row when data of an unfinished run, or weights to begin one, are missing."""
     seen = set()  # data sets that are known to be there
     for row in rows:
-        cfg = next((cfg for seed in seeds if not is_finished(cfg := _run_cfg(row, seed, out))), None)
-        if cfg is None:
+        cfgs = [_run_cfg(row, seed, out) for seed in seeds]
+        runs = [run for cfg in cfgs for run in (split_cfgs(cfg) if cfg.DATASETS.SPLIT == "all" else [cfg])]
+        unfinished = [run for run in runs if not is_finished(run)]
+        if not unfinished:
             continue
+        begun = [(Path(run.OUTPUT_DIR) / files.LAST).exists() for run in unfinished]
         try:
-            check_start(cfg)
-            if cfg.DATASETS.dump() not in seen:
-                check_frames_present(configured_splits(split_cfgs(cfg)[0] if cfg.DATASETS.SPLIT == "all" else cfg))
+            check_start(unfinished[0], pretrained=not all(begun))
+            if row.cfg.DATASETS.dump() not in seen:
+                check_frames_present(configured_splits(unfinished[0]))
         except InputError as error:
             raise InputError(f"row {row.name}: {error.line}") from None
-        seen.add(cfg.DATASETS.dump())
+        seen.add(row.cfg.DATASETS.dump())
 
 
 def _load_rows(arguments: argparse.Namespace) -> list[Row]:

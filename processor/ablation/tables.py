@@ -10,7 +10,7 @@ from typing import Any
 
 from datasets import find_dataset
 from processor.ablation.cost import Cost
-from processor.ablation.paper import PAPER_ROWS, PaperRow, Scores
+from processor.ablation.paper import PAPER_ROWS, PaperRow
 from processor.splits_table import mean_and_spread
 from utils.files import save_csv, save_text
 from utils.metrics import SCORES
@@ -18,12 +18,13 @@ from utils.metrics import SCORES
 logger = logging.getLogger(__name__)
 
 MARKDOWN, CSV = "tables.md", "tables.csv"
-_METRICS = [(SCORES[name], name) for name in ("mAP", "rank1", "rank5")]  # those that the paper's tables give
+_PUBLISHED = ("mAP", "rank1", "rank5")  # scores that the paper's tables give, in the order of `Scores`
+_METRICS = [(SCORES[name], name) for name in ("mAP", "mINP", "rank1", "rank5")]
 _OWN_ROWS = "Own rows"
 _COLUMNS = (
-    "table", "row", "config", "data set", "seeds", "mAP", "mAP spread", "mAP paper", "mAP difference", "Rank-1",
-    "Rank-1 spread", "Rank-1 paper", "Rank-1 difference", "Rank-5", "Rank-5 spread", "Rank-5 paper",
-    "Rank-5 difference", "params M", "params M paper", "FLOPs G", "FLOPs G paper", "deployed FLOPs G",
+    "table", "row", "config", "data set", "seeds",
+    *(title + part for title, _ in _METRICS for part in ("", " spread", " paper", " difference")),
+    "params M", "params M paper", "FLOPs G", "FLOPs G paper", "deployed FLOPs G",
 )  # fmt: skip
 _NOTES = (
     "Percent; the spread is the standard deviation over the seeds (n - 1). Scores are those of the epoch that "
@@ -118,8 +119,9 @@ def _record(paper: PaperRow, result: RowResult) -> dict[str, str]:
     if not result.runs:
         return record
     mean, spread = mean_and_spread(result.runs)
-    published: Scores = paper.scores.get(dataset, (None, None, None))
-    for (title, name), value in zip(_METRICS, published):
+    published = dict(zip(_PUBLISHED, paper.scores.get(dataset, ())))
+    for title, name in _METRICS:
+        value = published.get(name)
         record[title] = f"{100 * mean[name]:.2f}"
         record[f"{title} spread"] = f"{100 * spread[name]:.2f}" if len(result.runs) > 1 else ""
         if value is not None:

@@ -77,6 +77,7 @@ class Evaluation:
         """The content of metrics.json."""
         scores = {name: self.metrics[name] for name in SCORES}
         return scores | {
+            "ci95": self.metrics["ci95"],
             "num_query": self.metrics["num_query"],
             "num_gallery": self.metrics["num_gallery"],
             "num_query_without_match": self.metrics["num_query"] - self.metrics["num_valid"],

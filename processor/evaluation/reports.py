@@ -55,10 +55,13 @@ def write_reports(
     return written
 
 
-def log_results(evaluation: Evaluation, rows: Mapping[str, Mapping[str, float]]) -> None:
-    """The protocol in one line, the table of `rows` below it, and the queries that could not be scored."""
+def log_results(evaluation: Evaluation, rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """The protocol in one line, the table of `rows` below it, intervals, and the queries that could not be scored."""
     logger.info("%s, percent:", protocol_line(evaluation))
     log_table(rows)
+    for name, scores in rows.items():
+        if "ci95" in scores:
+            logger.info("%s, 95 %% intervals: %s", name, intervals_line(scores))
     queries, scored = evaluation.metrics["num_query"], evaluation.metrics["num_valid"]
     if scored < queries:
         logger.warning(
@@ -93,7 +96,15 @@ def scores_line(scores: Mapping[str, float]) -> str:
     return ", ".join(f"{title} {100 * scores[name]:.2f} %" for name, title in SCORES.items())
 
 
-def log_table(rows: Mapping[str, Mapping[str, float]]) -> None:
+def intervals_line(scores: Mapping[str, Any]) -> str:
+    """Fractions -> the scores with an interval in percent on one line: mAP 65.13 [58.20, 71.90], ..."""
+    return ", ".join(
+        f"{SCORES[name]} {100 * scores[name]:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
+        for name, (low, high) in scores["ci95"].items()
+    )
+
+
+def log_table(rows: Mapping[str, Mapping[str, Any]]) -> None:
     """Log {row name: fractions} as a table in percent, a line per row."""
     width = max(len(name) for name in rows) + 2
     logger.info("%s", " " * width + "".join(f"{title:>9}" for title in SCORES.values()))
@@ -120,19 +131,20 @@ def save_features(path: Path, evaluation: Evaluation) -> None:
 
 
 def save_ranks(path: Path, evaluation: Evaluation, splits: ReIDSplits) -> None:
-    """Write one row per query: AP, position of the first true match, the ten nearest gallery tracklets with distances.
+    """Write one row per query: AP, INP, position of the first true match, the ten nearest gallery tracklets.
 
-    Tracklets are named by their first frame, a path below the data's folder; AP and first match are empty for a query
-    without a true match.
+    Tracklets are named by their first frame, a path below the data's folder; AP, INP and first match are empty for a
+    query without a true match.
     """
-    fields = ["query", "pid", "camera", "AP", "first_match"]
+    fields = ["query", "pid", "camera", "AP", "INP", "first_match"]
     for place in range(1, _TOP + 1):
         fields += [f"top{place}", f"top{place}_pid", f"top{place}_camera", f"top{place}_distance"]
     gallery, records = evaluation.gallery, []
     for row, (query, ranking) in enumerate(zip(evaluation.query, evaluation.rankings)):
         record = _identify("query", "", query, splits)
         if ranking.first_match:
-            record |= {"AP": f"{ranking.average_precision:.6f}", "first_match": ranking.first_match}
+            record |= {"AP": f"{ranking.average_precision:.6f}", "INP": f"{ranking.inverse_negative_penalty:.6f}"}
+            record["first_match"] = ranking.first_match
         for place, item in enumerate(ranking.order[:_TOP], start=1):
             record |= _identify(f"top{place}", f"top{place}_", gallery[item], splits)
             record[f"top{place}_distance"] = f"{evaluation.dist_QG[row, item]:.6f}"

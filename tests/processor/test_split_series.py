@@ -132,6 +132,16 @@ def test_a_finished_series_is_only_tabulated_again(series, ilids, tmp_path, capl
     assert {path: path.stat().st_mtime_ns for path in series.glob("split*/*")} == before
 
 
+def test_a_series_that_lacks_a_score_is_tested_again_in_one_go(series, copied, ilids):
+    for path in (copied, *copied.glob("split?")):
+        earlier = {name: value for name, value in metrics(path).items() if name != "mINP"}
+        (path / "metrics.json").write_text(json.dumps(earlier))
+    assert train_main(argv(ilids, copied)) == 0
+    assert read_csv(copied / "splits.csv") == read_csv(series / "splits.csv") and metrics(copied) == metrics(series)
+    for path in series.glob("split?/*.pth"):  # nothing was trained
+        assert (copied / path.relative_to(series)).read_bytes() == path.read_bytes()
+
+
 def test_another_recipe_and_fewer_epochs_are_refused(series, ilids, caplog):
     assert train_main(argv(ilids, series, SOLVER__BASE_LR=1e-4)) == 2
     assert "split0/config.yml was trained with SOLVER.BASE_LR 0.001, now it is 0.0001" in caplog.text

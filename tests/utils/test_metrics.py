@@ -27,9 +27,9 @@ def evaluate(dist=DIST, query=QUERY, gallery=GALLERY, **options) -> dict:
     return evaluate_ranking(dist, query["pids"], gallery["pids"], query["camids"], gallery["camids"], **options)
 
 
-def slow_ranking(dist, q_pids, g_pids, q_camids, g_camids, ap, camera_filter) -> tuple[list, list]:
-    """AP and first match position per query with a true match, by loops over a sorted list."""
-    precisions, firsts = [], []
+def slow_ranking(dist, q_pids, g_pids, q_camids, g_camids, ap, camera_filter) -> tuple[list, list, list]:
+    """AP, first match position and INP per query with a true match, by loops over a sorted list."""
+    precisions, firsts, penalties = [], [], []
     for row in range(len(q_pids)):
         order = sorted(range(len(g_pids)), key=lambda item, row=row: (dist[row][item], item))
         position = found = 0
@@ -39,7 +39,7 @@ def slow_ranking(dist, q_pids, g_pids, q_camids, g_camids, ap, camera_filter) ->
                 continue
             position += 1
             if g_pids[item] == q_pids[row]:
-                found += 1
+                found, last = found + 1, position
                 first = first or position
                 after = found / position
                 terms.append(after if ap == "step" else (before + after) / 2)
@@ -47,12 +47,14 @@ def slow_ranking(dist, q_pids, g_pids, q_camids, g_camids, ap, camera_filter) ->
         if found:
             precisions.append(sum(terms) / found)
             firsts.append(first)
-    return precisions, firsts
+            penalties.append(found / last)
+    return precisions, firsts, penalties
 
 
 def test_three_queries_by_hand():
     result = evaluate()
     assert result["mAP"] == pytest.approx((0.45 + 1 + 5 / 12) / 3)
+    assert result["mINP"] == pytest.approx((2 / 5 + 1 / 1 + 2 / 4) / 3)
     # First matches at positions 2, 1 and 3.
     assert result["cmc"].tolist() == pytest.approx([1 / 3, 2 / 3, 1, 1, 1, 1])
     assert [result[name] for name in ("rank1", "rank5", "rank10", "rank20")] == pytest.approx([1 / 3, 1, 1, 1])
@@ -61,8 +63,9 @@ def test_three_queries_by_hand():
 
 def test_the_trapezoid_rule_by_hand():
     assert evaluate(ap="trapezoid")["mAP"] == pytest.approx((0.2875 + 1 + 7 / 24) / 3)
-    # It changes the average precision, not the ranks.
+    # It changes the average precision, not the ranks and not mINP.
     assert evaluate(ap="trapezoid")["rank1"] == pytest.approx(1 / 3)
+    assert evaluate(ap="trapezoid")["mINP"] == evaluate()["mINP"]
 
 
 def test_without_the_camera_filter_items_of_the_own_camera_count():
@@ -70,6 +73,17 @@ def test_without_the_camera_filter_items_of_the_own_camera_count():
     result = evaluate(camera_filter=False)
     by_hand = ((1 + 2 / 3 + 3 / 6) / 3 + 1 + (1 + 2 / 4 + 3 / 5) / 3) / 3
     assert result["mAP"] == pytest.approx(by_hand) and result["rank1"] == 1
+    assert result["mINP"] == pytest.approx((3 / 6 + 2 / 2 + 3 / 5) / 3)
+
+
+def test_the_last_true_match_alone_decides_inp_and_ties_keep_gallery_order():
+    # Three true matches among seven items; whatever lies before the last one, INP is 3 / its position.
+    ids = ([1], [1, 0, 1, 0, 0, 1, 0], [0], [1] * 7)
+    for dist, last in (
+        ([1, 4, 2, 5, 6, 3, 7], 3), ([1, 3, 2, 4, 5, 7, 6], 7), ([7, 1, 6, 2, 3, 5, 4], 7), ([5, 5, 5, 5, 5, 5, 5], 6),
+        ([5, 5, 5, 5, 4, 4, 5], 5),
+    ):  # fmt: skip
+        assert evaluate_ranking([dist], *ids)["mINP"] == 3 / last
 
 
 @pytest.mark.parametrize("max_rank", [2, 50])
@@ -83,10 +97,11 @@ def test_a_query_without_a_true_match_is_counted_and_left_out_of_the_means():
     dist = [[1, 0, 2, 3], [1, 2, 3, 4], [3, 2, 0, 1]]
     # Query 0: its match comes second; query 1: none; query 2: item 2 left out, then 3, 1: second.
     result = evaluate(dist, query, gallery)
-    assert (result["mAP"], result["rank1"], result["rank5"]) == (0.5, 0, 1)
+    assert (result["mAP"], result["mINP"], result["rank1"], result["rank5"]) == (0.5, 0.5, 0, 1)
     assert (result["num_valid"], result["num_query"]) == (2, 3)
     rankings = rank_queries(np.array(dist), Roles([1, 3, 2], [1, 2, 2, 0], [0, 0, 0], [1, 1, 0, 1]))
     assert [ranking.first_match for ranking in rankings] == [2, 0, 2]
+    assert [ranking.inverse_negative_penalty for ranking in rankings] == pytest.approx([0.5, np.nan, 0.5], nan_ok=True)
     assert np.isnan(rankings[1].average_precision) and rankings[2].order.tolist() == [3, 1, 0]
 
 
@@ -106,9 +121,10 @@ def test_random_rankings_agree_with_a_double_loop(ap, camera_filter, queries_in_
             dist = np.concatenate([own, dist], axis=1)
         arguments = (dist, q_pids, g_pids, q_camids, g_camids)
         result = evaluate_ranking(*arguments, max_rank=20, ap=ap, camera_filter=camera_filter)
-        precisions, firsts = slow_ranking(*arguments, ap, camera_filter)
+        precisions, firsts, penalties = slow_ranking(*arguments, ap, camera_filter)
         assert result["num_valid"] == len(firsts)
         assert result["mAP"] == pytest.approx(sum(precisions) / len(precisions), abs=1e-12)
+        assert result["mINP"] == pytest.approx(sum(penalties) / len(penalties), abs=1e-12)
         cmc = [sum(first <= rank for first in firsts) / len(firsts) for rank in range(1, 21)]
         assert result["cmc"].tolist() == pytest.approx(cmc)
         assert [result["rank5"], result["rank10"], result["rank20"]] == pytest.approx([cmc[4], cmc[9], cmc[19]])

@@ -1,5 +1,6 @@
 """processor.ablation: rows, seeds, tables, broken runs, and the configs of the paper's rows."""
 
+import json
 import logging
 import sys
 from collections import Counter
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from configs import load_cfg
+from processor.ablation import command
 from processor.ablation.command import main
 from processor.ablation.paper import PAPER_ROWS
 from tests.conftest import ROOT, metrics, one_error, read_csv, tiny_options
@@ -62,6 +64,20 @@ def test_finished_rows_are_skipped_and_a_new_seed_is_added(tiny, tmp_path, caplo
         assert main([*rows, "--seeds", "1,2", *tiny]) == 0
     assert "table2_row2, seed 1 is finished" in caplog.text and table(out)[0]["seeds"] == "2"
     assert (out / "table2_row2/seed1/last.pth").stat().st_mtime_ns == before
+
+
+def test_a_finished_run_that_lacks_a_score_is_tested_again_and_needs_no_pretrained_weights(tiny, tmp_path, monkeypatch):
+    rows, run, asked = row("table2_row2"), tmp_path / "out/table2_row2/seed1", []
+    monkeypatch.setattr(command, "check_start", lambda cfg, pretrained=True: asked.append(pretrained))
+    assert main([*rows, "--seeds", "1", *tiny]) == 0
+    complete, weights = metrics(run), (run / "last.pth").read_bytes()
+    earlier = json.dumps({name: value for name, value in complete.items() if name != "mINP"})
+    for seeds in ("1", "1,2"):
+        (run / "metrics.json").write_text(earlier)
+        assert main([*rows, "--seeds", seeds, *tiny]) == 0
+        assert metrics(run) == complete and (run / "last.pth").read_bytes() == weights
+        assert table(tmp_path / "out")[0]["mINP"] and table(tmp_path / "out")[0]["seeds"] == seeds[-1]
+    assert asked == [True, False, True]  # the last time for seed 2
 
 
 def test_an_ablation_that_was_broken_off_goes_on(tiny, tmp_path, caplog, monkeypatch, interrupt_when):

@@ -139,7 +139,7 @@ def test_saved_features_and_ranks_agree_with_the_evaluation(tmp_path):
         assert file["pids"].tolist() == [1, 2, 1, 2, 0] and file["camids"].tolist() == [0, 0, 1, 1, 1]
     save_ranks(tmp_path / "ranks.csv", evaluation, NAMED)
     rows = read_csv(tmp_path / "ranks.csv")
-    assert [row["AP"] for row in rows] == ["1.000000"] * 2 and [row["first_match"] for row in rows] == ["1", "1"]
+    assert [(row["AP"], row["INP"], row["first_match"]) for row in rows] == [("1.000000", "1.000000", "1")] * 2
     assert [rows[0][f"top{k}"] for k in (1, 2, 3, 4)] == ["2.jpg", "4.jpg", "3.jpg", ""]
     assert [rows[0][name] for name in ("pid", "camera", "top1_pid", "top1_camera", "top2_pid")] == [
         "Ann", "gate", "Ann", "hall", "0",
@@ -162,19 +162,21 @@ def test_contact_sheet_frames_right_answers_green_and_wrong_ones_red(tmp_path):
 
 
 def test_results_are_logged_in_percent(caplog):
-    scores = {"mAP": 0.5, "rank1": 0.25, "rank5": 1.0, "rank10": 1.0, "rank20": 1.0}
+    scores = {"mAP": 0.5, "mINP": 0.125, "rank1": 0.25, "rank5": 1.0, "rank10": 1.0, "rank20": 1.0}
+    ci95 = {"mAP": (0.4, 0.6126), "mINP": (0.1, 0.2), "rank1": (0, 1)}
     with caplog.at_level("INFO"):
-        log_results(ranked(True), {"best": scores})
+        log_results(ranked(True), {"untrained": scores, "best": scores | {"ci95": ci95}})
     assert "2 queries against 5 gallery tracklets" in caplog.messages[0]
-    assert caplog.messages[1].split() == ["mAP", "Rank-1", "Rank-5", "Rank-10", "Rank-20"]
-    assert caplog.messages[2].split() == ["best", "50.00", "25.00", "100.00", "100.00", "100.00"]
+    assert caplog.messages[1].split() == ["mAP", "mINP", "Rank-1", "Rank-5", "Rank-10", "Rank-20"]
+    assert caplog.messages[3].split() == ["best", "50.00", "12.50", "25.00", "100.00", "100.00", "100.00"]
+    intervals = "mAP 50.00 [40.00, 61.26], mINP 12.50 [10.00, 20.00], Rank-1 25.00 [0.00, 100.00]"
+    assert caplog.messages[4:] == [f"best, 95 % intervals: {intervals}"]  # an earlier run has none
 
 
 def test_a_score_that_an_earlier_run_did_not_have_is_a_dash(caplog):
     with caplog.at_level("INFO"):
         log_table({"untrained": {"mAP": 0.25}})
-    assert caplog.messages[-1].split() == ["untrained", "25.00", "-", "-", "-", "-"]
-
+    assert caplog.messages[-1].split() == ["untrained", "25.00", "-", "-", "-", "-", "-"]
 
 
 def test_camera_pairs_are_written_by_name(tmp_path, caplog):
