@@ -12,7 +12,7 @@ from configs.defaults import get_cfg
 from configs.errors import ConfigError
 
 _CHOICES = {
-    "MODEL.PRETRAIN_CHOICE": ("openai", "none"),
+    "MODEL.PRETRAIN_CHOICE": ("openai", "timm", "none"),
     "MODEL.MEMORY": ("clip", "text", "none"),
     "MODEL.SSP.VARIANT": ("full", "simple"),
     "MODEL.TEMPORAL": ("TMD", "TAP", "CONV1D", "TRANSF", "TRANSF_CLS"),
@@ -183,7 +183,12 @@ def _encoder_faults(cfg: CfgNode) -> Iterator[str]:
         if value and not from_scratch:
             yield f"MODEL.ENCODER.{key} needs MODEL.PRETRAIN_CHOICE 'none': CLIP's weights have fixed sizes"
     if from_scratch and cfg.MODEL.PRETRAIN_PATH:
-        yield "MODEL.PRETRAIN_PATH needs MODEL.PRETRAIN_CHOICE 'openai'; with 'none' no weights are read"
+        yield "MODEL.PRETRAIN_PATH needs MODEL.PRETRAIN_CHOICE 'openai' or 'timm'; with 'none' no weights are read"
+    if cfg.MODEL.MEMORY == "text" and cfg.MODEL.PRETRAIN_CHOICE == "timm":
+        yield (
+            "MODEL.MEMORY text needs MODEL.PRETRAIN_CHOICE 'openai' or 'none': only OpenAI's text tower can be loaded, "
+            "'timm' names weights of others"
+        )
     for key in ("WIDTH", "EMBED"):
         if sizes[key] % 64:
             yield f"MODEL.ENCODER.{key} must be a multiple of 64 (SSP and TMD have heads 64 wide)"
