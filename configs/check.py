@@ -17,6 +17,7 @@ _CHOICES = {
     "MODEL.SSP.VARIANT": ("full", "simple"),
     "MODEL.TEMPORAL": ("TMD", "TAP", "CONV1D", "TRANSF", "TRANSF_CLS"),
     "MODEL.SIE_UNSEEN": ("off", "mean"),
+    "INPUT.PIXEL_STATISTICS": ("auto", "keys", "weights"),
     "DATASETS.SPLIT": (*"0123456789", "all"),
     "DATASETS.TRAIN_HALF": ("last", "first"),
     "SOLVER.SELECT_BY": ("test", "val", "last"),
@@ -54,6 +55,12 @@ def check_cfg(cfg: CfgNode) -> None:
     for faults in (_range_faults, _input_faults, _branch_faults, _solver_faults, _cnn_faults, _encoder_faults):
         for fault in faults(cfg):
             raise ConfigError(fault)
+
+
+def uses_weights_statistics(cfg: CfgNode) -> bool:
+    """Whether frames are normalised with the pixel statistics of MODEL.NAME's weights, not with INPUT's keys."""
+    choice = cfg.INPUT.PIXEL_STATISTICS
+    return cfg.MODEL.PRETRAIN_CHOICE == "timm" if choice == "auto" else choice == "weights"
 
 
 def _value(cfg: CfgNode, key: str) -> Any:
@@ -107,6 +114,12 @@ def _input_faults(cfg: CfgNode) -> Iterator[str]:
             yield f"{key} must be three numbers (red, green, blue), found {_value(cfg, key)}"
     if min(cfg.INPUT.PIXEL_STD) <= 0:
         yield f"INPUT.PIXEL_STD must be positive, found {cfg.INPUT.PIXEL_STD}"
+    for key in ("PIXEL_MEAN", "PIXEL_STD"):
+        if uses_weights_statistics(cfg) and list(cfg.INPUT[key]) != list(get_cfg().INPUT[key]):
+            yield (
+                f"INPUT.{key} {cfg.INPUT[key]} is not used: the pixel statistics of the weights are in force; set "
+                "INPUT.PIXEL_STATISTICS keys to use it"
+            )
     frames, length = cfg.TEST.FRAMES_PER_BATCH, cfg.INPUT.SEQ_LEN
     if frames < length:
         yield f"TEST.FRAMES_PER_BATCH {frames} must hold a clip of INPUT.SEQ_LEN {length}"

@@ -43,6 +43,7 @@ _C.INPUT.SEQ_LEN = 8  # frames per clip (T)
 _C.INPUT.PROB = 0.5  # probability of a horizontal flip, decided once per clip
 _C.INPUT.RE_PROB = 0.5  # probability of random erasing, decided per frame
 _C.INPUT.RE_LEGACY = False  # True: paste the erased patch at (its width, its height) as the release does
+_C.INPUT.PIXEL_STATISTICS = "auto"  # 'keys': the next two; 'weights': those of MODEL.NAME; 'auto': with 'timm' weights
 _C.INPUT.PIXEL_MEAN = [0.485, 0.456, 0.406]  # RGB in [0, 1]; the release uses these whatever its YAML says
 _C.INPUT.PIXEL_STD = [0.229, 0.224, 0.225]  # RGB in [0, 1]
 

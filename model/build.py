@@ -1,15 +1,18 @@
 """Config and counts -> TFCLIP."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 from yacs.config import CfgNode
 
+from configs import uses_weights_statistics
 from model.encoder import (
     CLIPImageEncoder,
     check_name,
     create_vit,
     is_resnet,
     openai_file_name,
+    timm_weights,
     weights_name,
 )
 from model.resnet_encoder import CLIPResNetEncoder, create_resnet
@@ -29,6 +32,14 @@ from model.tfclip import TFCLIP
 from model.weights import load_pretrained
 
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")  # of weight files in a folder
+
+
+class PixelStatistics(NamedTuple):
+    """What frames are normalised with, RGB in [0, 1]."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    source: str  # whose they are, for the log
 
 
 def build_model(cfg: CfgNode, num_classes: int, num_cameras: int, pretrained: bool = True) -> TFCLIP:
@@ -81,6 +92,19 @@ def pretrained_path(cfg: CfgNode) -> str:
     names = [f"{weights_name(name)}{suffix}" for suffix in _SUFFIXES]
     files = [Path(path) / file for file in (openai_file_name(name), *names) if file]
     return str(next((file for file in files if file.is_file()), files[0]))
+
+
+def pixel_statistics(cfg: CfgNode) -> PixelStatistics:
+    """Mean and standard deviation of pixels that INPUT.PIXEL_STATISTICS chooses: those of its keys or of the weights.
+
+    Raises InputError for an unknown MODEL.NAME.
+    """
+    if not uses_weights_statistics(cfg):
+        keys = cfg.INPUT
+        return PixelStatistics(tuple(keys.PIXEL_MEAN), tuple(keys.PIXEL_STD), "INPUT.PIXEL_MEAN, INPUT.PIXEL_STD")
+    check_model(cfg)
+    weights = timm_weights(cfg.MODEL.NAME)
+    return PixelStatistics(tuple(weights.mean), tuple(weights.std), f"timm's record of {weights_name(cfg.MODEL.NAME)}")
 
 
 def check_text(cfg: CfgNode) -> None:
