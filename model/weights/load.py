@@ -180,18 +180,15 @@ def _check_architecture(
     named: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str, needed: tuple[str, ...], advice: str
 ) -> None:
     """Raise ArchitectureError for a tensor without a place here, and if weights that begin with `needed` are absent."""
+    fault = f"weight file {source} is of another architecture:"
     for name, value in named.items():
         if name not in own or own[name].shape != value.shape:
             here = f"has {tuple(own[name].shape)} here" if name in own else "has no place here"
-            raise ArchitectureError(
-                f"weight file {source} is of another architecture: {name} {tuple(value.shape)} {here}; {advice}"
-            )
+            raise ArchitectureError(f"{fault} {name} {tuple(value.shape)} {here}; {advice}")
     # Counters of batches may be absent: nothing reads them.
     lacking = [n for n in own if n not in named and n.startswith(needed) and not n.endswith(".num_batches_tracked")]
     if lacking:
-        raise ArchitectureError(
-            f"weight file {source} is of another architecture: it lacks {_shorten(lacking)}; {advice}"
-        )
+        raise ArchitectureError(f"{fault} it lacks {_shorten(lacking)}; {advice}")
 
 
 def _rename(file: WeightFile, source: str, model: TFCLIP, report: LoadReport) -> dict[str, Tensor]:
