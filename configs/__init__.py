@@ -1,5 +1,6 @@
 """The config of a run: defaults, YAML files and command-line pairs, merged and checked."""
 
+from configs.check import uses_weights_statistics as uses_weights_statistics
 from configs.compare import changed_keys as changed_keys
 from configs.defaults import get_cfg as get_cfg
 from configs.errors import ConfigError as ConfigError

@@ -13,11 +13,12 @@ from configs.defaults import get_cfg
 from configs.errors import ConfigError
 
 _CHOICES = {
-    "MODEL.PRETRAIN_CHOICE": ("openai", "none"),
+    "MODEL.PRETRAIN_CHOICE": ("openai", "timm", "none"),
     "MODEL.MEMORY": ("clip", "text", "none"),
     "MODEL.SSP.VARIANT": ("full", "simple"),
     "MODEL.TEMPORAL": ("TMD", "TAP", "CONV1D", "CONV1D_VIEW", "TRANSF", "TRANSF_CLS"),
     "MODEL.SIE_UNSEEN": ("off", "mean"),
+    "INPUT.PIXEL_STATISTICS": ("auto", "keys", "weights"),
     "DATASETS.SPLIT": (*"0123456789", "all"),
     "DATASETS.TRAIN_HALF": ("last", "first"),
     "SOLVER.SELECT_BY": ("test", "val", "last"),
@@ -57,6 +58,12 @@ def check_cfg(cfg: CfgNode) -> None:
     for faults in (_range_faults, _input_faults, _branch_faults, _solver_faults, _cnn_faults, _encoder_faults):
         for fault in faults(cfg):
             raise ConfigError(fault)
+
+
+def uses_weights_statistics(cfg: CfgNode) -> bool:
+    """Whether frames are normalised with the pixel statistics of MODEL.NAME's weights, not with INPUT's keys."""
+    choice = cfg.INPUT.PIXEL_STATISTICS
+    return cfg.MODEL.PRETRAIN_CHOICE == "timm" if choice == "auto" else choice == "weights"
 
 
 def _value(cfg: CfgNode, key: str) -> Any:
@@ -114,6 +121,12 @@ def _input_faults(cfg: CfgNode) -> Iterator[str]:
             yield f"{key} must be three numbers (red, green, blue), found {_value(cfg, key)}"
     if min(cfg.INPUT.PIXEL_STD) <= 0:
         yield f"INPUT.PIXEL_STD must be positive, found {cfg.INPUT.PIXEL_STD}"
+    for key in ("PIXEL_MEAN", "PIXEL_STD"):
+        if uses_weights_statistics(cfg) and list(cfg.INPUT[key]) != list(get_cfg().INPUT[key]):
+            yield (
+                f"INPUT.{key} {cfg.INPUT[key]} is not used: the pixel statistics of the weights are in force; set "
+                "INPUT.PIXEL_STATISTICS keys to use it"
+            )
     frames, length = cfg.TEST.FRAMES_PER_BATCH, cfg.INPUT.SEQ_LEN
     if frames < length:
         yield f"TEST.FRAMES_PER_BATCH {frames} must hold a clip of INPUT.SEQ_LEN {length}"
@@ -190,7 +203,12 @@ def _encoder_faults(cfg: CfgNode) -> Iterator[str]:
         if value and not from_scratch:
             yield f"MODEL.ENCODER.{key} needs MODEL.PRETRAIN_CHOICE 'none': CLIP's weights have fixed sizes"
     if from_scratch and cfg.MODEL.PRETRAIN_PATH:
-        yield "MODEL.PRETRAIN_PATH needs MODEL.PRETRAIN_CHOICE 'openai'; with 'none' no weights are read"
+        yield "MODEL.PRETRAIN_PATH needs MODEL.PRETRAIN_CHOICE 'openai' or 'timm'; with 'none' no weights are read"
+    if cfg.MODEL.MEMORY == "text" and cfg.MODEL.PRETRAIN_CHOICE == "timm":
+        yield (
+            "MODEL.MEMORY text needs MODEL.PRETRAIN_CHOICE 'openai' or 'none': only OpenAI's text tower can be loaded, "
+            "'timm' names weights of others"
+        )
     for key in ("WIDTH", "EMBED"):
         if sizes[key] % 64:
             yield f"MODEL.ENCODER.{key} must be a multiple of 64 (SSP and TMD have heads 64 wide)"

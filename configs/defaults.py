@@ -6,9 +6,9 @@ _C = CfgNode()
 
 # --------------------------------------------------------------------------- model
 _C.MODEL = CfgNode()
-_C.MODEL.NAME = "ViT-B-16"  # 'ViT-B-16', 'ViT-L-14', 'RN50', or any CLIP ViT or CLIP ResNet of timm
-_C.MODEL.PRETRAIN_CHOICE = "openai"  # 'openai': CLIP's weights; 'none': encoder from scratch
-_C.MODEL.PRETRAIN_PATH = ""  # OpenAI's file of MODEL.NAME, or its folder (ViT-B-16.pt, RN50.pt); empty: timm downloads
+_C.MODEL.NAME = "ViT-B-16"  # 'ViT-B-16', 'ViT-L-14', 'RN50', or timm's name of a CLIP ViT or ResNet, architecture.tag
+_C.MODEL.PRETRAIN_CHOICE = "openai"  # 'openai': OpenAI's weights; 'timm': those of MODEL.NAME's tag; 'none': no weights
+_C.MODEL.PRETRAIN_PATH = ""  # file of them in OpenAI's, open_clip's or timm's names, or its folder; empty: download
 _C.MODEL.STRIDE_SIZE = [16, 16]  # pixels [vertical, horizontal] between patches; [12, 12] gives overlapping patches
 _C.MODEL.SIE_CAMERA = True  # add a learned camera embedding to the class token (method: SIE)
 _C.MODEL.SIE_COE = 1.0  # factor of the camera embedding
@@ -43,6 +43,7 @@ _C.INPUT.SEQ_LEN = 8  # frames per clip (T)
 _C.INPUT.PROB = 0.5  # probability of a horizontal flip, decided once per clip
 _C.INPUT.RE_PROB = 0.5  # probability of random erasing, decided per frame
 _C.INPUT.RE_LEGACY = False  # True: paste the erased patch at (its width, its height) as the release does
+_C.INPUT.PIXEL_STATISTICS = "auto"  # 'keys': the next two; 'weights': those of MODEL.NAME; 'auto': with 'timm' weights
 _C.INPUT.PIXEL_MEAN = [0.485, 0.456, 0.406]  # RGB in [0, 1]; the release uses these whatever its YAML says
 _C.INPUT.PIXEL_STD = [0.229, 0.224, 0.225]  # RGB in [0, 1]
 

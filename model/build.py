@@ -1,10 +1,20 @@
 """Config and counts -> TFCLIP."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 from yacs.config import CfgNode
 
-from model.encoder import CLIPImageEncoder, check_name, create_vit, is_resnet, openai_file_name
+from configs import uses_weights_statistics
+from model.encoder import (
+    CLIPImageEncoder,
+    check_name,
+    create_vit,
+    is_resnet,
+    openai_file_name,
+    timm_weights,
+    weights_name,
+)
 from model.resnet_encoder import CLIPResNetEncoder, create_resnet
 from model.sequence_prompt import SequenceSpecificPrompt
 from model.temporal_heads import TEMPORAL_HEADS
@@ -21,13 +31,23 @@ from model.text_prompt import TextBranch, TextPrompts
 from model.tfclip import TFCLIP
 from model.weights import load_pretrained
 
+_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")  # of weight files in a folder
+
+
+class PixelStatistics(NamedTuple):
+    """What frames are normalised with, RGB in [0, 1]."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    source: str  # whose they are, for the log
+
 
 def build_model(cfg: CfgNode, num_classes: int, num_cameras: int, pretrained: bool = True) -> TFCLIP:
     """TF-CLIP on the CPU for `num_classes` training identities and `num_cameras` cameras.
 
-    With `pretrained` and MODEL.PRETRAIN_CHOICE 'openai' the encoder holds CLIP's weights; evaluation and resuming pass
-    False, since they fill the model from another file. Raises InputError for an unknown MODEL.NAME or weights that do
-    not fit.
+    With `pretrained` and MODEL.PRETRAIN_CHOICE 'openai' or 'timm' the encoder holds CLIP's weights; evaluation and
+    resuming pass False, since they fill the model from another file. Raises InputError for an unknown MODEL.NAME or
+    weights that do not fit.
     """
     check_model(cfg)
     keys = cfg.MODEL
@@ -40,7 +60,7 @@ def build_model(cfg: CfgNode, num_classes: int, num_cameras: int, pretrained: bo
     elif keys.TEMPORAL != "TAP":
         temporal_head = TEMPORAL_HEADS[keys.TEMPORAL](encoder.embed_width, cfg.INPUT.SEQ_LEN)
     model = TFCLIP(encoder, ssp, tmd, num_classes, cfg.TEST.NECK_FEAT, temporal_head)
-    if pretrained and cfg.MODEL.PRETRAIN_CHOICE == "openai":
+    if pretrained and cfg.MODEL.PRETRAIN_CHOICE != "none":
         load_pretrained(model, cfg.MODEL.NAME, pretrained_path(cfg))
     return model
 
@@ -62,9 +82,29 @@ def build_text_branch(cfg: CfgNode, model: TFCLIP, pretrained: bool = True) -> T
 
 
 def pretrained_path(cfg: CfgNode) -> str:
-    """MODEL.PRETRAIN_PATH or, if it is a folder, the path of OpenAI's file of MODEL.NAME in it."""
-    path, name = cfg.MODEL.PRETRAIN_PATH, openai_file_name(cfg.MODEL.NAME)
-    return str(Path(path) / name) if name and path and Path(path).is_dir() else path
+    """MODEL.PRETRAIN_PATH or, if it is a folder, the path of the file of MODEL.NAME in it.
+
+    That is OpenAI's file, or one with the full name of the weights, such as vit_base_patch16_clip_224.laion2b.pt.
+    """
+    path, name = cfg.MODEL.PRETRAIN_PATH, cfg.MODEL.NAME
+    if not (path and Path(path).is_dir()):
+        return path
+    names = [f"{weights_name(name)}{suffix}" for suffix in _SUFFIXES]
+    files = [Path(path) / file for file in (openai_file_name(name), *names) if file]
+    return str(next((file for file in files if file.is_file()), files[0]))
+
+
+def pixel_statistics(cfg: CfgNode) -> PixelStatistics:
+    """Mean and standard deviation of pixels that INPUT.PIXEL_STATISTICS chooses: those of its keys or of the weights.
+
+    Raises InputError for an unknown MODEL.NAME.
+    """
+    if not uses_weights_statistics(cfg):
+        keys = cfg.INPUT
+        return PixelStatistics(tuple(keys.PIXEL_MEAN), tuple(keys.PIXEL_STD), "INPUT.PIXEL_MEAN, INPUT.PIXEL_STD")
+    check_model(cfg)
+    weights = timm_weights(cfg.MODEL.NAME)
+    return PixelStatistics(tuple(weights.mean), tuple(weights.std), f"timm's record of {weights_name(cfg.MODEL.NAME)}")
 
 
 def check_text(cfg: CfgNode) -> None:
@@ -89,7 +129,7 @@ def _build_encoder(cfg: CfgNode, num_cameras: int) -> CLIPImageEncoder | CLIPRes
 
 def check_model(cfg: CfgNode) -> None:
     """Raise InputError for a MODEL.NAME that cannot be built, before any data are read."""
-    check_name(cfg.MODEL.NAME, openai_weights=cfg.MODEL.PRETRAIN_CHOICE == "openai")
+    check_name(cfg.MODEL.NAME, cfg.MODEL.PRETRAIN_CHOICE)
 
 
 def _scratch_sizes(cfg: CfgNode) -> dict[str, int]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import timm
 import torch
-from timm.models import checkpoint_seq
+from timm.models import PretrainedCfg, checkpoint_seq
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -35,6 +35,8 @@ OPENAI_FILES = {  # timm's architecture -> the file that OpenAI distributes
     "resnet50x16_clip": "RN50x16.pt",
     "resnet50x64_clip": "RN50x64.pt",
 }
+# Weights made with QuickGELU (open_clip 2.26 and later: ViT-B-16, dfn2b) that timm keeps under the GELU name alone.
+_KEPT_AS = {"vit_base_patch16_clip_quickgelu_224.dfn2b": "vit_base_patch16_clip_224.dfn2b"}
 
 
 class ClipTokens(NamedTuple):
@@ -119,6 +121,28 @@ def timm_name(name: str) -> str:
     return TIMM_NAMES.get(name, name)
 
 
+def timm_weights(name: str) -> PretrainedCfg:
+    """timm's record of the weights that MODEL.NAME's tag names, or timm's default tag where it has none.
+
+    Raises RuntimeError for a tag that timm does not know.
+    """
+    return timm.get_pretrained_cfg(_KEPT_AS.get(timm_name(name), timm_name(name)))
+
+
+def weights_name(name: str) -> str:
+    """Architecture and tag that MODEL.NAME stands for, such as vit_base_patch16_clip_224.laion2b."""
+    return f"{_architecture(name)}.{timm_weights(name).tag}"
+
+
+def activation(name: str) -> str:
+    """The activation of the CLIP ViT MODEL.NAME."""
+    return "QuickGELU" if "_quickgelu_" in timm_name(name) else "GELU"
+
+
+def _architecture(name: str) -> str:
+    return timm_name(name).partition(".")[0]
+
+
 def is_resnet(name: str) -> bool:
     """Whether MODEL.NAME is one of CLIP's ResNets (with its attention pool), not a ViT."""
     return re.fullmatch(r"resnet\w+_clip(\..+)?", timm_name(name)) is not None
@@ -126,37 +150,52 @@ def is_resnet(name: str) -> bool:
 
 def openai_file_name(name: str) -> str | None:
     """The file that OpenAI distributes for MODEL.NAME, such as ViT-B-16.pt; None for weights of others."""
-    architecture, _, tag = timm_name(name).partition(".")
-    return OPENAI_FILES.get(architecture) if tag in ("", "openai") else None
+    return OPENAI_FILES.get(_architecture(name)) if timm_weights(name).tag == "openai" else None
 
 
-def openai_file(name: str) -> str:
-    """The weights of MODEL.NAME for advice in messages, such as "OpenAI's ViT-B-16.pt"."""
+def weights_file(name: str) -> str:
+    """The file with the weights of MODEL.NAME for advice in messages, such as "OpenAI's ViT-B-16.pt"."""
     file = openai_file_name(name)
-    return f"OpenAI's {file}" if file else f"timm's weights of {timm_name(name)}"
+    return f"OpenAI's {file}" if file else f"model.safetensors of https://huggingface.co/{timm_weights(name).hf_hub_id}"
 
 
-def check_name(name: str, openai_weights: bool = False) -> None:
+def check_name(name: str, choice: str = "none") -> None:
     """Raise InputError unless `name` is a CLIP ViT or CLIP ResNet of timm.
 
-    With `openai_weights` a ViT must be the variant that these weights need; ResNets have one activation only.
+    `choice` is MODEL.PRETRAIN_CHOICE: with 'openai' and 'timm' a ViT must have the activation that its weights were
+    made with; ResNets have one activation only.
     """
     full_name, example = timm_name(name), f"such as {TIMM_NAMES['ViT-B-16']}"
     is_vit = full_name.startswith("vit_") and "_clip_" in full_name
     if not ((is_vit or is_resnet(name)) and timm.is_model(full_name)):
         known = ", ".join(TIMM_NAMES)
         raise InputError(f"MODEL.NAME '{name}' must be {known} or another CLIP ViT or CLIP ResNet of timm, {example}")
+    architecture, _, tag = full_name.partition(".")
+    quick = re.sub("_clip_(?!quickgelu_)", "_clip_quickgelu_", architecture)
+    # timm offers weights that were made with QuickGELU under the name with GELU too.
+    tags = _clip_tags(architecture) - (_clip_tags(quick) if quick != architecture else set())
+    take = f"take {architecture} with one of the tags {', '.join(sorted(tags))}" if tags else f"take CLIP, {example}"
     try:
-        tag = timm.get_pretrained_cfg(full_name).tag
+        tag = timm_weights(name).tag
     except RuntimeError:
-        raise InputError(f"MODEL.NAME '{name}': timm knows no weights '{full_name.partition('.')[2]}' of it") from None
+        raise InputError(f"MODEL.NAME '{name}': timm knows no weights '{tag}' of it; {take}") from None
     if "_ft_" in tag:  # fine-tuned: a head for classes has replaced CLIP's projection
-        raise InputError(f"MODEL.NAME '{name}' is a classifier made from CLIP ({tag}); take CLIP, {example}")
-    if openai_weights and is_vit and not ("_quickgelu_" in full_name and full_name.endswith(".openai")):
+        raise InputError(f"MODEL.NAME '{name}' is a classifier made from CLIP ({tag}); {take}")
+    if choice == "openai" and is_vit and not ("_quickgelu_" in full_name and full_name.endswith(".openai")):
         raise InputError(
             f"MODEL.NAME '{name}' is not the variant with QuickGELU that OpenAI's weights need (…_quickgelu_….openai, "
-            f"{example}); MODEL.PRETRAIN_CHOICE 'none' takes any variant"
+            f"{example}); MODEL.PRETRAIN_CHOICE 'timm' takes the weights that the tag names, 'none' starts from scratch"
         )
+    if choice == "timm" and tag not in tags:
+        raise InputError(
+            f"MODEL.NAME '{name}' has GELU, the weights '{tag}' were made with QuickGELU; take {quick}.{tag}"
+        )
+
+
+def _clip_tags(architecture: str) -> set[str]:
+    """The tags of `architecture` in timm but those of classifiers."""
+    names = (name.partition(".") for name in [*timm.list_pretrained(f"{architecture}.*"), *_KEPT_AS])
+    return {tag for of, _, tag in names if of == architecture and "_ft_" not in tag}
 
 
 def create_vit(
@@ -170,9 +209,9 @@ def create_vit(
     check_name(name)
     if is_resnet(name):
         raise ValueError(f"{name} is a ResNet")
-    sizes = {"num_classes": timm.get_pretrained_cfg(timm_name(name)).num_classes} | sizes
+    sizes = {"num_classes": timm_weights(name).num_classes} | sizes
     try:
-        vit = timm.create_model(timm_name(name), pretrained=False, img_size=tuple(image_size), **sizes)
+        vit = timm.create_model(_architecture(name), pretrained=False, img_size=tuple(image_size), **sizes)
     except (AssertionError, ValueError, RuntimeError) as error:
         raise InputError(f"timm cannot build MODEL.NAME '{name}' with MODEL.ENCODER {sizes}: {error}") from None
     vit.head = nn.Linear(vit.embed_dim, vit.num_classes, bias=False)  # CLIP's projection has no bias

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from model.encoder import OPENAI_FILES, openai_file, timm_name
+from model.encoder import OPENAI_FILES, timm_name, weights_file
 from model.weights import read_weight_file
 from utils.errors import InputError
 
@@ -132,7 +132,7 @@ def require_text_path(name: str, path: str) -> None:
     if not path:
         raise InputError(
             "MODEL.MEMORY text needs MODEL.PRETRAIN_PATH: timm downloads the image tower alone; put "
-            f"{openai_file(name)} there"
+            f"{weights_file(name)} there"
         )
 
 
@@ -142,7 +142,7 @@ def load_text_tower(tower: TextTower, name: str, path: str) -> None:
     `name` is MODEL.NAME, for advice. Raises MissingFileError, or InputError for an empty path, a file without a text
     tower or one of other sizes; the tower is left untouched then.
     """
-    advice = f"put {openai_file(name)} there"
+    advice = f"put {weights_file(name)} there"
     require_text_path(name, path)
     file, own = read_weight_file(Path(path)), tower.text.state_dict()
     state = {weight: value for weight, value in file.state.items() if re.fullmatch(_TEXT_WEIGHT, weight)}

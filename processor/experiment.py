@@ -13,6 +13,7 @@ from yacs.config import CfgNode
 from configs import resolve_auto
 from datasets import check_frames_present, configured_splits, find_dataset, official_name
 from datasets.tracklet import ReIDSplits, Tracklet, below
+from model import pixel_statistics
 from model.weights import Cameras, TrainedCameras
 from processor.protocol import EvalProtocol, check_scorable
 from processor.runtime import Runtime
@@ -99,7 +100,8 @@ def prepare(cfg: CfgNode, out: Path, name: str = "", root: str = "", validation:
     `validation` a validation part is held out where SOLVER.SELECT_BY asks for it. Raises InputError for data that
     cannot be read or scored.
     """
-    runtime = Runtime.choose(cfg.SOLVER.AMP, cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD)
+    mean, std, source = pixel_statistics(cfg)
+    runtime = Runtime.choose(cfg.SOLVER.AMP, mean, std)
     start = time.perf_counter()
     splits = configured_splits(cfg, name, root, validation)
     check_frames_present(splits)
@@ -113,6 +115,7 @@ def prepare(cfg: CfgNode, out: Path, name: str = "", root: str = "", validation:
         "precision: training %s (SOLVER.AMP), tests %s (TEST.PRECISION), memory pass %s (SOLVER.MEMORY_PRECISION)",
         runtime.precision, experiment.test_runtime.precision, experiment.memory_runtime.precision,
     )  # fmt: skip
+    logger.info("pixel mean %s, std %s: %s (INPUT.PIXEL_STATISTICS %s)", mean, std, source, cfg.INPUT.PIXEL_STATISTICS)
     logger.info("%s read in %.1f s from %s", dataset, time.perf_counter() - start, root or cfg.DATASETS.ROOT_DIR)
     for line in splits.summary().splitlines():
         logger.info("%s", line)

@@ -1,4 +1,4 @@
-"""Weight files: OpenAI's, published TF-CLIP, checkpoints of ours; recognised by content, matched by name."""
+"""Weight files: CLIP's, published TF-CLIP, checkpoints of ours; recognised by content, matched by name."""
 
 from model.weights.cameras import Cameras as Cameras
 from model.weights.cameras import TrainedCameras as TrainedCameras

@@ -21,7 +21,7 @@ from utils.errors import InputError, MissingFileError
 class WeightFile(NamedTuple):
     """The content of a weight file."""
 
-    kind: str  # 'openai', 'timm', 'published' or 'checkpoint'
+    kind: str  # 'openai' (the names of OpenAI and open_clip), 'timm', 'published' or 'checkpoint'
     state: dict[str, Tensor]  # name in the file -> tensor
     config: str = ""  # of the run that made a checkpoint, as YAML
     cameras: TrainedCameras | None = None  # what its camera table was trained on, where the file says so
@@ -46,8 +46,8 @@ def read_weight_file(path: Path) -> WeightFile:
     if kind is not None:
         return WeightFile(kind, state)
     raise InputError(
-        f"weight file {path} is none of CLIP (OpenAI, timm), published TF-CLIP or a checkpoint of this project "
-        f"(first names: {', '.join(list(state)[:4]) or 'none'})"
+        f"weight file {path} is none of CLIP (OpenAI, open_clip, timm), published TF-CLIP or a checkpoint of this "
+        f"project (first names: {', '.join(list(state)[:4]) or 'none'})"
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import timm
 from torch import Tensor
 
-from model.encoder import openai_file, resize_positions, timm_name
+from model.encoder import activation, resize_positions, timm_name, timm_weights, weights_file, weights_name
 from model.tfclip import TFCLIP
 from model.weights import names as weight_names
 from model.weights.cameras import CameraFit, Cameras, TrainedCameras
@@ -22,9 +22,10 @@ logger = logging.getLogger(__name__)
 _CAMERAS = "encoder.camera_embed"
 _TRAINING_ONLY = ("ssp.", "classifier_")  # no part of retrieval
 _TEMPORAL = ("tmd.", "temporal_head.", "neck_t.", "neck_f.")
-_ADVICE = (
-    "check MODEL.NAME, MODEL.ENCODER, MODEL.STRIDE_SIZE, INPUT.SIZE_TEST, INPUT.SEQ_LEN (TRANSF_CLS), MODEL.TEMPORAL "
-    "and MODEL.TMD"
+_ADVICE = "check MODEL.NAME"
+_ADVICE_WHOLE = (
+    f"{_ADVICE}, MODEL.ENCODER, MODEL.STRIDE_SIZE, INPUT.SIZE_TEST, INPUT.SEQ_LEN (TRANSF_CLS), MODEL.TEMPORAL and "
+    "MODEL.TMD"
 )
 
 
@@ -36,7 +37,7 @@ class ArchitectureError(InputError):
 class LoadReport:
     """What happened to every weight of a file and of the model; fields are read as attributes or as items."""
 
-    kind: str  # 'openai', 'timm', 'published' or 'checkpoint'
+    kind: str  # 'openai' (the names of OpenAI and open_clip), 'timm', 'published' or 'checkpoint'
     config: str = ""  # of the run that made a checkpoint, as YAML
     loaded: int = 0  # tensors that were copied into the model
     renamed: dict[str, str] = field(default_factory=dict)  # name in the file -> name in the model, of those copied
@@ -50,7 +51,8 @@ class LoadReport:
 
     def lines(self) -> list[str]:
         """The report for a log: loaded and renamed weights as numbers, all others by name."""
-        lines = [f"{self.kind} weights: {self.loaded} tensors loaded, {len(self.renamed)} of them under new names"]
+        kind = "CLIP" if self.kind == "openai" else self.kind
+        lines = [f"{kind} weights: {self.loaded} tensors loaded, {len(self.renamed)} of them under new names"]
         if self.dropped:
             lines.append(f"dropped (used by no model): {_shorten(self.dropped)}")
         by_reason: dict[str, list[str]] = {}
@@ -71,7 +73,8 @@ def load_weights(
 ) -> LoadReport:
     """Fill `model` from a weight file of any kind and report what happened to each name.
 
-    Kinds: CLIP as OpenAI or timm keep it (only the encoder is filled), published TF-CLIP, checkpoints of this project.
+    Kinds: CLIP as OpenAI, open_clip or timm keep it (only the encoder is filled), published TF-CLIP, checkpoints of
+    this project.
 
     With `allow_skipped` (evaluation), these are skipped: an SSP of another variant, or any if SSP is off here, and
     classifiers of another number of identities. Cameras of the data (`here`) that the file was not trained on get no
@@ -87,25 +90,33 @@ def load_weights(
 
 
 def load_pretrained(model: TFCLIP, name: str, path: str) -> LoadReport:
-    """Fill the encoder with CLIP's weights: the file at `path`, or timm's download of `name` when it is empty."""
-    if path:
-        report = load_weights(model, path, allow_skipped=False)
-    else:
-        file = WeightFile("timm", _download(name))
-        report = fill_model(model, file, f"timm's {timm_name(name)}", allow_skipped=False)
+    """Fill the encoder with CLIP's weights: the file at `path`, or timm's download of `name` when it is empty.
+
+    Raises InputError, or ArchitectureError naming MODEL.NAME (`name`) and the file that does not fit it.
+    """
+    source = path or f"timm's {weights_name(name)}"
+    default = "" if path or "." in timm_name(name) else f" (the default tag: MODEL.NAME '{name}' has none)"
+    logger.info("weights of the encoder: %s%s", source, default)
+    if path and model.encoder.tower == "vit":  # names and shapes are the same with each activation
+        logger.info("activation of MODEL.NAME '%s': %s; a weight file does not say its own", name, activation(name))
+    file = read_weight_file(Path(path)) if path else WeightFile("timm", _download(name))
+    try:
+        report = fill_model(model, file, source, allow_skipped=False)
+    except ArchitectureError as error:
+        raise ArchitectureError(f"MODEL.NAME '{name}': {error}") from None
     for line in report.lines():
         logger.info("%s", line)
     return report
 
 
 def _download(name: str) -> dict[str, Tensor]:
-    full_name = timm_name(name)
+    weights = timm_weights(name)
+    kept_as = f"{weights.architecture}.{weights.tag}"
     try:
-        num_classes = timm.get_pretrained_cfg(full_name).num_classes
-        encoder = timm.create_model(full_name, pretrained=True, num_classes=num_classes)
+        encoder = timm.create_model(kept_as, pretrained=True, num_classes=weights.num_classes)
     except Exception as error:  # the hub client raises many kinds for a missing network
         raise InputError(
-            f"timm could not download {full_name} ({_first_line(error)}); put {openai_file(name)} on disk and set "
+            f"timm could not download {kept_as} ({_first_line(error)}); put {weights_file(name)} on disk and set "
             "MODEL.PRETRAIN_PATH to it"
         ) from None
     return encoder.state_dict()
@@ -141,7 +152,8 @@ def fill_model(
     absent = [name for name in own if name not in named]
     report.missing = [name for name in absent if name not in skipped]
     whole = file.kind in ("published", "checkpoint")
-    _check_architecture(named, own, source, (f"encoder.{model.encoder.tower}.", *(_TEMPORAL if whole else ())))
+    needed = (f"encoder.{model.encoder.tower}.", *(_TEMPORAL if whole else ()))
+    _check_architecture(named, own, source, needed, _ADVICE_WHOLE if whole else _ADVICE)
     if whole:
         optional = (*_TRAINING_ONLY, _CAMERAS) if allow_skipped else ()
         lacking = [name for name in absent if not name.startswith(optional)]
@@ -168,21 +180,18 @@ def _check_tower(file: WeightFile, source: str, model: TFCLIP) -> None:
 
 
 def _check_architecture(
-    named: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str, needed: tuple[str, ...]
+    named: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str, needed: tuple[str, ...], advice: str
 ) -> None:
     """Raise ArchitectureError for a tensor without a place here, and if weights that begin with `needed` are absent."""
+    fault = f"weight file {source} is of another architecture:"
     for name, value in named.items():
         if name not in own or own[name].shape != value.shape:
             here = f"has {tuple(own[name].shape)} here" if name in own else "has no place here"
-            raise ArchitectureError(
-                f"weight file {source} is of another architecture: {name} {tuple(value.shape)} {here}; {_ADVICE}"
-            )
+            raise ArchitectureError(f"{fault} {name} {tuple(value.shape)} {here}; {advice}")
     # Counters of batches may be absent: nothing reads them.
     lacking = [n for n in own if n not in named and n.startswith(needed) and not n.endswith(".num_batches_tracked")]
     if lacking:
-        raise ArchitectureError(
-            f"weight file {source} is of another architecture: it lacks {_shorten(lacking)}; {_ADVICE}"
-        )
+        raise ArchitectureError(f"{fault} it lacks {_shorten(lacking)}; {advice}")
 
 
 def _rename(file: WeightFile, source: str, model: TFCLIP, report: LoadReport) -> dict[str, Tensor]:

@@ -1,7 +1,8 @@
 """Tables from the names of weights in CLIP's and in published TF-CLIP files to the names of this project.
 
-CLIP: openai/CLIP; timm translates its ResNets. Published: the public release (SSP.*, TMD.*) and the authors' packages
-(prompts_generator.*, SAT.*). In a target, <tower> stands for the rest of the name in _CLIP_TOWER, <block> in _BLOCK.
+CLIP: openai/CLIP, and open_clip with the same names; timm translates its ResNets. Published: the public release (SSP.*,
+TMD.*) and the authors' packages (prompts_generator.*, SAT.*). In a target, <tower> stands for the rest of
+the name in _CLIP_TOWER, <block> in _BLOCK.
 """
 
 import re

@@ -25,7 +25,7 @@ from datasets import build_test_loader, build_train_loader, check_frames_present
 from datasets.frames import frame_source
 from datasets.tracklet import ReIDSplits
 from loss import build_criterion
-from model import build_model, check_model
+from model import build_model, check_model, pixel_statistics
 from model.compiled import check_compiler, compile_clip_features
 from model.tfclip import TFCLIP
 from processor.benchmark import parts
@@ -161,7 +161,8 @@ def _bench(arguments: argparse.Namespace) -> Bench:
 
 
 def _runtime(cfg: CfgNode) -> Runtime:
-    return Runtime.choose(cfg.SOLVER.AMP, cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD)
+    mean, std, _ = pixel_statistics(cfg)
+    return Runtime.choose(cfg.SOLVER.AMP, mean, std)
 
 
 def _open_data(bench: Bench, stack: ExitStack) -> None:

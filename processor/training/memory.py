@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datasets import build_memory_loader, cache_dir
+from model import pixel_statistics
 from model.clip_memory import build_clip_memory
 from model.text_prompt import TextBranch
 from model.tfclip import TFCLIP
@@ -57,7 +58,7 @@ def tracklet_features(experiment: Experiment, model: TFCLIP) -> Tensor:
         "frames": describe_frames(splits),
         "weights": describe_weights(model.encoder),
         "encoder": [cfg.MODEL.NAME, cfg.MODEL.STRIDE_SIZE, dict(cfg.MODEL.ENCODER)],
-        "input": [cfg.INPUT.SIZE_TEST, cfg.INPUT.SEQ_LEN, cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD],
+        "input": [cfg.INPUT.SIZE_TEST, cfg.INPUT.SEQ_LEN, *pixel_statistics(cfg)[:2]],
         "frames_per_batch": cfg.TEST.FRAMES_PER_BATCH,
         "precision": runtime.precision,
         "code": describe_code(),

@@ -14,7 +14,7 @@ from loss import build_criterion
 from loss.criterion import LOSS_TERMS
 from model import build_model, build_text_branch, check_model, check_text, pretrained_path
 from model.compiled import check_compiler
-from model.encoder import openai_file
+from model.encoder import weights_file
 from model.text_prompt import TextBranch
 from model.weights import WeightFile, fill_model, load_weights
 from processor import run_folder as files
@@ -77,7 +77,7 @@ def check_start(cfg: CfgNode, pretrained: bool = True) -> None:
         return
     check_text(cfg)
     if cfg.MODEL.PRETRAIN_PATH:
-        check_file("MODEL.PRETRAIN_PATH", Path(pretrained_path(cfg)), f"put {openai_file(cfg.MODEL.NAME)} there")
+        check_file("MODEL.PRETRAIN_PATH", Path(pretrained_path(cfg)), f"put {weights_file(cfg.MODEL.NAME)} there")
 
 
 def _open_output_dir(experiment: Experiment, resume: bool, discard: Path | None) -> None:

@@ -44,10 +44,12 @@ LEAST = [  # the smallest value of each number
 ]  # fmt: skip
 SHARES = "INPUT.PROB INPUT.RE_PROB SOLVER.WARMUP_FACTOR SOLVER.GAMMA TEST.RE_RANKING_LAMBDA".split()
 WORDS = {
-    "MODEL.PRETRAIN_CHOICE": "openai none", "MODEL.SSP.VARIANT": "full simple", "SOLVER.AMP": "auto bf16 fp16 off",
+    "MODEL.PRETRAIN_CHOICE": "openai timm none", "INPUT.PIXEL_STATISTICS": "auto keys weights",
+    "MODEL.SSP.VARIANT": "full simple", "SOLVER.AMP": "auto bf16 fp16 off",
     "TEST.SAMPLING": "dense first", "TEST.EVAL_SAMPLING": "dense first", "TEST.NECK_FEAT": "before after",
     "TEST.GALLERY_INCLUDES_QUERY": "auto True False",
 }  # fmt: skip
+TIMM, OWN_MEAN = "MODEL.PRETRAIN_CHOICE timm ", "INPUT.PIXEL_MEAN [0.5,0.5,0.5] "
 NONE, OBLONG = "MODEL.PRETRAIN_CHOICE none ", "INPUT.SIZE_TRAIN (32,12) INPUT.SIZE_TEST (32,12) "
 CONTRADICTIONS = [  # refused options, start of the message, options nearby that are accepted
     *((f"{key} {size}", f"{key} must be two positive numbers", "MODEL.STRIDE_SIZE 12")
@@ -59,6 +61,14 @@ CONTRADICTIONS = [  # refused options, start of the message, options nearby that
     ("INPUT.PIXEL_STD [0.2,0,0.2]", "INPUT.PIXEL_STD must be positive", "INPUT.PIXEL_STD (0.2,0.1,0.2)"),
     ("INPUT.PIXEL_MEAN [0.5,0.5,1e999]", "INPUT.PIXEL_MEAN ", "INPUT.PIXEL_MEAN [0.5,0.5,1]"),
     ("INPUT.PIXEL_STD [0.5,0.5,1e999]", "INPUT.PIXEL_STD ", "INPUT.PIXEL_STD [0.5,0.5,1]"),
+    *((f"INPUT.PIXEL_STATISTICS {statistics} {choice} INPUT.PIXEL_{key} [0.5,0.5,0.5]",
+       f"INPUT.PIXEL_{key} [0.5, 0.5, 0.5] is not used: the pixel statistics of the weights are in force; set "
+       "INPUT.PIXEL_STATISTICS keys", f"INPUT.PIXEL_STATISTICS keys {choice} INPUT.PIXEL_{key} [0.5,0.5,0.5]")
+      for statistics, choice in (("auto", TIMM), ("weights", ""), ("weights", NONE)) for key in ("MEAN", "STD")),
+    (TIMM + OWN_MEAN, "INPUT.PIXEL_MEAN [0.5, 0.5, 0.5] is not used", OWN_MEAN),
+    (TIMM + "MODEL.MEMORY text", "MODEL.MEMORY text needs MODEL.PRETRAIN_CHOICE 'openai' or 'none'", TIMM),
+    (TIMM + "MODEL.ENCODER.WIDTH 64", "MODEL.ENCODER.WIDTH needs MODEL.PRETRAIN_CHOICE 'none'",
+     TIMM + "MODEL.PRETRAIN_PATH x.pt"),
     ("MODEL.SIE_COE 1e999", "MODEL.SIE_COE ", "MODEL.SIE_COE -1"),
     ("SOLVER.SEED 18446744073709551616", "SOLVER.SEED ", "SOLVER.SEED 18446744073709551615"),
     ("TEST.FRAMES_PER_BATCH 7", "TEST.FRAMES_PER_BATCH 7 must hold a clip of INPUT.SEQ_LEN 8", "INPUT.SEQ_LEN 512"),

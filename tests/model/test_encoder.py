@@ -5,7 +5,7 @@ import timm
 import torch
 from torch.nn import functional as F
 
-from model.encoder import CLIPImageEncoder, check_name, create_vit, is_resnet, openai_file, resize_positions
+from model.encoder import CLIPImageEncoder, check_name, create_vit, is_resnet, resize_positions, weights_file
 from tests.tolerance import assert_close, largest
 from utils.errors import InputError
 
@@ -76,10 +76,10 @@ def test_positions_are_resized_bilinearly_and_keep_the_class():
     ["vit_base_patch16_clip_224.openai", "vit_base_patch16_clip_quickgelu_224", "vit_base_patch16_clip_224.laion2b"],
 )
 def test_variants_that_openai_weights_do_not_fit_are_refused(name):
-    with pytest.raises(InputError, match="not the variant with QuickGELU"):
-        check_name(name, openai_weights=True)
+    with pytest.raises(InputError, match="not the variant with QuickGELU .* MODEL.PRETRAIN_CHOICE 'timm' takes"):
+        check_name(name, "openai")
     check_name(name)
-    check_name("ViT-B-16", openai_weights=True)
+    check_name("ViT-B-16", "openai")
 
 
 def test_sizes_that_timm_cannot_build_are_named():
@@ -93,22 +93,44 @@ def test_sizes_that_timm_cannot_build_are_named():
     ("name", "message"),
     [
         *((name, "MODEL.NAME .* must be ViT-B-16, ViT-L-14, RN50 or another CLIP")
-          for name in ("ViT-B-17", "resnet50", "vit_base_patch16_224", "resnet50_clip_gap.openai")),
+          for name in ("ViT-B-17", "resnet50", "vit_base_patch16_224", "resnet50_clip_gap.openai",
+                       "vit_base_patch16_siglip_224.webli", "eva02_base_patch16_clip_224.merged2b",
+                       "vit_base_mci_224.apple_mclip")),
         ("vit_base_patch16_clip_224.openai_ft_in1k", "is a classifier made from CLIP"),
-        ("vit_base_patch16_clip_224", "is a classifier made from CLIP"),
-        ("vit_base_patch16_clip_224.nonsense", "timm knows no weights 'nonsense' of it"),
+        ("vit_base_patch16_clip_224", "is a classifier made from CLIP .*take vit_base_patch16_clip_224 with .*laion2b"),
+        ("vit_base_patch16_clip_384", "is a classifier made from CLIP .*take CLIP, such as vit_base_patch16_clip_qui"),
+        ("vit_base_patch16_clip_224.nonsense", "timm knows no weights 'nonsense' of it; take .*_224 with .* laion2b"),
         ("resnet50_clip.nonsense", "timm knows no weights 'nonsense' of it"),
     ],
 )  # fmt: skip
 def test_names_that_are_no_clip_encoder_are_refused(name, message):
-    with pytest.raises(InputError, match=message):
-        check_name(name)
+    for choice in ("openai", "timm", "none"):
+        with pytest.raises(InputError, match=message):
+            check_name(name, choice)
+
+
+def test_timm_weights_are_taken_in_the_architecture_with_the_activation_they_were_made_with():
+    """timm marks weights made with QuickGELU, and offers them under the name with GELU too."""
+    records = {name: timm.get_pretrained_cfg(name) for name in timm.list_pretrained("vit_*_clip_*")}
+    marked = {name for name, record in records.items() if "natively QuickGELU" in "".join(record.notes or ())}
+    unmarked = "vit_base_patch16_clip_224.dfn2b"  # open_clip has it as one with QuickGELU
+    assert len(marked) > 30 and unmarked in records
+    for name in records:
+        quick = name.replace("_clip_", "_clip_quickgelu_")
+        if "_ft_" in name or (name in marked | {unmarked} and "quickgelu" not in name):
+            message = "a classifier" if "_ft_" in name else f"has GELU, the weights .* QuickGELU; take {quick}$"
+            with pytest.raises(InputError, match=message):
+                check_name(name, "timm")
+        else:
+            check_name(name, "timm")
+    for name in ("ViT-B-16", "RN50", unmarked.replace("_clip_", "_clip_quickgelu_"), "resnet50_clip.yfcc15m"):
+        check_name(name, "timm")
 
 
 def test_a_resnet_is_told_from_a_vit():
     resnets = ["RN50", "resnet50_clip", "resnet50_clip.openai", "resnet101_clip.openai", "resnet50x4_clip.openai"]
     for name in resnets:
-        check_name(name, openai_weights=True)
+        check_name(name, "openai")
         assert is_resnet(name)
         with pytest.raises(ValueError, match="is a ResNet"):
             create_vit(name, (64, 32))
@@ -124,12 +146,12 @@ def test_a_resnet_is_told_from_a_vit():
         ("vit_base_patch32_clip_quickgelu_224.openai", "OpenAI's ViT-B-32.pt"),
         ("RN50", "OpenAI's RN50.pt"),
         ("resnet50x4_clip", "OpenAI's RN50x4.pt"),
-        ("resnet50_clip.cc12m", "timm's weights of resnet50_clip.cc12m"),
+        ("resnet50_clip.cc12m", "model.safetensors of https://huggingface.co/timm/resnet50_clip.cc12m"),
     ],
 )
 def test_the_file_to_put_on_disk_is_named(name, words):
-    check_name(name, openai_weights=True)
-    assert openai_file(name) == words
+    check_name(name, "openai")
+    assert weights_file(name) == words
 
 
 @pytest.mark.parametrize(

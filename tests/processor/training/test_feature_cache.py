@@ -54,13 +54,15 @@ def run(tiny_mars, first_run, tiny_argv, tmp_path, caplog):
 def test_a_second_run_takes_the_features_of_the_first_to_the_last_bit(first_run, first, run, monkeypatch):
     assert TAKEN not in (first_run / "run" / "train_log.txt").read_text() and len(list(run.cache.iterdir())) == 1
     monkeypatch.setattr(memory, "compute_tracklet_features", lambda *args: pytest.fail("the pass was made again"))
-    again, taken = run(SOLVER__BASE_LR=1e-4)  # a key that the pass does not depend on
+    # Neither changes what the pass computes: 'auto' means the keys here.
+    again, taken = run(SOLVER__BASE_LR=1e-4, INPUT__PIXEL_STATISTICS="keys")
     assert taken and torch.equal(again, first)
 
 
 @pytest.mark.parametrize("change", [
     {"SOLVER__SEED": 7},  # other random weights
     {"INPUT__SEQ_LEN": 3}, {"INPUT__PIXEL_MEAN": "[0.5,0.5,0.5]"}, {"INPUT__PIXEL_STD": "[0.5,0.5,0.5]"},
+    {"INPUT__PIXEL_STATISTICS": "weights"},
     {"INPUT__SIZE_TRAIN": "[40,16]", "INPUT__SIZE_TEST": "[40,16]"}, {"TEST__FRAMES_PER_BATCH": 6},
     {"MODEL__ENCODER__HEADS": 4}, {"SOLVER__MEMORY_PRECISION": "bf16"},
 ])  # fmt: skip
