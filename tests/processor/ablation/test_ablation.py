@@ -171,16 +171,8 @@ def test_every_row_of_the_paper_has_its_file_and_every_file_its_row():
     assert list(Counter(r.table for r in PAPER_ROWS).values()) == [2, 6, 6, 5, 4, 2, 6]
 
 
-@pytest.mark.parametrize(
-    ("config", "name"),
-    [
-        ("rn50", "table1_cnn_tfclip"),
-        ("market1501", "images_market1501_clipm_ssp"),
-        ("msmt17", "images_msmt17_clipm_ssp"),
-    ],
-)
-def test_the_recipe_of_a_config_is_that_of_its_row(config, name):
-    recipe, of_row = load_cfg(ROOT / "configs" / f"{config}.yml"), load_cfg(ROWS / f"{name}.yml")
+def test_the_recipe_of_rn50_is_that_of_its_row():
+    recipe, of_row = load_cfg(ROOT / "configs" / "rn50.yml"), load_cfg(ROWS / "table1_cnn_tfclip.yml")
     assert recipe.dump() == of_row.dump()
 
 
