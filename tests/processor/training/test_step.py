@@ -247,7 +247,8 @@ def test_a_step_on_the_gpu_never_waits_for_it(num_parts):
     model, criterion, memory, clips = parts_of_a_step()
     model, memory = model.to(device), memory.to(device)
     runtime = Runtime(device, torch.bfloat16, normalize)
-    step = step_of(model, criterion, memory, num_parts, runtime=runtime)
+    erase = RandomErasing(0.5, mode="pixel", max_count=1, device=device)
+    step = step_of(model, criterion, memory, num_parts, runtime=runtime, erase=erase)
     batch = [tensor.to(device) for tensor in (clips, PIDS, CAMIDS)]
     step(*batch, unscaled)
     torch.cuda.set_sync_debug_mode("error")
