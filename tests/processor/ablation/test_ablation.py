@@ -96,6 +96,7 @@ def test_rows_of_ones_own(tiny, tmp_path):
         (["table5_conv"], "table5_conv1d.yml?"),
         (["OUTPUT_DIR", "o", *row("table2_row2"), *row("table2_row4")], "rows come first"),
         ([*row("table2_row2"), "MODEL.TEMPORAL", "TMD"], "MODEL.TEMPORAL is what row"),
+        ([*row("images_msmt17_text"), "INPUT.PADDING", "0"], "INPUT.PADDING is what row"),
         ([*row("table1_cnn_tfclip"), "--config_file", str(ROOT / "configs/demo.yml")], "table1_cnn_tfclip.yml: MODEL."),
         ([*row("table2_row2"), "DATASETS.ROOT_DIR", "nowhere"], "row table2_row2: DATASETS.ROOT_DIR nowhere"),
         ([*row("table2_row2"), "MODEL.PRETRAIN_PATH", "none.pt"], "row table2_row2: MODEL.PRETRAIN_PATH: none.pt"),
