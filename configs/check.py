@@ -19,6 +19,8 @@ _CHOICES = {
     "MODEL.TEMPORAL": ("TMD", "TAP", "CONV1D", "CONV1D_VIEW", "TRANSF", "TRANSF_CLS"),
     "MODEL.SIE_UNSEEN": ("off", "mean"),
     "INPUT.PIXEL_STATISTICS": ("auto", "keys", "weights"),
+    "INPUT.INTERPOLATION": ("bilinear", "bicubic"),
+    "INPUT.RE_MODE": ("colour", "pixel"),
     "DATASETS.SPLIT": (*"0123456789", "all"),
     "DATASETS.TRAIN_HALF": ("last", "first"),
     "SOLVER.SELECT_BY": ("test", "val", "last"),
@@ -37,11 +39,11 @@ _AT_LEAST = {
     "MODEL.ENCODER.WIDTH": 0, "MODEL.ENCODER.DEPTH": 0, "MODEL.ENCODER.HEADS": 0, "MODEL.ENCODER.PATCH": 0,
     "MODEL.ENCODER.EMBED": 0, "MODEL.ENCODER.TEXT_DEPTH": 0, "SOLVER.TEXT.MAX_EPOCHS": 1, "SOLVER.TEXT.BATCH_SIZE": 1,
     "SOLVER.TEXT.BASE_LR": 0, "SOLVER.TEXT.MIN_LR": 0, "SOLVER.TEXT.WARMUP_EPOCHS": 0, "SOLVER.TEXT.WARMUP_LR": 0,
-    "SOLVER.TEXT.WEIGHT_DECAY": 0, "INPUT.SEQ_LEN": 1, "DATALOADER.NUM_WORKERS": 0, "DATALOADER.NUM_INSTANCE": 2,
-    "SOLVER.SEED": 0, "SOLVER.IMS_PER_BATCH": 1, "SOLVER.MAX_EPOCHS": 1, "SOLVER.BASE_LR": 0,
-    "SOLVER.BIAS_LR_FACTOR": 0, "SOLVER.WEIGHT_DECAY": 0, "SOLVER.WEIGHT_DECAY_BIAS": 0, "SOLVER.MARGIN": 0,
-    "SOLVER.WARMUP_EPOCHS": 0, "SOLVER.ACCUM_STEPS": 1, "SOLVER.LOG_PERIOD": 1, "SOLVER.EVAL_PERIOD": 1,
-    "TEST.RE_RANKING_K1": 1, "TEST.RE_RANKING_K2": 1, "TEST.CONTACT_SHEET": 0,
+    "SOLVER.TEXT.WEIGHT_DECAY": 0, "INPUT.SEQ_LEN": 1, "INPUT.PADDING": 0, "DATALOADER.NUM_WORKERS": 0,
+    "DATALOADER.NUM_INSTANCE": 2, "SOLVER.SEED": 0, "SOLVER.IMS_PER_BATCH": 1, "SOLVER.MAX_EPOCHS": 1,
+    "SOLVER.BASE_LR": 0, "SOLVER.BIAS_LR_FACTOR": 0, "SOLVER.WEIGHT_DECAY": 0, "SOLVER.WEIGHT_DECAY_BIAS": 0,
+    "SOLVER.MARGIN": 0, "SOLVER.WARMUP_EPOCHS": 0, "SOLVER.ACCUM_STEPS": 1, "SOLVER.LOG_PERIOD": 1,
+    "SOLVER.EVAL_PERIOD": 1, "TEST.RE_RANKING_K1": 1, "TEST.RE_RANKING_K2": 1, "TEST.CONTACT_SHEET": 0,
 }  # fmt: skip
 SWITCH_WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _FRAME_POSITIONS = 77  # of the temporal transformer TRANSF of Table 5
@@ -108,7 +110,7 @@ def _range_faults(cfg: CfgNode) -> Iterator[str]:
 
 
 def _input_faults(cfg: CfgNode) -> Iterator[str]:
-    """Sizes and numbers of channels of the frames."""
+    """Sizes and numbers of channels of the frames, and their augmentation."""
     for key in ("INPUT.SIZE_TRAIN", "INPUT.SIZE_TEST", "MODEL.STRIDE_SIZE"):
         size = _value(cfg, key)
         if len(size) != 2 or min(size) < 1:
@@ -116,6 +118,10 @@ def _input_faults(cfg: CfgNode) -> Iterator[str]:
     there, here = cfg.INPUT.SIZE_TEST, cfg.INPUT.SIZE_TRAIN
     if there != here:
         yield f"INPUT.SIZE_TEST {there} must equal INPUT.SIZE_TRAIN {here}: the position embeddings have one grid"
+    if cfg.INPUT.PADDING >= min(here):
+        yield f"INPUT.PADDING {cfg.INPUT.PADDING} must be less than the sides of INPUT.SIZE_TRAIN {here}"
+    if cfg.INPUT.RE_LEGACY and cfg.INPUT.RE_MODE != "colour":
+        yield f"INPUT.RE_LEGACY True belongs to INPUT.RE_MODE colour, found {cfg.INPUT.RE_MODE}; set one of them back"
     for key in ("INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD"):
         if len(_value(cfg, key)) != 3:
             yield f"{key} must be three numbers (red, green, blue), found {_value(cfg, key)}"
@@ -182,6 +188,8 @@ def _cnn_faults(cfg: CfgNode) -> Iterator[str]:
     name = f"MODEL.NAME '{model.NAME}'"
     if model.SIE_CAMERA:
         yield f"MODEL.SIE_CAMERA True needs a ViT, {name} has no class token to add it to; set it False"
+    if model.TRIPLET_PENULTIMATE:
+        yield f"MODEL.TRIPLET_PENULTIMATE True needs a ViT, {name} has no class token before a last block; set it False"
     if cfg.SOLVER.ACCUM_STEPS > 1:
         yield (
             f"SOLVER.ACCUM_STEPS {cfg.SOLVER.ACCUM_STEPS} needs a ViT: the batch statistics of the CNN '{model.NAME}' "

@@ -25,7 +25,6 @@ REMOVED = {
     "MODEL.IF_WITH_CENTER": "there is no centre loss",
     "MODEL.SIE_VIEW": "the video data sets have no view labels",
     "MODEL.NO_MARGIN": "set SOLVER.MARGIN",
-    "INPUT.PADDING": "frames are not padded",
     "DATASETS.SAMPLING_STEP": "DATASETS.TRAIN_ITEMS cuts tracklets into training items ('chunks 48', or 'tracklets')",
     "DATALOADER.SAMPLER": "batches are always P x K",
     "SOLVER.OPTIMIZER_NAME": "the optimiser is Adam",

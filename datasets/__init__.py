@@ -1,5 +1,6 @@
 """Data sets as tracklets, and loaders of clips: the names that other rooms use."""
 
+from datasets.build import build_erasing as build_erasing
 from datasets.build import build_memory_loader as build_memory_loader
 from datasets.build import build_test_loader as build_test_loader
 from datasets.build import build_train_loader as build_train_loader

@@ -1,12 +1,14 @@
 """Data set name -> splits; config and splits -> loaders."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from timm.data.random_erasing import RandomErasing
+from torch import Tensor
 from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
@@ -174,14 +176,19 @@ def check_frames_present(splits: ReIDSplits) -> None:
 
 
 def build_train_loader(cfg: CfgNode, splits: ReIDSplits) -> DataLoader:
-    """Batches of P x K augmented clips; call `loader.batch_sampler.set_epoch(epoch)` before each epoch."""
+    """Batches of P x K augmented clips; call `loader.batch_sampler.set_epoch(epoch)` before each epoch.
+
+    With INPUT.RE_MODE 'pixel' they are still to be erased, by `build_erasing`.
+    """
+    erase_prob = cfg.INPUT.RE_PROB if cfg.INPUT.RE_MODE == "colour" else 0.0
     dataset = TrainClips(
         splits.train,
         cfg.INPUT.SEQ_LEN,
         cfg.INPUT.SIZE_TRAIN,
-        ClipAugment(cfg.INPUT.PROB, cfg.INPUT.RE_PROB, cfg.INPUT.RE_LEGACY),
+        ClipAugment(cfg.INPUT.PROB, erase_prob, cfg.INPUT.RE_LEGACY, cfg.INPUT.PADDING),
         cfg.SOLVER.IMS_PER_BATCH,
         frame_source(splits.pack, splits.root),
+        cfg.INPUT.INTERPOLATION,
     )
     sampler = build_sampler(cfg, splits)
     # The workers stay from epoch to epoch, with their files open and batches of the next epoch sooner at hand.
@@ -198,6 +205,17 @@ def build_sampler(cfg: CfgNode, splits: ReIDSplits) -> IdentitySampler:
     """The P x K batches of training items; raises InputError for fewer than P identities."""
     pids = [t.pid for t in splits.train]
     return IdentitySampler(pids, cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_INSTANCE, cfg.SOLVER.SEED)
+
+
+def build_erasing(cfg: CfgNode, device: torch.device) -> Callable[[Tensor], Tensor] | None:
+    """INPUT.RE_MODE 'pixel': timm's random erasing with normal noise, as CLIP-ReID's; None where the loader erases.
+
+    It erases normalised frames (N, 3, H, W) on `device`, each on its own, in place and returns them. It draws from
+    Python's and torch's global random numbers.
+    """
+    if cfg.INPUT.RE_MODE == "colour":
+        return None
+    return RandomErasing(cfg.INPUT.RE_PROB, mode="pixel", max_count=1, device=device)
 
 
 def build_memory_loader(cfg: CfgNode, splits: ReIDSplits) -> DataLoader:

@@ -11,7 +11,7 @@ LABEL_SMOOTHING = 0.1
 # What a criterion returns, in the order of history.csv. Whatever shows or stores losses goes through this list.
 LOSS_TERMS = (
     "id",  # cross-entropies of the clip's features, summed
-    "triplet",  # batch-hard triplet terms of the same features, summed
+    "triplet",  # batch-hard triplet terms of all features, summed
     "v2m",  # video to memory
     "frame_id",  # cross-entropy of the frame features
     "total",  # the weighted sum
@@ -39,8 +39,9 @@ class Criterion(nn.Module):
     def forward(self, output: TFCLIPOutput, pids: Tensor) -> dict[str, Tensor]:
         """Scalars of LOSS_TERMS of a batch with labels (B,).
 
-        Every term is before weighting; `id` and `triplet` are sums over v_g, v_p and, where the model has it, v_t.
-        Without memory `v2m` is 0, without frame features `frame_id`.
+        Every term is before weighting; `id` and `triplet` are sums over v_g, v_p and, where the model has it, v_t;
+        `triplet` also over the class token before the last block. Without memory `v2m` is 0, without frame features
+        `frame_id`.
         """
         identity = sum(self._cross_entropy(scores, pids) for scores in output.scores)
         triplet = sum(batch_hard_triplet(feature, pids, self.margin) for feature in output.features)

@@ -124,7 +124,7 @@ def _build_encoder(cfg: CfgNode, num_cameras: int) -> CLIPImageEncoder | CLIPRes
         return CLIPResNetEncoder(create_resnet(keys.NAME, cfg.INPUT.SIZE_TRAIN), keys.GRAD_CHECKPOINT)
     vit = create_vit(keys.NAME, cfg.INPUT.SIZE_TRAIN, keys.STRIDE_SIZE, **_scratch_sizes(cfg))
     cameras = num_cameras if keys.SIE_CAMERA else 0
-    return CLIPImageEncoder(vit, cameras, keys.SIE_COE, keys.GRAD_CHECKPOINT)
+    return CLIPImageEncoder(vit, cameras, keys.SIE_COE, keys.GRAD_CHECKPOINT, keys.TRIPLET_PENULTIMATE)
 
 
 def check_model(cfg: CfgNode) -> None:

@@ -45,6 +45,16 @@ class ClipTokens(NamedTuple):
     tokens: Tensor  # z (B, T, N, D), after the last LayerNorm
     projected: Tensor  # p (B, T, N, E), the class token first
     pooled: Tensor  # (B, T, G) one feature per frame, whose mean over T is v_g: the class token of z
+    penultimate = None  # not a field here, one of `ClipTokensWithPenultimate`
+
+
+class ClipTokensWithPenultimate(NamedTuple):
+    """`ClipTokens` of a ViT that was asked for the class token before its last block too."""
+
+    tokens: Tensor  # z (B, T, N, D)
+    projected: Tensor  # p (B, T, N, E)
+    pooled: Tensor  # (B, T, D)
+    penultimate: Tensor  # (B, T, D) the class token that the last block gets, without a LayerNorm
 
 
 class CLIPImageEncoder(nn.Module):
@@ -60,10 +70,12 @@ class CLIPImageEncoder(nn.Module):
         num_cameras: int = 0,
         sie_coefficient: float = 1.0,
         grad_checkpoint: bool = False,
+        penultimate: bool = False,
     ) -> None:
         """`vit` comes from `create_vit`; `num_cameras` 0 means no camera embedding.
 
-        `grad_checkpoint` recomputes each block in the backward pass instead of keeping its activations.
+        `grad_checkpoint` recomputes each block in the backward pass instead of keeping its activations. `penultimate`
+        also gives the class token before the last block.
         """
         super().__init__()
         self.vit = vit
@@ -71,6 +83,7 @@ class CLIPImageEncoder(nn.Module):
         self.width = self.pooled_width = vit.embed_dim  # channels of a token (D) and of a frame's pooled feature (G)
         self.embed_width = vit.num_classes  # channels after the projection (E)
         self.grad_checkpoint = grad_checkpoint
+        self.penultimate = penultimate
         self.sie_coefficient = sie_coefficient
         self.camera_embed: nn.Parameter | None = None
         # Set by `map_cameras`, used in eval mode: the row of each camera of the data, -1 where training never saw it;
@@ -100,7 +113,7 @@ class CLIPImageEncoder(nn.Module):
         substitute = self.camera_embed[self.substitute_rows].sum(dim=0) / max(1, len(self.substitute_rows))
         return torch.where((rows >= 0)[:, None], self.camera_embed[rows.clamp(min=0)], substitute)
 
-    def forward(self, clips: Tensor, camids: Tensor | None = None) -> ClipTokens:
+    def forward(self, clips: Tensor, camids: Tensor | None = None) -> ClipTokens | ClipTokensWithPenultimate:
         """Normalised clips (B, T, 3, H, W) and camids (B,) or None -> z (B, T, N, D), p (B, T, N, E)."""
         B, T = clips.shape[:2]
         vit = self.vit
@@ -109,11 +122,18 @@ class CLIPImageEncoder(nn.Module):
         if self.camera_embed is not None and camids is not None:
             cls_BTD = cls_BTD + self.sie_coefficient * self._camera_embedding(camids)[:, None]
         tokens = torch.cat([cls_BTD.reshape(B * T, 1, -1), patches], dim=1) + vit.pos_embed  # (B*T, N, D)
-        tokens = vit.norm_pre(tokens)
-        recompute = self.grad_checkpoint and torch.is_grad_enabled()
-        tokens = vit.norm(checkpoint_seq(vit.blocks, tokens) if recompute else vit.blocks(tokens))
+        tokens = self._through(vit.blocks[:-1], vit.norm_pre(tokens))
+        penultimate = tokens[:, 0].unflatten(0, (B, T)) if self.penultimate else None
+        tokens = vit.norm(self._through(vit.blocks[-1:], tokens))
         tokens, projected = (x.unflatten(0, (B, T)) for x in (tokens, vit.head(tokens)))
+        if penultimate is not None:
+            return ClipTokensWithPenultimate(tokens, projected, tokens[:, :, 0], penultimate)
         return ClipTokens(tokens, projected, pooled=tokens[:, :, 0])
+
+    def _through(self, blocks: nn.Sequential, tokens: Tensor) -> Tensor:
+        """Tokens (B*T, N, D) through some of the blocks."""
+        recompute = self.grad_checkpoint and torch.is_grad_enabled()
+        return checkpoint_seq(blocks, tokens) if recompute else blocks(tokens)
 
 
 def timm_name(name: str) -> str:

@@ -9,7 +9,8 @@ from torch import Tensor
 class TFCLIPOutput:
     """Scores and features of B clips, T frames, C identities, F channels, in the order v_g, v_p, v_t.
 
-    Without a temporal branch (TAP) there is no v_t.
+    Without a temporal branch (TAP) there is no v_t. The class token before the last block, where the model gives it, is
+    the last of the features; it has no scores.
     """
 
     scores: tuple[Tensor, ...]  # (B, C) each, after neck and classifier

@@ -24,6 +24,7 @@ class ClipFeatures(NamedTuple):
     v_t: Tensor | None  # feature of the temporal branch: (B, D) for TMD, (B, E) for a temporal head, None for TAP
     frames_BTD: Tensor | None  # (B, T, D) frame features f_t of TMD
     v2m_logits: Tensor | None  # (B, C) v_p compared with the memory, None without memory
+    penultimate: Tensor | None = None  # (B, D) mean class token before the encoder's last block, None unless asked for
 
 
 class TFCLIP(nn.Module):
@@ -76,7 +77,8 @@ class TFCLIP(nn.Module):
         tokens = self.encoder(clips, camids)
         v_g, v_p, v_t, frames_BTD = self._pool(tokens)
         v2m_logits = None if memory is None else self._v2m_logits(v_p, tokens.projected, memory)
-        return ClipFeatures(v_g, v_p, v_t, frames_BTD, v2m_logits)
+        penultimate = None if tokens.penultimate is None else tokens.penultimate.float().mean(dim=1)
+        return ClipFeatures(v_g, v_p, v_t, frames_BTD, v2m_logits, penultimate)
 
     def classify(self, clips: ClipFeatures) -> TFCLIPOutput:
         """The second half of `forward`: necks, which take statistics of the whole batch, and classifiers."""
@@ -86,7 +88,7 @@ class TFCLIP(nn.Module):
         frame_scores = None
         if clips.frames_BTD is not None:
             frame_scores = self.classifier_t(self.neck_f(clips.frames_BTD.flatten(0, 1)))
-        features = tuple(v for v in (clips.v_g, clips.v_p, clips.v_t) if v is not None)
+        features = tuple(v for v in (clips.v_g, clips.v_p, clips.v_t, clips.penultimate) if v is not None)
         return TFCLIPOutput(tuple(scores), frame_scores, features, clips.v2m_logits)
 
     def embed(self, clips: Tensor, camids: Tensor | None = None) -> Tensor:

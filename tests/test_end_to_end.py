@@ -1,6 +1,7 @@
 """Whole runs through both scripts' entry points on the tiny set: train, resume, evaluate, bad input."""
 
 import logging
+import random
 import shutil
 import signal
 import subprocess
@@ -98,6 +99,22 @@ def test_interrupted_and_resumed_run_equals_an_unbroken_one(
     assert train_main(tiny_argv("--resume", TEST__UNTRAINED=True)) == 0
     assert_same_state(tmp_path / "run" / "last.pth", trained_run / "last.pth")
     assert metrics(tmp_path / "run") == metrics(trained_run)
+
+
+def test_a_resumed_run_erases_the_pixels_that_an_unbroken_one_erases(tiny_argv, tmp_path, monkeypatch, interrupt_when):
+    """Noise on the device is drawn from random numbers of the main process, which the checkpoint holds."""
+    keys = {"INPUT__RE_MODE": "pixel", "INPUT__PADDING": 2, "SOLVER__MAX_EPOCHS": 2, "MODEL__TRIPLET_PENULTIMATE": True}
+    assert train_main(tiny_argv(OUTPUT_DIR=tmp_path / "unbroken", **keys)) == 0
+    interrupt_when(lambda *epoch_and_step: epoch_and_step == (2, 1))
+    assert train_main(tiny_argv(**keys)) == 130
+    monkeypatch.undo()
+    random.seed(99)  # whatever the process did in between
+    torch.rand(7)
+    assert train_main(tiny_argv("--resume", **keys)) == 0
+    assert_same_state(tmp_path / "run" / "last.pth", tmp_path / "unbroken" / "last.pth")
+    states = [load(tmp_path / name / "last.pth")["rng"]["python"] for name in ("run", "unbroken")]
+    random.seed(1234)
+    assert states[0] == states[1] and states[0][1] != list(random.getstate()[1])  # it was drawn from
 
 
 def test_run_stopped_in_a_test_runs_that_test_when_resumed(trained_run, tiny_argv, tmp_path, monkeypatch):

@@ -54,7 +54,8 @@ class _Clips(Dataset):
 class TrainClips(_Clips):
     """Training clips, a whole batch per list of draws (tracklet index, seed).
 
-    The frames and the augmentation of a clip depend on its seed alone.
+    The frames and the augmentation of a clip depend on its seed alone. `interpolation`, of frames of another size, is
+    'bilinear' or 'bicubic'.
     """
 
     def __init__(
@@ -65,9 +66,11 @@ class TrainClips(_Clips):
         augment: ClipAugment,
         batch_size: int,
         source: FrameSource = FILES,
+        interpolation: str = "bilinear",
     ) -> None:
         super().__init__(tracklets, clip_length, size, source, batch_size)
         self.augment = augment
+        self.interpolation = interpolation
 
     def __len__(self) -> int:
         return len(self.tracklets)
@@ -84,7 +87,7 @@ class TrainClips(_Clips):
         batch = Batch(len(draws), self.clip_length, height, width, self.buffers)
         clips = batch.frames_NHW3.reshape(len(draws), self.clip_length, height, width, 3)
         for clip_THW3, (paths, augmentation) in zip(clips, plans):  # augmented while it is still in the cache
-            read_frames_into(clip_THW3, paths, self.source)
+            read_frames_into(clip_THW3, paths, self.source, self.interpolation)
             augmentation.apply(clip_THW3)
         tracklets = [self.tracklets[index] for index, _ in draws]
         pids, camids = torch.tensor([t.pid for t in tracklets]), torch.tensor([t.camid for t in tracklets])

@@ -31,15 +31,21 @@ class Augmentation(NamedTuple):
     """What was drawn for one clip."""
 
     flip: bool
+    padding: int  # pixels of black around each frame
+    corner: tuple[int, int]  # pixels (top, left) of the crop in the padded frames
     patches: list[Patch]
 
     def apply(self, clip_THW3: NDArray[np.uint8]) -> None:
-        """Mirror a contiguous uint8 clip (T, H, W, 3) and cover its patches, in place."""
+        """Mirror, pad, crop a contiguous uint8 clip (T, H, W, 3) and cover its patches, in place."""
         frames, height, width, _ = clip_THW3.shape
         if self.flip:
             # As (3, H, W) with channels last in memory, which torch has a fast flip for.
             for frame_3HW in torch.from_numpy(clip_THW3).permute(0, 3, 1, 2):
                 frame_3HW.copy_(frame_3HW.flip(-1))
+        if self.padding:
+            (top, left), margin = self.corner, (self.padding, self.padding)
+            padded = np.pad(clip_THW3, ((0, 0), margin, margin, (0, 0)))  # with zeros
+            clip_THW3[...] = padded[:, top : top + height, left : left + width]
         rows = clip_THW3.reshape(frames, height, width * 3)  # (T, H, W * 3): one slice per row of a box
         for patch in self.patches:
             bottom, right = patch.top + patch.height, min(patch.left + patch.width, width)
@@ -48,19 +54,23 @@ class Augmentation(NamedTuple):
 
 
 class ClipAugment:
-    """Draws flip (once per clip), then random erasing (per frame), of clips.
+    """Draws flip and crop (once per clip), then random erasing (per frame), of clips.
 
     `legacy_erasing` paints the erased patch at (its width, its height) as the release does, not at the drawn corner.
+    With `padding` above 0 that many pixels of black are put around each frame, and a window of the frame's size is cut
+    out: the same one in all frames of a clip, so that the person does not jump from frame to frame.
     """
 
-    def __init__(self, flip_prob: float, erase_prob: float, legacy_erasing: bool = False) -> None:
+    def __init__(self, flip_prob: float, erase_prob: float, legacy_erasing: bool = False, padding: int = 0) -> None:
         self.flip_prob = flip_prob
         self.erase_prob = erase_prob
         self.legacy_erasing = legacy_erasing
+        self.padding = padding
 
     def draw(self, frames: int, height: int, width: int, rng: random.Random) -> Augmentation:
         """Decide for a clip of `frames` frames of `height` x `width` pixels."""
         flip = rng.random() < self.flip_prob
+        corner = (rng.randint(0, 2 * self.padding), rng.randint(0, 2 * self.padding)) if self.padding else (0, 0)
         patches = []
         for frame in range(frames):
             if rng.random() < self.erase_prob and (box := draw_erase_box(height, width, rng)):
@@ -69,7 +79,7 @@ class ClipAugment:
                     top, left = box_height, box_width
                 colour = bytes(rng.randrange(256) for _ in range(3))
                 patches.append(Patch(frame, top, left, box_height, box_width, colour))
-        return Augmentation(flip, patches)
+        return Augmentation(flip, self.padding, corner, patches)
 
 
 def draw_erase_box(height: int, width: int, rng: random.Random) -> tuple[int, int, int, int] | None:

@@ -38,7 +38,9 @@ logger = logging.getLogger(__name__)
 ROWS_FOLDER = Path(__file__).parents[2] / "configs" / "ablation"
 _LOG = "ablation_log.txt"
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Za-z0-9_]+)*")
-_ROW_KEYS = ("MODEL.", "DATASETS.NAMES")  # where a row sets them, the command line must not
+_ROW_KEYS = (  # where a row sets them, the command line must not
+    "MODEL.", "DATASETS.NAMES", "INPUT.INTERPOLATION", "INPUT.PADDING", "INPUT.PIXEL_", "INPUT.RE_MODE",
+)  # fmt: skip
 _NETWORK_KEYS = ("MODEL.", "INPUT.SIZE", "INPUT.SEQ_LEN")
 _FREE_MODEL_KEYS = ("MODEL.PRETRAIN_PATH", "MODEL.GRAD_CHECKPOINT", "MODEL.SIE_UNSEEN")  # leave the network as it is
 _PAPER_CLASSES, _PAPER_CAMERAS = 625, 6  # of MARS, which the paper's parameter counts belong to

@@ -27,7 +27,7 @@ _TMD = "Table 3, parts of TMD"
 _TEMPORAL = "Table 5, temporal heads"
 _LAYERS = "Table 6, layers of SSP"
 _NO_MEMORY = "Table 7, without CLIP-Memory"
-_IMAGES = "Image data sets"
+_IMAGES = "Image data sets, recipe of CLIP-ReID"
 
 
 def _mars(mean_ap: float, rank1: float, rank5: float | None = None) -> dict[str, Scores]:
@@ -67,10 +67,10 @@ PAPER_ROWS = (
     PaperRow(_LAYERS, "table6_layers4", "4 layers", _mars(88.4, 92.3), 100.51, 12.95),
     PaperRow(_NO_MEMORY, "table7_row2", "row 2 without CLIP-M", _mars(84.9, 90.2)),
     PaperRow(_NO_MEMORY, "table7_row4", "row 4 without CLIP-M", _mars(87.3, 91.0)),
-    PaperRow(_IMAGES, "images_market1501_text", "Market1501: CLIP-ReID", {"Market1501": (90.4, 95.5, None)}),
+    PaperRow(_IMAGES, "images_market1501_text", "Market1501: text (CLIP-ReID)", {"Market1501": (90.4, 95.5, None)}),
     PaperRow(_IMAGES, "images_market1501_clipm", "Market1501: CLIP-M", {"Market1501": (89.6, 95.0, None)}),
     PaperRow(_IMAGES, "images_market1501_clipm_ssp", "Market1501: CLIP-M, SSP", {"Market1501": (90.4, 95.7, None)}),
-    PaperRow(_IMAGES, "images_msmt17_text", "MSMT17: CLIP-ReID", {"MSMT17": (73.2, 88.0, None)}),
+    PaperRow(_IMAGES, "images_msmt17_text", "MSMT17: text (CLIP-ReID)", {"MSMT17": (73.2, 88.0, None)}),
     PaperRow(_IMAGES, "images_msmt17_clipm", "MSMT17: CLIP-M", {"MSMT17": (72.0, 87.4, None)}),
     PaperRow(_IMAGES, "images_msmt17_clipm_ssp", "MSMT17: CLIP-M, SSP", {"MSMT17": (73.9, 88.5, None)}),
 )

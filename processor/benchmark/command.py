@@ -21,7 +21,7 @@ from yacs.config import CfgNode
 
 from configs import ConfigError, get_cfg, load_cfg
 from configs.command import CommandParser, run_command
-from datasets import build_test_loader, build_train_loader, check_frames_present, configured_splits
+from datasets import build_erasing, build_test_loader, build_train_loader, check_frames_present, configured_splits
 from datasets.frames import frame_source
 from datasets.tracklet import ReIDSplits
 from loss import build_criterion
@@ -237,6 +237,7 @@ def _time_steps(cfg: CfgNode, warm_up: int, steps: int, compiled: bool) -> tuple
         model = build_model(cfg, _CLASSES, _CAMERAS, pretrained=False).to(runtime.device)
         optimizer = build_optimizer(cfg, model)
         run = RunState(model, optimizer, build_lr_schedule(cfg, optimizer), runtime.grad_scaler())
+        run.erase = build_erasing(cfg, runtime.device)
         if compiled:
             run.clip_features = compile_clip_features(model)
         if cfg.MODEL.MEMORY != "none":

@@ -36,7 +36,7 @@ def train_one_epoch(
     """
     run.model.train()
     clip_features = run.clip_features or run.model.clip_features
-    compute = TrainingStep(run.model, clip_features, criterion, run.memory, runtime, num_parts)
+    compute = TrainingStep(run.model, clip_features, criterion, run.memory, runtime, num_parts, run.erase)
     meters, finite, frames, start = Meters(), FiniteCheck(run.epoch + 1), 0, time.perf_counter()
     with progress(loader, f"epoch {run.epoch + 1}", "step") as bar:
         for step, batch in enumerate(bar, start=1):

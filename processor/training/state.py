@@ -8,11 +8,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from datasets import build_erasing
 from model.compiled import compile_clip_features
 from model.tfclip import TFCLIP
 from processor import run_folder as files
 from processor.experiment import Experiment
-from processor.training.step import ClipEncoder
+from processor.training.step import ClipEncoder, Erasing
 from solver import build_lr_schedule, build_optimizer
 from utils.checkpoint import Checkpoint
 from utils.seed import get_rng_state, set_rng_state
@@ -33,6 +34,7 @@ class RunState:
     history: list[dict[str, Any]] = field(default_factory=list)  # one row per finished epoch
     untrained: dict[str, Any] | None = None  # scores before the first epoch, where asked for
     clip_features: ClipEncoder | None = None  # the compiled `TFCLIP.clip_features`; None: not compiled
+    erase: Erasing | None = None  # random erasing on the device; None: the loader has erased
 
     def checkpoint(self, config: str, precision: str, cameras: dict[str, Any], train_list: str) -> Checkpoint:
         """The full state, with facts about the run: config, number type, cameras, hash of the training tracklets."""
@@ -86,6 +88,7 @@ def new_run(experiment: Experiment, model: TFCLIP) -> RunState:
         model.encoder.map_cameras(trained.rows_for(experiment.cameras), trained.trained, cfg.MODEL.SIE_UNSEEN)
     optimizer = build_optimizer(cfg, model)
     run = RunState(model, optimizer, build_lr_schedule(cfg, optimizer), experiment.runtime.grad_scaler())
+    run.erase = build_erasing(cfg, experiment.runtime.device)
     if cfg.SOLVER.COMPILE:
         run.clip_features = compile_clip_features(model)
     return run

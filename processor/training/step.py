@@ -15,6 +15,7 @@ from model.tfclip import TFCLIP, ClipFeatures
 from processor.runtime import Runtime
 
 ClipEncoder = Callable[[Tensor, Tensor, Tensor | None], ClipFeatures]  # `TFCLIP.clip_features`, compiled or not
+Erasing = Callable[[Tensor], Tensor]  # erases normalised frames (N, 3, H, W) in place
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class TrainingStep:
     al., arXiv 2101.06983): the first time without a graph, then necks, classifiers and losses see the features of the
     whole batch, and the second time each part passes the gradients of its features on. Batch-hard mining, batch
     statistics and losses are those of the whole batch; dropout masks are the same in both passes. Only the activations
-    of one part are held at a time, at the price of one more forward pass.
+    of one part are held at a time, at the price of one more forward pass. `erase` draws once, for the whole batch, so
+    that both passes see the same pixels.
     """
 
     model: TFCLIP
@@ -34,6 +36,7 @@ class TrainingStep:
     memory_CE: Tensor | None
     runtime: Runtime
     num_parts: int = 1
+    erase: Erasing | None = None
 
     def __call__(
         self, clips: Tensor, pids: Tensor, camids: Tensor, scale: Callable[[Tensor], Tensor]
@@ -44,6 +47,9 @@ class TrainingStep:
         """
         if len(clips) < self.num_parts:
             raise ValueError(f"{len(clips)} clips cannot be computed in {self.num_parts} parts")
+        clips = self.runtime.normalize(clips)
+        if self.erase is not None:
+            clips = self.erase(clips.flatten(0, 1)).view_as(clips)
         if self.num_parts > 1:
             return self._in_parts(clips, pids, camids, scale)
         losses = self._losses(self._encode(clips, camids), pids)
@@ -52,7 +58,7 @@ class TrainingStep:
 
     def _encode(self, clips: Tensor, camids: Tensor) -> ClipFeatures:
         with self.runtime.autocast():
-            return self.clip_features(self.runtime.normalize(clips), camids, self.memory_CE)
+            return self.clip_features(clips, camids, self.memory_CE)
 
     def _losses(self, features: ClipFeatures, pids: Tensor) -> dict[str, Tensor]:
         with self.runtime.autocast():

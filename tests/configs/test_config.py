@@ -39,6 +39,7 @@ LEAST = [  # the smallest value of each number
     *((f"MODEL.{term}_LOSS_WEIGHT", 0) for term in ("ID", "TRIPLET", "V2M")), ("TEST.CONTACT_SHEET", 0),
     *((f"SOLVER.{key}", 0) for key in ("BASE_LR", "BIAS_LR_FACTOR", "WEIGHT_DECAY", "WEIGHT_DECAY_BIAS", "MARGIN",
       "SEED", "WARMUP_EPOCHS")), ("DATALOADER.NUM_WORKERS", 0), ("DATALOADER.NUM_INSTANCE", 2),
+    ("INPUT.PADDING", 0),
     *((key, 1) for key in ("MODEL.SSP.LAYERS", "INPUT.SEQ_LEN", "SOLVER.IMS_PER_BATCH", "SOLVER.MAX_EPOCHS",
       "SOLVER.LOG_PERIOD", "SOLVER.EVAL_PERIOD", "TEST.RE_RANKING_K1", "TEST.RE_RANKING_K2")),
 ]  # fmt: skip
@@ -47,7 +48,8 @@ WORDS = {
     "MODEL.PRETRAIN_CHOICE": "openai timm none", "INPUT.PIXEL_STATISTICS": "auto keys weights",
     "MODEL.SSP.VARIANT": "full simple", "SOLVER.AMP": "auto bf16 fp16 off",
     "TEST.SAMPLING": "dense first", "TEST.EVAL_SAMPLING": "dense first", "TEST.NECK_FEAT": "before after",
-    "TEST.GALLERY_INCLUDES_QUERY": "auto True False",
+    "TEST.GALLERY_INCLUDES_QUERY": "auto True False", "INPUT.INTERPOLATION": "bilinear bicubic",
+    "INPUT.RE_MODE": "colour pixel",
 }  # fmt: skip
 TIMM, OWN_MEAN = "MODEL.PRETRAIN_CHOICE timm ", "INPUT.PIXEL_MEAN [0.5,0.5,0.5] "
 NONE, OBLONG = "MODEL.PRETRAIN_CHOICE none ", "INPUT.SIZE_TRAIN (32,12) INPUT.SIZE_TEST (32,12) "
@@ -56,6 +58,9 @@ CONTRADICTIONS = [  # refused options, start of the message, options nearby that
       for key in ("INPUT.SIZE_TRAIN", "INPUT.SIZE_TEST", "MODEL.STRIDE_SIZE")
       for size in ("[256]", "[256,128,3]", "[0,16]", "[16,-1]", "[]")),
     ("INPUT.SIZE_TEST [256,192]", "INPUT.SIZE_TEST [256, 192] must equal INPUT.SIZE_TRAIN [256, 128]", OBLONG),
+    ("INPUT.PADDING 128", "INPUT.PADDING 128 must be less than the sides of INPUT.SIZE_TRAIN", "INPUT.PADDING 127"),
+    ("INPUT.RE_MODE pixel INPUT.RE_LEGACY True", "INPUT.RE_LEGACY True belongs to INPUT.RE_MODE colour, found pixel",
+     "INPUT.RE_MODE colour INPUT.RE_LEGACY True"),
     ("INPUT.PIXEL_MEAN [0.5,0.5]", "INPUT.PIXEL_MEAN must be three numbers", "INPUT.PIXEL_MEAN (0,0,0)"),
     ("INPUT.PIXEL_STD 0.5", "INPUT.PIXEL_STD must be three numbers", "INPUT.PIXEL_STD (1,1,1)"),
     ("INPUT.PIXEL_STD [0.2,0,0.2]", "INPUT.PIXEL_STD must be positive", "INPUT.PIXEL_STD (0.2,0.1,0.2)"),

@@ -76,6 +76,18 @@ def test_config_keys_reach_the_criterion():
     assert losses["total"].item() == approx(total.item(), terms=4)
 
 
+def test_a_feature_without_scores_has_a_triplet_term_and_no_cross_entropy():
+    """Points 0, 1 (person a) and 3, 7 (person b) as the fourth feature: a term of 2.3 / 4, as worked below."""
+    three = random_output()
+    pids, points = torch.tensor([0, 0, 1, 1]), torch.tensor([[0.0], [1.0], [3.0], [7.0]])
+    few = TFCLIPOutput(tuple(s[:4] for s in three.scores), None, tuple(f[:4] for f in three.features), None)
+    before = Criterion(triplet_weight=2.0)(few, pids)
+    after = Criterion(triplet_weight=2.0)(TFCLIPOutput(few.scores, None, (*few.features, points), None), pids)
+    assert after["triplet"].item() == approx(before["triplet"].item() + 2.3 / 4, terms=8)
+    assert after["total"].item() == approx(before["total"].item() + 2.3 / 2, terms=8)
+    assert torch.equal(after["id"], before["id"])
+
+
 def test_triplet_on_a_line_worked_by_hand():
     """Points 0, 1 (person a) and 3, 7 (person b): hardest positives 1, 1, 4, 4; hardest negatives 3, 2, 2, 6."""
     features, pids = torch.tensor([[0.0], [1.0], [3.0], [7.0]]), torch.tensor([0, 0, 1, 1])

@@ -190,8 +190,31 @@ def test_patches_that_do_not_fill_the_image(stride, grid):
     assert_close(seen[0][:, 1:], expected, terms=3 * 14 * 14)
 
 
-def test_gradient_checkpointing_changes_nothing_and_runs_each_block_again():
+@pytest.mark.parametrize("recompute", [False, True])
+def test_the_penultimate_class_token_is_what_timms_last_block_gets(recompute):
+    encoder = small_encoder()
+    encoder.grad_checkpoint, clips, seen = recompute, torch.randn(2, 3, 3, 32, 16), []
+    encoder.vit.blocks[-1].register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    plain = encoder(clips)
+    encoder.penultimate = True
+    tokens = encoder(clips)
+    assert plain.penultimate is None and len(plain) == 3
+    assert all(torch.equal(one, other) for one, other in zip(plain, tokens))
+    assert torch.equal(tokens.penultimate, seen[1][:, 0].unflatten(0, (2, 3)))
+    assert (tokens.penultimate - tokens.pooled).abs().max() > 0.1
+
+
+def test_an_encoder_of_one_block_has_its_input_before_the_last_block():
+    encoder = CLIPImageEncoder(create_vit("ViT-B-16", (32, 16), (8, 8), **SMALL | {"depth": 1}), penultimate=True)
+    expected = encoder.vit.norm_pre((encoder.vit.cls_token + encoder.vit.pos_embed)[:, :1]).expand(2, -1, -1)
+    for encoder.grad_checkpoint in (False, True):
+        assert torch.equal(encoder(torch.randn(2, 1, 3, 32, 16)).penultimate, expected)
+
+
+@pytest.mark.parametrize("penultimate", [False, True])
+def test_gradient_checkpointing_changes_nothing_and_runs_each_block_again(penultimate):
     encoder = small_encoder(num_cameras=2)
+    encoder.penultimate = penultimate
     calls = []
     encoder.vit.blocks[1].register_forward_pre_hook(lambda *_: calls.append(1))
     clips, camids = torch.randn(2, 2, 3, 32, 16), torch.tensor([0, 1])
@@ -199,10 +222,10 @@ def test_gradient_checkpointing_changes_nothing_and_runs_each_block_again():
     for recompute in (False, True):
         encoder.grad_checkpoint = recompute
         encoder.zero_grad()
-        tokens, projected, _ = encoder(clips, camids)
-        assert len(calls) == (2 if recompute else 1)
-        (tokens.square().sum() + projected.sin().sum()).backward()
-        results.append([tokens, projected, *(parameter.grad for parameter in encoder.parameters())])
+        outputs = encoder(clips, camids)
+        assert len(calls) == (2 if recompute else 1) and len(outputs) == (4 if penultimate else 3)
+        sum(output.square().sum() + output.sin().sum() for output in outputs).backward()
+        results.append([*outputs, *(parameter.grad for parameter in encoder.parameters())])
     assert len(calls) == 3  # once without, twice with
     for plain, checkpointed in zip(*results):
         torch.testing.assert_close(checkpointed, plain)

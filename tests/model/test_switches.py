@@ -5,6 +5,7 @@ import torch
 
 from configs import ConfigError, load_cfg
 from loss import build_criterion
+from loss.triplet import batch_hard_triplet
 from model import build_model
 from model.temporal_heads import TEMPORAL_HEADS
 from solver import build_optimizer
@@ -40,6 +41,7 @@ HEADS_OF_TMD = 2 * NECK * D + NUM_CLASSES * D  # necks of v_t and f_t, shared cl
         ({"MODEL__TEMPORAL": "TAP"}, TMC + MD + HEADS_OF_TMD, ("tmd.", "neck_t.", "neck_f.", "classifier_t.")),
         ({"MODEL__SIE_CAMERA": False}, NUM_CAMERAS * D, ("encoder.camera_embed",)),
         ({"MODEL__GRAD_CHECKPOINT": True}, 0, ()),
+        ({"MODEL__TRIPLET_PENULTIMATE": True}, 0, ()),
         ({"MODEL__MEMORY": "text"}, 0, ()),
         ({"MODEL__MEMORY": "none", "MODEL__SSP__ENABLED": False}, 2 * SSP_LAYER + 2 * E, ("ssp.",)),
     ],
@@ -50,6 +52,28 @@ def test_a_switch_changes_exactly_the_parameters_it_names(overrides, removed, pr
     changed = set(whole.items()) ^ set(switched.items())
     assert {name for name, _ in changed if not name.startswith(prefixes or ("-",))} == set()
     assert all(any(name.startswith(prefix) for name, _ in changed) for prefix in prefixes)
+
+
+@pytest.mark.parametrize("temporal", ["TMD", "TAP"])
+def test_the_penultimate_class_token_is_one_more_feature_for_the_triplet_loss_alone(temporal):
+    keys = {"MODEL__TEMPORAL": temporal}
+    plain, model = (tiny_model(seed=0, MODEL__TRIPLET_PENULTIMATE=on, **keys).eval() for on in (False, True))
+    clips, camids, memory = batch()
+    seen = []
+    model.encoder.vit.blocks[-1].register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    without, output = plain(clips, camids, memory), model(clips, camids, memory)
+    class_tokens_BTD = seen[0][:, 0].unflatten(0, (4, 2))
+    assert_close(output.features[-1], class_tokens_BTD.mean(dim=1), terms=2)
+    assert all(torch.equal(a, b) for a, b in zip(without.features, output.features[:-1], strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(without.scores, output.scores, strict=True))
+    assert torch.equal(without.v2m_logits, output.v2m_logits)
+    assert torch.equal(plain.embed(clips, camids), model.embed(clips, camids))
+    pids = torch.tensor([0, 0, 1, 1])
+    before, after = build_criterion(load_cfg())(without, pids), build_criterion(load_cfg())(output, pids)
+    term = batch_hard_triplet(output.features[-1], pids, 0.3)
+    assert term > 0 and all(torch.equal(before[name], after[name]) for name in ("id", "v2m", "frame_id"))
+    assert_close(after["triplet"], before["triplet"] + term, terms=4)
+    assert_close(after["total"], before["total"] + term, terms=6)
 
 
 @pytest.mark.parametrize("name", TEMPORAL_HEADS)
@@ -162,6 +186,7 @@ def test_without_ssp_the_logits_are_plain_dot_products_with_the_memory():
         ("MODEL.SSP.LAYERS 0", "MODEL.SSP.LAYERS must be 1 or more"),
         ("MODEL.NAME RN50", "MODEL.SIE_CAMERA True needs a ViT"),
         ("MODEL.NAME RN50 MODEL.SIE_CAMERA False MODEL.STRIDE_SIZE 12", "MODEL.STRIDE_SIZE"),
+        ("MODEL.NAME RN50 MODEL.SIE_CAMERA False MODEL.TRIPLET_PENULTIMATE True", "PENULTIMATE True needs a ViT"),
         (
             "MODEL.NAME RN50 MODEL.SIE_CAMERA False MODEL.PRETRAIN_CHOICE none MODEL.ENCODER.DEPTH 2",
             "MODEL.ENCODER.DEPTH belongs to a ViT",

@@ -112,6 +112,7 @@ def test_rows_of_ones_own(tiny, tmp_path):
         (["table5_conv"], "table5_conv1d.yml?"),
         (["OUTPUT_DIR", "o", *row("table2_row2"), *row("table2_row4")], "rows come first"),
         ([*row("table2_row2"), "MODEL.TEMPORAL", "TMD"], "MODEL.TEMPORAL is what row"),
+        ([*row("images_msmt17_text"), "INPUT.PADDING", "0"], "INPUT.PADDING is what row"),
         ([*row("table1_cnn_tfclip"), "--config_file", str(ROOT / "configs/demo.yml")], "table1_cnn_tfclip.yml: MODEL."),
         ([*row("table2_row2"), "DATASETS.ROOT_DIR", "nowhere"], "row table2_row2: DATASETS.ROOT_DIR nowhere"),
         ([*row("table2_row2"), "MODEL.PRETRAIN_PATH", "none.pt"], "row table2_row2: MODEL.PRETRAIN_PATH: none.pt"),
@@ -187,16 +188,8 @@ def test_every_row_of_the_paper_has_its_file_and_every_file_its_row():
     assert list(Counter(r.table for r in PAPER_ROWS).values()) == [2, 6, 6, 6, 4, 2, 6]
 
 
-@pytest.mark.parametrize(
-    ("config", "name"),
-    [
-        ("rn50", "table1_cnn_tfclip"),
-        ("market1501", "images_market1501_clipm_ssp"),
-        ("msmt17", "images_msmt17_clipm_ssp"),
-    ],
-)
-def test_the_recipe_of_a_config_is_that_of_its_row(config, name):
-    recipe, of_row = load_cfg(ROOT / "configs" / f"{config}.yml"), load_cfg(ROWS / f"{name}.yml")
+def test_the_recipe_of_rn50_is_that_of_its_row():
+    recipe, of_row = load_cfg(ROOT / "configs" / "rn50.yml"), load_cfg(ROWS / "table1_cnn_tfclip.yml")
     assert recipe.dump() == of_row.dump()
 
 

@@ -1,10 +1,12 @@
 """One step: whole, in parts (gradient caching), compiled; and attention goes through torch's kernel everywhere."""
 
 import copy
+import random
 import shutil
 
 import pytest
 import torch
+from timm.data.random_erasing import RandomErasing
 from torch import nn
 from torch.nn import functional as F
 
@@ -51,8 +53,8 @@ def unscaled(loss):
     return loss
 
 
-def step_of(model, criterion, memory, num_parts=1, clip_features=None, runtime=RUNTIME):
-    return TrainingStep(model, clip_features or model.clip_features, criterion, memory, runtime, num_parts)
+def step_of(model, criterion, memory, num_parts=1, clip_features=None, runtime=RUNTIME, erase=None):
+    return TrainingStep(model, clip_features or model.clip_features, criterion, memory, runtime, num_parts, erase)
 
 
 def gradients(model):
@@ -70,7 +72,9 @@ def assert_close(found, expected, passes=1):
 
 @pytest.mark.parametrize("num_parts", [2, 3, 6])
 @pytest.mark.parametrize("options", [{}, {"MODEL__SSP__VARIANT": "simple"}, {"MODEL__TEMPORAL": "TAP"},
-                                     {"MODEL__TEMPORAL": "TRANSF"}, {"MODEL__GRAD_CHECKPOINT": True}])  # fmt: skip
+                                     {"MODEL__TEMPORAL": "TRANSF"}, {"MODEL__GRAD_CHECKPOINT": True},
+                                     {"MODEL__TRIPLET_PENULTIMATE": True, "MODEL__TEMPORAL": "TAP"},
+                                     {"MODEL__TRIPLET_PENULTIMATE": True, "MODEL__GRAD_CHECKPOINT": True}])  # fmt: skip
 def test_without_dropout_parts_give_losses_gradients_and_statistics_of_the_whole_batch(num_parts, options):
     model, criterion, memory, clips = parts_of_a_step(dropout=False, **options)
     in_parts = copy.deepcopy(model)
@@ -102,7 +106,7 @@ def test_the_second_pass_drops_what_the_first_one_dropped():
         torch.manual_seed(seed)
         one_graph.zero_grad()
         parts = [one_graph.clip_features(normalize(c), k, memory) for c, k in zip(clips.split(2), CAMIDS.split(2))]
-        features = ClipFeatures(*(torch.cat(f) for f in zip(*parts)))
+        features = ClipFeatures(*(None if f[0] is None else torch.cat(f) for f in zip(*parts)))
         criterion(one_graph.classify(features), PIDS)["total"].backward()
         return gradients(one_graph)
 
@@ -113,6 +117,35 @@ def test_the_second_pass_drops_what_the_first_one_dropped():
     assert torch.equal(torch.rand(3), after)  # and the stream goes on as after one pass
     other = in_one_graph(seed=6)["ssp.layers.0.mlp.0.weight"]  # other masks matter
     assert (other - gradients(model)["ssp.layers.0.mlp.0.weight"]).norm() > 1e-3 * other.norm()
+
+
+def test_all_parts_and_both_passes_see_the_pixels_of_one_erasing():
+    """And those that the whole batch sees when the same random numbers erase it."""
+    model, criterion, memory, clips = parts_of_a_step(dropout=False)
+    erase, inputs, losses = RandomErasing(0.5, mode="pixel", max_count=1, device=CPU), {}, {}
+    for num_parts in (1, 2, 3):
+        seen = []
+
+        def watched(clips, camids, memory, seen=seen):
+            seen.append(clips.clone())
+            return model.clip_features(clips, camids, memory)
+
+        random.seed(7)
+        torch.manual_seed(7)
+        step = step_of(model, criterion, memory, num_parts, watched, erase=erase)
+        losses[num_parts] = step(clips, PIDS, CAMIDS, unscaled)
+        passes = torch.cat(seen).split(len(clips))
+        assert len(passes) == (1 if num_parts == 1 else 2) and all(torch.equal(p, passes[0]) for p in passes)
+        inputs[num_parts] = passes[0]
+    random.seed(7)
+    torch.manual_seed(7)
+    expected = normalize(clips)
+    erased = erase(expected.flatten(0, 1).clone()).view_as(expected)
+    assert all(torch.equal(found, erased) for found in inputs.values())
+    hit_BT = (erased != expected).flatten(2).any(dim=2)
+    assert 0 < hit_BT.sum() < 12 and (hit_BT[:, 0] != hit_BT[:, 1]).any()  # decided for each frame
+    assert_close(losses[2], losses[1])
+    assert_close(losses[3], losses[1])
 
 
 def test_parts_need_the_activations_of_one_part_only():
@@ -182,8 +215,11 @@ def test_all_attention_goes_through_scaled_dot_product_attention(monkeypatch, op
 @any_instructions
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on the CPU needs a C++ compiler")
 @pytest.mark.slow
-def test_compiled_features_are_the_eager_ones_with_the_same_dropout():
-    model, criterion, memory, clips = parts_of_a_step(MODEL__ENCODER__DEPTH=1, MODEL__SSP__LAYERS=1)
+@pytest.mark.parametrize("penultimate", [False, True])
+def test_compiled_features_are_the_eager_ones_with_the_same_dropout(penultimate):
+    few = {"MODEL__SSP__ENABLED": False, "MODEL__TEMPORAL": "TAP"} if penultimate else {"MODEL__ENCODER__DEPTH": 1}
+    options = {"MODEL__SSP__LAYERS": 1, "MODEL__TRIPLET_PENULTIMATE": penultimate} | few
+    model, criterion, memory, clips = parts_of_a_step(**options)
     results = {}
     for name, clip_features in (("eager", model.clip_features), ("compiled", compile_clip_features(model))):
         model.zero_grad()
@@ -211,7 +247,8 @@ def test_a_step_on_the_gpu_never_waits_for_it(num_parts):
     model, criterion, memory, clips = parts_of_a_step()
     model, memory = model.to(device), memory.to(device)
     runtime = Runtime(device, torch.bfloat16, normalize)
-    step = step_of(model, criterion, memory, num_parts, runtime=runtime)
+    erase = RandomErasing(0.5, mode="pixel", max_count=1, device=device)
+    step = step_of(model, criterion, memory, num_parts, runtime=runtime, erase=erase)
     batch = [tensor.to(device) for tensor in (clips, PIDS, CAMIDS)]
     step(*batch, unscaled)
     torch.cuda.set_sync_debug_mode("error")
