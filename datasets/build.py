@@ -1,5 +1,6 @@
 """Data set name -> splits; config and splits -> loaders."""
 
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,6 +21,8 @@ from datasets.registry import DATA_SETS, find_dataset, official_name
 from datasets.tracklet import DataSet, OnFault, RawSplits, ReIDSplits, Tracklet, raise_or_warn
 from datasets.validation import hold_out
 from utils.errors import InputError, MissingFileError
+
+logger = logging.getLogger(__name__)
 
 
 def load_splits(
@@ -52,7 +55,7 @@ def load_splits(
 
 def items_of(dataset: DataSet, train_items: str) -> TrainItems:
     """The training items that the text names; 'auto': those of the data set. Raises InputError for another text."""
-    return TrainItems.parse(dataset.train_items if train_items == "auto" else train_items)
+    return TrainItems.parse(dataset.train_items if train_items.strip() == "auto" else train_items)
 
 
 def load_raw(name: str, root: str, on_fault: OnFault = raise_or_warn, **options) -> RawSplits:
@@ -180,6 +183,12 @@ def build_train_loader(cfg: CfgNode, splits: ReIDSplits) -> DataLoader:
 
     With INPUT.RE_MODE 'pixel' they are still to be erased, by `build_erasing`.
     """
+    length = TrainItems.parse(splits.train_items).length
+    if 0 < length < cfg.INPUT.SEQ_LEN:
+        logger.warning(
+            "training items of %d frames (DATASETS.TRAIN_ITEMS) are shorter than a clip of %d (INPUT.SEQ_LEN), which "
+            "repeats their last frame", length, cfg.INPUT.SEQ_LEN,
+        )  # fmt: skip
     erase_prob = cfg.INPUT.RE_PROB if cfg.INPUT.RE_MODE == "colour" else 0.0
     dataset = TrainClips(
         splits.train,

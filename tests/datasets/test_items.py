@@ -4,11 +4,12 @@ import pytest
 
 from configs import changed_keys, load_cfg
 from configs.errors import ConfigError
-from datasets import load_splits
-from datasets.build import build_sampler, finish_splits
+from datasets import build_train_loader, configured_splits, load_splits
+from datasets.build import build_sampler, finish_splits, items_of
 from datasets.items import TrainItems
-from datasets.registry import DATA_SETS
+from datasets.registry import DATA_SETS, find_dataset
 from datasets.tracklet import RawSplits, Tracklet
+from tests.conftest import tiny_cfg
 from tests.refusals import refused
 
 
@@ -59,10 +60,18 @@ def test_other_texts_are_refused_by_the_config_and_by_load_splits(text, tmp_path
     refused("DATASETS.TRAIN_ITEMS .* must be auto, tracklets", load_splits, "MARS", str(tmp_path), train_items=text)
 
 
-@pytest.mark.parametrize("text", ["auto", "tracklets", "chunks 48", "windows 8 4", " windows  16 08 "])
+@pytest.mark.parametrize("text", ["auto", " auto ", "tracklets", "chunks 48", "windows 8 4", " windows  16 08 "])
 def test_config_and_items_accept_the_same_texts(text):
     assert load_cfg(None, ["DATASETS.TRAIN_ITEMS", f"'{text}'"]).DATASETS.TRAIN_ITEMS == text
-    assert text == "auto" or TrainItems.parse(text)
+    assert items_of(find_dataset("MARS"), text).kind == (text.split()[0] if text.strip() != "auto" else "tracklets")
+
+
+def test_items_shorter_than_a_clip_are_said(tiny_mars, caplog):
+    for items, warned in (("chunks 4", False), ("windows 3 1", True), ("tracklets", False)):
+        caplog.clear()
+        cfg = tiny_cfg(DATASETS__ROOT_DIR=tiny_mars, DATASETS__TRAIN_ITEMS=f"'{items}'", INPUT__SEQ_LEN=4)
+        build_train_loader(cfg, configured_splits(cfg))
+        assert ("training items of 3 frames (DATASETS.TRAIN_ITEMS) are shorter than a clip" in caplog.text) == warned
 
 
 def test_each_set_has_the_items_of_its_authors_unless_told_otherwise():
