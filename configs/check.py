@@ -92,7 +92,7 @@ def _range_faults(cfg: CfgNode) -> Iterator[str]:
         if not least <= _value(cfg, key) < math.inf:
             yield f"{key} must be {least} or more, found {_value(cfg, key)}"
     items = cfg.DATASETS.TRAIN_ITEMS
-    if not re.fullmatch(r" *(auto|tracklets|chunks( +0*[1-9]\d*)|windows( +0*[1-9]\d*){2}) *", items):
+    if not re.fullmatch(r"\s*(auto|tracklets|chunks(\s+0*[1-9]\d*)|windows(\s+0*[1-9]\d*){2})\s*", items):
         words = "auto, tracklets, 'chunks LENGTH' or 'windows LENGTH STEP' (in frames)"
         yield f"DATASETS.TRAIN_ITEMS must be {words}, found '{items}'"
     for key in ("DATASETS.ROOT_DIR", "OUTPUT_DIR"):

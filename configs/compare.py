@@ -6,15 +6,15 @@ import yaml
 from yacs.config import CfgNode
 
 from configs.defaults import get_cfg
-from configs.legacy import FORMER_DEFAULTS
+from configs.legacy import in_todays_keys
 from configs.load import flatten
 
 
 def changed_keys(old_text: str, cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
     """{key: (old value, value in `cfg`)} of all keys that differ; `old_text` is the cfg.dump() of an earlier run.
 
-    A key that the text lacks had its default value. A key that no longer exists counts where it had another value than
-    its last default; its value now is None. Raises ValueError when the text is no config.
+    A key that the text lacks had its default value; the value of a key that no longer exists is None. Raises ValueError
+    when the text is no config.
     """
     try:
         tree = yaml.safe_load(old_text)
@@ -22,6 +22,5 @@ def changed_keys(old_text: str, cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
         raise ValueError(f"not a config: {error}") from None
     if not isinstance(tree, dict):
         raise ValueError("not a config: it has no sections")
-    old, new = dict(flatten(get_cfg())) | dict(flatten(tree)), dict(flatten(cfg))
-    old = {key: value for key, value in old.items() if FORMER_DEFAULTS.get(key) != value}
+    old, new = dict(flatten(get_cfg())) | in_todays_keys(dict(flatten(tree))), dict(flatten(cfg))
     return {key: (old.get(key), new.get(key)) for key in sorted(old | new) if old.get(key) != new.get(key)}

@@ -1,6 +1,8 @@
 """Keys of the original release and of its ancestor CLIP-ReID, and what became of them here."""
 
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
 
 _REMOVED_SINGLE_STAGE = (
     "there is one training stage here; drop the key (prompts of the text baseline, MODEL.MEMORY text: SOLVER.TEXT)"
@@ -39,8 +41,18 @@ REMOVED = {
     "TEST.EVAL": "eval-main.py evaluates, train-main.py trains",
 }
 
-# Keys of earlier versions with their default, which the config.yml of a run may still hold; it asks for nothing.
-FORMER_DEFAULTS = {"DATASETS.SAMPLING_STEP": 48}
+
+def in_todays_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a config file, those of an earlier version of this project in today's names.
+
+    DATASETS.SAMPLING_STEP cut the training tracklets of LS-VID, and every run's config.yml held it.
+    """
+    step = str(keys.get("DATASETS.SAMPLING_STEP"))
+    if not step.isdecimal() or "DATASETS.NAMES" not in keys:
+        return dict(keys)
+    is_cut = re.sub("[^A-Z]", "", str(keys["DATASETS.NAMES"]).upper()) == "LSVID" and int(step)
+    items = {"DATASETS.TRAIN_ITEMS": f"chunks {int(step)}" if is_cut else "tracklets"}
+    return items | {key: value for key, value in keys.items() if key != "DATASETS.SAMPLING_STEP"}
 
 
 def advice(key: str, known: Collection[str]) -> str | None:

@@ -17,12 +17,13 @@ from yacs.config import CfgNode
 from configs.check import SWITCH_WORDS, check_cfg
 from configs.defaults import get_cfg
 from configs.errors import ConfigError
-from configs.legacy import FORMER_DEFAULTS, advice
+from configs.legacy import advice, in_todays_keys
 
 _PATHS = (
     "MODEL.PRETRAIN_PATH", "DATASETS.ROOT_DIR", "DATASETS.EXCLUDE", "DATASETS.PACK", "DATASETS.CACHE_DIR",
     "TEST.WEIGHT", "OUTPUT_DIR",
 )  # fmt: skip
+_QUOTES = "a value of several words needs quotes, such as DATASETS.TRAIN_ITEMS 'windows 8 4'"
 _LARGEST_INT = 2**64 - 1  # what torch takes as a seed
 
 
@@ -35,11 +36,10 @@ def load_cfg(path: str | Path | Sequence[str | Path] | None = None, opts: Sequen
     cfg = get_cfg()
     leaves = dict(flatten(cfg))
     paths = [] if path is None else [path] if isinstance(path, (str, Path)) else path
-    settings = [(key, value, str(file)) for file in paths for key, value in flatten(_read_yaml(Path(file)))]
+    files = {str(file): in_todays_keys(dict(flatten(_read_yaml(Path(file))))) for file in paths}
+    settings = [(key, value, file) for file, keys in files.items() for key, value in keys.items()]
     settings += [(key, value, "command line") for key, value in _pairs(opts)]
     for key, value, source in settings:
-        if key in FORMER_DEFAULTS and _literal(value) == FORMER_DEFAULTS[key]:
-            continue
         if key not in leaves:
             raise ConfigError(f"{source}: {_unknown_key(key, value, leaves)}")
         *sections, leaf = key.split(".")
@@ -91,7 +91,7 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 def _pairs(opts: Sequence[str]) -> list[tuple[str, str]]:
     if len(opts) % 2:
-        raise ConfigError(f"command line: options come in pairs KEY VALUE, '{opts[-1]}' has no partner")
+        raise ConfigError(f"command line: options come in pairs KEY VALUE, '{opts[-1]}' has no partner; {_QUOTES}")
     return [(str(key), str(value)) for key, value in zip(opts[::2], opts[1::2])]
 
 
@@ -99,7 +99,7 @@ def _unknown_key(key: str, value: Any, leaves: dict[str, Any]) -> str:
     if any(leaf.startswith(f"{key}.") for leaf in leaves):
         found = repr(value) if value else "nothing"
         return f"{key} is a section with keys of its own, found {found} in its place"
-    hint = advice(key, leaves)
+    hint = advice(key, leaves) if key[:1].isalpha() else _QUOTES
     if hint is None:
         by_upper_case = {leaf.upper(): leaf for leaf in leaves}
         near = difflib.get_close_matches(key.upper(), by_upper_case, n=1, cutoff=0.6)

@@ -8,6 +8,7 @@ from datasets.build import cache_dir as cache_dir
 from datasets.build import check_frames_present as check_frames_present
 from datasets.build import check_split_key as check_split_key
 from datasets.build import configured_splits as configured_splits
+from datasets.build import items_of as items_of
 from datasets.build import load_splits as load_splits
 from datasets.build import split_numbers as split_numbers
 from datasets.registry import find_dataset as find_dataset

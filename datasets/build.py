@@ -190,6 +190,10 @@ def build_train_loader(cfg: CfgNode, splits: ReIDSplits) -> DataLoader:
             "repeats their last frame", length, cfg.INPUT.SEQ_LEN,
         )  # fmt: skip
     erase_prob = cfg.INPUT.RE_PROB if cfg.INPUT.RE_MODE == "colour" else 0.0
+    logger.info(
+        "augmentation: %s resize, flip %s, padding %d, erasing %s (%s)",
+        cfg.INPUT.INTERPOLATION, cfg.INPUT.PROB, cfg.INPUT.PADDING, cfg.INPUT.RE_PROB, cfg.INPUT.RE_MODE,
+    )  # fmt: skip
     dataset = TrainClips(
         splits.train,
         cfg.INPUT.SEQ_LEN,

@@ -31,7 +31,7 @@ class Experiment:
     out: Path  # OUTPUT_DIR
     dataset: str  # official name
     splits: ReIDSplits
-    runtime: Runtime  # of training
+    runtime: Runtime  # of training; in float32 where nothing is trained
 
     @cached_property
     def test_runtime(self) -> Runtime:
@@ -93,17 +93,17 @@ class Experiment:
         )
 
 
-def prepare(cfg: CfgNode, out: Path, name: str = "", root: str = "", validation: bool = False) -> Experiment:
+def prepare(cfg: CfgNode, out: Path, name: str = "", root: str = "", training: bool = False) -> Experiment:
     """Read the lists of the data set and log what was found.
 
-    The set is that of the config, or `name` in `root` for one of several; then the caller logs the environment. With
-    `validation` a validation part is held out where SOLVER.SELECT_BY asks for it. Raises InputError for data that
-    cannot be read or scored.
+    The set is that of the config, or `name` in `root` for one of several; then the caller logs the environment. For
+    `training` a validation part is held out where SOLVER.SELECT_BY asks for it; a test needs none of training's number
+    types. Raises InputError for data that cannot be read or scored.
     """
     mean, std, source = pixel_statistics(cfg)
-    runtime = Runtime.choose(cfg.SOLVER.AMP, mean, std)
+    runtime = Runtime.choose(cfg.SOLVER.AMP if training else "off", mean, std)
     start = time.perf_counter()
-    splits = configured_splits(cfg, name, root, validation)
+    splits = configured_splits(cfg, name, root, validation=training)
     check_frames_present(splits)
     dataset = official_name(name or cfg.DATASETS.NAMES)
     experiment = Experiment(cfg, out, dataset, splits, runtime)
@@ -111,10 +111,11 @@ def prepare(cfg: CfgNode, out: Path, name: str = "", root: str = "", validation:
         check_scorable(experiment.protocol("first", part), *experiment.part(part))
     if not name:
         log_environment(runtime.device)
-    logger.info(
-        "precision: training %s (SOLVER.AMP), tests %s (TEST.PRECISION), memory pass %s (SOLVER.MEMORY_PRECISION)",
-        runtime.precision, experiment.test_runtime.precision, experiment.memory_runtime.precision,
-    )  # fmt: skip
+    if training:
+        logger.info("precision of training: %s (SOLVER.AMP %s)", runtime.precision, cfg.SOLVER.AMP)
+    if training and cfg.MODEL.MEMORY != "none":
+        logger.info("precision of the memory pass: %s (SOLVER.MEMORY_PRECISION)", experiment.memory_runtime.precision)
+    logger.info("precision of tests: %s (TEST.PRECISION %s)", experiment.test_runtime.precision, cfg.TEST.PRECISION)
     logger.info("pixel mean %s, std %s: %s (INPUT.PIXEL_STATISTICS %s)", mean, std, source, cfg.INPUT.PIXEL_STATISTICS)
     logger.info("%s read in %.1f s from %s", dataset, time.perf_counter() - start, root or cfg.DATASETS.ROOT_DIR)
     for line in splits.summary().splitlines():

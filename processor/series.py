@@ -109,7 +109,7 @@ def _went_to_its_end(cfg: CfgNode) -> bool:
         return False
     if last.get("epoch", 0) < cfg.SOLVER.MAX_EPOCHS:
         return False
-    check_recipe(changes, folder / files.CONFIG, trained=True)
+    check_recipe(changes, folder / files.CONFIG, cfg.DATASETS.NAMES, trained=True)
     return not any(key.startswith(("TEST.", "SOLVER.MAX_EPOCHS", "MODEL.SIE_UNSEEN")) for key in changes)
 
 

@@ -32,7 +32,7 @@ def fails(caplog):
         (["SOLVER.SEED"], "options come in pairs KEY VALUE, 'SOLVER.SEED' has no partner"),
         (["--resum"], "unrecognized arguments: --resum"),
         (["--config_file", "absent.yml"], "config file absent.yml does not exist"),
-        (["SOLVER.AMP", "fp16"], "SOLVER.AMP fp16 needs a GPU"),
+        (["TEST.PRECISION", "fp16"], "TEST.PRECISION fp16 needs a GPU"),
         (["SOLVER.IMS_PER_BATCH", "5"], "SOLVER.IMS_PER_BATCH 5 must be divisible by DATALOADER.NUM_INSTANCE 2"),
         (["DATASETS.NAMES", "MARZ"], "DATASETS.NAMES 'MARZ' is not known; it must be one of MARS"),
         (["DATASETS.ROOT_DIR", "nowhere"], "DATASETS.ROOT_DIR nowhere is not a folder"),

@@ -36,7 +36,10 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
 
 @contextmanager
 def float32_products(tf32: bool) -> Iterator[None]:
-    """Within, a GPU takes the products of float32 matrices and convolutions in TF32, or in full float32."""
+    """Within, a GPU takes the products of float32 matrices and convolutions in TF32, or in full float32.
+
+    Nothing within may ask for torch's older switches (`allow_tf32`), which raise while these are set.
+    """
     settings = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
     before = [setting.fp32_precision for setting in settings]
     try:

@@ -173,7 +173,7 @@ def _epoch_line(cfg: CfgNode, dataset: DataSet, raw: RawSplits, items: TrainItem
     except InputError:
         return []
     size = cfg.SOLVER.IMS_PER_BATCH
-    return [f"an epoch: {len(splits.train):,} training items ({items}), {counted(batches, 'batch')} of {size} clips"]
+    return [f"{len(splits.train):,} training items ({items}), {counted(batches, 'batch')} of {size} in the first epoch"]
 
 
 def _config_notes(cfg: CfgNode, rules: Rules) -> list[str]:

@@ -57,32 +57,37 @@ class Bench:
     drawn: bool  # whether the data are synthetic
     splits: ReIDSplits | None = None
     encoded: Sequence[bytes] = ()  # files of training frames
+    products: dict[str, Runtime] = field(default_factory=dict)  # name of a limit on products -> its number type
     limits: dict[str, float] = field(default_factory=dict)  # the best of all times they were measured
 
     def runtimes(self, part: str) -> list[Runtime]:
         """How a part computes; a pass is also measured as training computes, where that is in another number type."""
-        keys = {"memory": self.cfg.SOLVER.MEMORY_PRECISION, "dense": self.cfg.TEST.PRECISION}
-        own = self.runtime.with_precision(keys[part], f"--parts {part}:") if part in keys else self.runtime
+        if part == "memory":
+            own = self.runtime.with_precision(self.cfg.SOLVER.MEMORY_PRECISION, "SOLVER.MEMORY_PRECISION")
+        elif part == "dense":
+            own = self.runtime.with_precision(self.cfg.TEST.PRECISION, "TEST.PRECISION")
+        else:
+            own = self.runtime
         return [own] if own.precision == self.runtime.precision else [own, self.runtime]
 
     def limits_of(self, part: str) -> list[str]:
         """Names of the limits that a part is held against."""
         kinds = PARTS[part][1]
-        products = [_matmul(runtime) for runtime in self.runtimes(part)] if "matmul" in kinds else []
+        products = {_matmul(runtime): runtime for runtime in self.runtimes(part)} if "matmul" in kinds else {}
+        self.products |= products
         return ["copy", *(kind for kind in kinds if kind != "matmul"), *products]
 
     def measure_limits(self, names: Iterable[str]) -> None:
         """Measure the limits of these names; of one that is known already the better figure stays."""
         device = self.runtime.device
         larger = 4 if device.type == "cuda" else 1
-        runtimes = {_matmul(runtime): runtime for part in PARTS for runtime in self.runtimes(part)}
         for name in names:
             if name == "decode":
                 rate = decode_rate(self.encoded, _REPEATS)
             elif name == "copy":
                 rate = copy_rate(self.sizes["copy_bytes"] * larger, device, _REPEATS)
             else:
-                rate = matmul_rate(self.sizes["matmul_side"] * larger, runtimes[name], _REPEATS)
+                rate = matmul_rate(self.sizes["matmul_side"] * larger, self.products[name], _REPEATS)
             self.limits[name] = max(self.limits.get(name, 0.0), rate)
 
     def limit_lines(self) -> list[Measurement]:
@@ -267,9 +272,10 @@ def _measure_pass(bench: Bench, part: str) -> Iterator[Measurement]:
     source = frame_source(splits.pack, splits.root)
     passes = [(build_test_loader(cfg, chosen, "dense", source), len(chosen)) for chosen in (few, many)]
     name = f"{title}, clips of {frames} at {size[0]}x{size[1]}"
-    for runtime in bench.runtimes(part):
+    runtimes = bench.runtimes(part)
+    for runtime in runtimes:
         rate = parts.tracklet_pass_rate(encoder(model), passes, runtime, title)
-        said = name if runtime.precision == bench.runtime.precision else f"{name}, {runtime.precision}"
+        said = name if len(runtimes) == 1 else f"{name}, {runtime.precision}"
         yield from parts.pass_lines(part, said, rate, frames, cfg.DATALOADER.NUM_WORKERS, frame_flops, _matmul(runtime))
 
 

@@ -9,7 +9,8 @@ from yacs.config import CfgNode
 from configs import changed_keys
 from datasets import build_test_loader, find_dataset, parse_dataset_list, plain_name
 from datasets.frames import frame_source
-from model import build_model
+from model import build_model, pixel_statistics
+from model.encoder import activation
 from model.tfclip import TFCLIP
 from model.weights import ArchitectureError, load_weights, read_weight_file
 from processor import run_folder as files
@@ -81,6 +82,8 @@ def _evaluate(experiment: Experiment, weight: Path) -> Evaluation:
         raise InputError(f"{error}{_how_trained(weight, cfg)}") from None
     if loaded.kind not in ("published", "checkpoint"):
         raise InputError(f"TEST.WEIGHT {weight} holds only CLIP's encoder; a test needs weights of a trained TF-CLIP")
+    if loaded.config:
+        _check_same_input(weight, loaded.config, cfg)
     if find_dataset(experiment.dataset).num_splits > 1:
         _check_same_split(weight, loaded.config, experiment)
     files.create_output_dir(experiment.out)
@@ -99,10 +102,31 @@ def _how_trained(weight: Path, cfg: CfgNode) -> str:
     """For weights that do not fit the network: the keys that differ from their training, and where its config lies."""
     config = weight.parent / files.CONFIG
     changes = changed_keys(trained, cfg) if (trained := read_weight_file(weight).config) else {}
-    network = [f"{key} {was}" for key, (was, _) in changes.items() if key.startswith(("MODEL.", "INPUT.SIZE"))]
+    sizes = ("MODEL.", "INPUT.SIZE", "INPUT.SEQ_LEN")
+    network = [f"{key} {was}" for key, (was, _) in changes.items() if key.startswith(sizes)]
     hints = [f"it was trained with {', '.join(network)}"] if network else []
     hints += [f"the config of its run is {config} (--config_file)"] if config.exists() else []
     return "".join(f"; {hint}" for hint in hints)
+
+
+def _check_same_input(weight: Path, trained: str, cfg: CfgNode) -> None:
+    """Raise InputError when the model was trained with another activation; warn of other pixel statistics."""
+    then = cfg.clone()
+    then.defrost()
+    for key, (was, _) in changed_keys(trained, cfg).items():
+        if key in ("MODEL.NAME", "MODEL.PRETRAIN_CHOICE") or key.startswith("INPUT.PIXEL_"):
+            section, leaf = key.split(".")
+            then[section][leaf] = was
+    if activation(then.MODEL.NAME) != activation(cfg.MODEL.NAME):
+        raise InputError(
+            f"TEST.WEIGHT {weight} was trained with MODEL.NAME {then.MODEL.NAME} ({activation(then.MODEL.NAME)}); "
+            f"{cfg.MODEL.NAME} has {activation(cfg.MODEL.NAME)}: set MODEL.NAME {then.MODEL.NAME}"
+        )
+    was, now = pixel_statistics(then), pixel_statistics(cfg)
+    if was[:2] != now[:2]:
+        logger.warning(
+            "%s was trained with pixel mean %s, std %s (%s); it is tested with mean %s, std %s (%s)", weight, *was, *now
+        )
 
 
 def _check_same_split(weight: Path, trained: str, experiment: Experiment) -> None:

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from datasets import plain_name
+from datasets import find_dataset, items_of, plain_name
 from processor import run_folder as files
 from utils.checkpoint import Checkpoint
 from utils.errors import InputError, MissingFileError
 
-# Keys that may differ between a run and its continuation: they change nothing that has been computed. Data folder,
-# the exclusion list and the kind of training items may change, because the items themselves are compared.
+# Keys that may differ between a run and its continuation: they change nothing that has been computed. Data folder
+# and exclusion list may change, because the training items themselves are compared.
 _FREE = (
     "DATALOADER.NUM_WORKERS", "DATASETS.CACHE_DIR", "DATASETS.EXCLUDE", "DATASETS.PACK", "DATASETS.ROOT_DIR",
-    "DATASETS.TRAIN_ITEMS", "MODEL.GRAD_CHECKPOINT", "MODEL.PRETRAIN_PATH", "OUTPUT_DIR", "SOLVER.ACCUM_STEPS",
+    "MODEL.GRAD_CHECKPOINT", "MODEL.PRETRAIN_PATH", "OUTPUT_DIR", "SOLVER.ACCUM_STEPS",
     "SOLVER.AMP", "SOLVER.COMPILE", "SOLVER.EVAL_PERIOD", "SOLVER.LOG_PERIOD", "SOLVER.MAX_EPOCHS", "TEST.CAMERA_PAIRS",
     "TEST.CONTACT_SHEET", "TEST.DATASETS", "TEST.FRAMES_PER_BATCH", "TEST.SAMPLING", "TEST.SAVE_", "TEST.UNTRAINED",
     "TEST.WEIGHT",
@@ -24,14 +24,18 @@ _FREE = (
 _FREE_WHEN_TRAINED = ("TEST.", "MODEL.SIE_UNSEEN")
 
 
-def check_recipe(changes: Mapping[str, tuple[Any, Any]], source: Path, trained: bool = False) -> None:
+def check_recipe(
+    changes: Mapping[str, tuple[Any, Any]], source: Path, dataset: str, trained: bool = False
+) -> None:
     """Raise InputError at the first of `changes`, {key: (value of the run, value now)}, that a continued run forbids.
 
-    `trained` says that no epoch is left to train or to test.
+    `dataset` is the name of the data set; `trained` says that no epoch is left to train or to test.
     """
     for key, (old, new) in changes.items():
-        same_set = key == "DATASETS.NAMES" and plain_name(str(old)) == plain_name(str(new))
-        if not (same_set or key.startswith(_FREE) or (trained and key.startswith(_FREE_WHEN_TRAINED))):
+        same = key == "DATASETS.NAMES" and plain_name(str(old)) == plain_name(str(new))
+        if key == "DATASETS.TRAIN_ITEMS":  # 'auto' and what it stands for are the same
+            same = items_of(find_dataset(dataset), str(old)) == items_of(find_dataset(dataset), str(new))
+        if not (same or key.startswith(_FREE) or (trained and key.startswith(_FREE_WHEN_TRAINED))):
             raise InputError(
                 f"{source} was trained with {key} {old!r}, now it is {new!r}; a continued run keeps its recipe: "
                 "undo the change, or start another OUTPUT_DIR"
@@ -39,14 +43,14 @@ def check_recipe(changes: Mapping[str, tuple[Any, Any]], source: Path, trained: 
 
 
 def check_continuation(
-    checkpoint: Checkpoint, changes: Mapping[str, tuple[Any, Any]], max_epochs: int, output_dir: Path
+    checkpoint: Checkpoint, changes: Mapping[str, tuple[Any, Any]], dataset: str, max_epochs: int, output_dir: Path
 ) -> None:
     """Raise InputError unless the run in `output_dir` can go on from `checkpoint`, its last.pth, as it began."""
     last, epoch, history = output_dir / files.LAST, checkpoint.epoch, checkpoint.history
     if epoch > max_epochs:
         raise InputError(f"{last} has {epoch} epochs already, SOLVER.MAX_EPOCHS {max_epochs} is less")
     trained = epoch >= max_epochs and bool(history) and "mAP" in history[-1]
-    check_recipe(changes, last, trained)
+    check_recipe(changes, last, dataset, trained)
     best = output_dir / files.BEST
     if checkpoint.best and not best.is_file():
         raise MissingFileError(

@@ -43,12 +43,16 @@ def train_one(cfg: CfgNode, resume: bool, discard: Path | None) -> None:
     check_start(cfg, pretrained=not resume)
     checkpoint = Checkpoint.load(out / files.LAST) if resume else None
     if checkpoint is not None:
-        check_continuation(checkpoint, changed_keys(checkpoint.config, cfg), cfg.SOLVER.MAX_EPOCHS, out)
-    experiment = prepare(cfg, out, validation=True)
+        changes = changed_keys(checkpoint.config, cfg)
+        check_continuation(checkpoint, changes, cfg.DATASETS.NAMES, cfg.SOLVER.MAX_EPOCHS, out)
+    experiment = prepare(cfg, out, training=True)
     splits = experiment.splits
     seed_everything(cfg.SOLVER.SEED)
     train_loader = build_train_loader(cfg, splits)
-    logger.info("an epoch: %d items, %d batches of %d", len(splits.train), len(train_loader), cfg.SOLVER.IMS_PER_BATCH)
+    logger.info(
+        "%d training items (%s), %d batches of %d in the first epoch",
+        len(splits.train), splits.train_items, len(train_loader), cfg.SOLVER.IMS_PER_BATCH,
+    )  # fmt: skip
     model = build_model(cfg, splits.num_classes, splits.num_cameras, pretrained=checkpoint is None)
     if checkpoint is not None:
         fill_model(model, WeightFile("checkpoint", checkpoint.model), str(out / files.LAST), allow_skipped=False)
@@ -112,6 +116,9 @@ def _continue(experiment: Experiment, run: RunState, checkpoint: Checkpoint) -> 
     logger.info("continuing after epoch %d", run.epoch)
     if checkpoint.precision != experiment.runtime.precision:
         logger.warning("trained in %s so far, now in %s", checkpoint.precision, experiment.runtime.precision)
+    tests = experiment.test_runtime.precision
+    if "PRECISION:" not in checkpoint.config and checkpoint.precision != tests:  # of a version without the key
+        logger.warning("tested in %s so far, now in %s (TEST.PRECISION)", checkpoint.precision, tests)
 
 
 def _fit(experiment: Experiment, run: RunState, loader: torch.utils.data.DataLoader) -> None:
@@ -168,7 +175,8 @@ def _final_test(experiment: Experiment, run: RunState) -> None:
     if select_by != "last":
         rows[f"best by {select_by}, epoch {run.best['epoch']}"] = best.summary()
     rows[f"last, epoch {run.epoch}"] = last.summary()
-    extra = {"epoch": run.best["epoch"], "selected_by": select_by, "last": last.summary() | {"epoch": run.epoch}}
+    chosen = {"train_items": experiment.splits.train_items, "epoch": run.best["epoch"], "selected_by": select_by}
+    extra = chosen | {"last": last.summary() | {"epoch": run.epoch}}
     if run.untrained is not None:
         extra["untrained"] = run.untrained
     report(experiment, rows, best, extra)

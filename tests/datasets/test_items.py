@@ -9,7 +9,10 @@ from datasets.build import build_sampler, finish_splits, items_of
 from datasets.items import TrainItems
 from datasets.registry import DATA_SETS, find_dataset
 from datasets.tracklet import RawSplits, Tracklet
-from tests.conftest import tiny_cfg
+from processor.run import train_main
+from processor.series import is_finished
+from processor.training import check_recipe
+from tests.conftest import metrics, one_error, tiny_cfg, tiny_options
 from tests.refusals import refused
 
 
@@ -97,12 +100,42 @@ def test_windows_of_a_split_of_ilids_vid_and_their_batches(tmp_path):
     assert counts["windows 8 4"][0] == 4800 and 290 <= counts["windows 8 4"][1] <= 300
 
 
-def test_the_key_that_chunks_had_before_is_accepted_at_its_default_alone(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "step", "items"),
+    [("MARS", 48, "tracklets"), ("iLIDS-VID", 48, "tracklets"), ("LS-VID", 48, "chunks 48"),
+     ("lsvid", 24, "chunks 24"), ("LSVID", 0, "tracklets")],
+)  # fmt: skip
+def test_the_config_of_an_earlier_run_says_which_items_it_had(name, step, items, tmp_path):
+    file = tmp_path / "config.yml"
+    file.write_text(f"DATASETS:\n  NAMES: {name}\n  SAMPLING_STEP: {step}\n")
+    assert load_cfg(file).DATASETS.TRAIN_ITEMS == items
+    assert changed_keys(file.read_text(), load_cfg(file)) == {}
+    changes = changed_keys(file.read_text(), load_cfg(None, ["DATASETS.NAMES", name]))  # with items 'auto'
+    if items_of(find_dataset(name), "auto") == TrainItems.parse(items):
+        check_recipe(changes, file, name)
+    else:
+        refused("TRAIN_ITEMS .*, now it is 'auto'; a continued run keeps its recipe", check_recipe, changes, file, name)
+
+
+def test_the_earlier_key_is_refused_where_it_is_not_known_what_it_meant(tmp_path):
     file = tmp_path / "config.yml"
     file.write_text("DATASETS:\n  SAMPLING_STEP: 48\n")
-    assert load_cfg(file).DATASETS.TRAIN_ITEMS == "auto"
-    assert changed_keys(file.read_text(), load_cfg(file)) == {}
-    file.write_text("DATASETS:\n  SAMPLING_STEP: 24\n")
-    with pytest.raises(ConfigError, match="SAMPLING_STEP: it is gone: DATASETS.TRAIN_ITEMS cuts"):
-        load_cfg(file)
-    assert changed_keys(file.read_text(), load_cfg()) == {"DATASETS.SAMPLING_STEP": (24, None)}
+    for path, opts in ((file, []), (None, ["DATASETS.SAMPLING_STEP", "48"])):
+        with pytest.raises(ConfigError, match="SAMPLING_STEP: it is gone: DATASETS.TRAIN_ITEMS cuts"):
+            load_cfg(path, opts)
+
+
+def test_a_finished_run_on_other_items_is_not_taken_for_this_one(trained_run, tiny_mars, caplog):
+    keys = {"DATASETS__ROOT_DIR": tiny_mars, "OUTPUT_DIR": trained_run}
+    files = {"TEST__SAVE_FEATURES": True, "TEST__SAVE_RANKS": True, "TEST__CONTACT_SHEET": 3, "TEST__UNTRAINED": True}
+    for items, finished in (("auto", True), ("tracklets", True), ("'chunks 2'", False)):
+        assert is_finished(tiny_cfg(DATASETS__TRAIN_ITEMS=items, **keys, **files)) == finished
+    assert metrics(trained_run)["train_items"] == "tracklets"
+    line = one_error(caplog, train_main, tiny_options("--resume", DATASETS__TRAIN_ITEMS="'chunks 2'", **keys, **files))
+    assert "was trained with DATASETS.TRAIN_ITEMS 'auto', now it is 'chunks 2'" in line
+
+
+@pytest.mark.parametrize("words", ["windows 8 4", "chunks 48"])
+def test_a_value_that_lost_its_quotes_is_said(words):
+    with pytest.raises(ConfigError, match="a value of several words needs quotes"):
+        load_cfg(None, ["DATASETS.TRAIN_ITEMS", *words.split()])

@@ -61,6 +61,11 @@ def test_fp16_without_a_gpu_and_other_words_are_refused(key, tiny_argv, caplog):
         load_cfg(None, [key, "half"])
 
 
+def test_a_test_on_the_cpu_takes_the_config_of_training_in_fp16(trained_run, tiny_argv, tmp_path):
+    keys = {"SOLVER__AMP": "fp16", "SOLVER__MEMORY_PRECISION": "fp16", "TEST__WEIGHT": trained_run / "best.pth"}
+    assert eval_main(tiny_argv(OUTPUT_DIR=tmp_path / "test", **keys)) == 0
+
+
 def features(out) -> np.ndarray:
     with np.load(out / "features.npz") as file:
         return file["features"]

@@ -91,7 +91,7 @@ def test_a_clean_set_passes_and_nothing_is_written_into_it(run, data):
     assert counts[0][-2:] == ["625", "8,298"] and lines[1].split()[-3:] == ["official", "ids", "tracklets"]
     frames = sum(int(line[3]) for line in counts)
     # Each of the 6 persons has 6 items, so one group of 4; a batch takes those of 4 persons, and 2 are left.
-    assert lines[5] == "an epoch: 36 training items (tracklets), 1 batch of 16 clips"
+    assert lines[5] == "36 training items (tracklets), 1 batch of 16 in the first epoch"
     assert lines[6].startswith(f"{frames} frames opened in ") and lines[6].endswith("in this process")
     assert lines[7].startswith("note: ids or tracklets of train, query, gallery are not the official ones")
     assert (rc, lines[8:], contents(data)) == (0, ["no problem found"], before)
