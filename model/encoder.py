@@ -35,7 +35,7 @@ OPENAI_FILES = {  # timm's architecture -> the file that OpenAI distributes
     "resnet50x16_clip": "RN50x16.pt",
     "resnet50x64_clip": "RN50x64.pt",
 }
-# Weights made with QuickGELU (open_clip 2.26 and later: ViT-B-16, dfn2b) that timm keeps under the GELU name alone.
+# Weights that open_clip (3.3) lists with QuickGELU and timm keeps under the GELU name alone.
 _KEPT_AS = {"vit_base_patch16_clip_quickgelu_224.dfn2b": "vit_base_patch16_clip_224.dfn2b"}
 
 

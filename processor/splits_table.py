@@ -17,8 +17,7 @@ def write_splits_table(out: Path, results: Sequence[Mapping[str, Any]]) -> dict[
     `results` are the metrics of split 0, 1, ...: scores of the chosen epoch and, after training, of the last one. The
     spread is the standard deviation over the splits (n - 1). Raises InputError when splits were tested differently.
     """
-    of_each_split = ("split", "left_out")
-    protocols = [{name: v for name, v in result["protocol"].items() if name not in of_each_split} for result in results]
+    protocols = [_common(result["protocol"]) for result in results]
     for split, protocol in enumerate(protocols):
         if protocol != protocols[0]:
             raise InputError(
@@ -47,3 +46,9 @@ def mean_and_spread(results: Sequence[Mapping[str, float]]) -> tuple[dict[str, f
     columns = {name: [float(result[name]) for result in results] for name in SCORES}
     spread = {name: statistics.stdev(values) if len(values) > 1 else 0.0 for name, values in columns.items()}
     return {name: statistics.fmean(values) for name, values in columns.items()}, spread
+
+
+def _common(protocol: dict[str, Any]) -> dict[str, Any]:
+    """What all splits of a series share of a protocol; one may have been tested where a GPU has TF32, one elsewhere."""
+    common = {name: value for name, value in protocol.items() if name not in ("split", "left_out")}
+    return common | {"precision": common.get("precision", "").replace("tf32", "float32")}

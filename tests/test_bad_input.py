@@ -127,6 +127,9 @@ def test_overwrite_starts_anew_and_touches_no_other_file(finished, tiny_argv):
 def test_resume_refuses_another_recipe_and_nothing_to_resume(finished, tiny_argv, tmp_path, fails):
     line = fails(train_main, tiny_argv("--resume", SOLVER__BASE_LR="1e-5"))
     assert "SOLVER.BASE_LR 0.001, now it is 1e-05" in line
+    others = {"PADDING": 2, "INTERPOLATION": "bicubic", "RE_MODE": "pixel", "PIXEL_MEAN": "[0.5, 0.5, 0.5]"}
+    for key, value in others.items():
+        assert f"INPUT.{key} " in fails(train_main, tiny_argv("--resume", **{f"INPUT__{key}": value}))
     line = fails(train_main, tiny_argv("--resume", OUTPUT_DIR=tmp_path / "empty"))
     assert "last.pth does not exist, so there is no run to resume" in line
 

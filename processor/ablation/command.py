@@ -114,7 +114,7 @@ def _run(arguments: argparse.Namespace) -> None:
                 try:
                     run_or_continue(cfg, title)
                 except (InputError, NonFiniteLossError) as error:  # the other runs go on
-                    reason = error.line if isinstance(error, InputError) else error
+                    reason = error.line if isinstance(error, InputError) else str(error)
                     logger.error("%s: %s (to train it anew, remove %s)", title, reason, cfg.OUTPUT_DIR)
                     failed.append(title)
             write_tables(out, _results(rows, seeds, costs, out))

@@ -136,7 +136,8 @@ def _is_official(run: dict[str, Any]) -> bool:
     protocol = run["protocol"]
     counts = (run["num_query"], run["num_gallery"])
     official = find_dataset(protocol["dataset"]).official_test
-    return official == counts and all(protocol[k] == v for k, v in _PROTOCOL.items())
+    in_float32 = protocol.get("precision", "float32") in ("float32", "tf32")  # earlier runs do not say
+    return official == counts and in_float32 and all(protocol[k] == v for k, v in _PROTOCOL.items())
 
 
 def _comparability(records: Sequence[dict[str, str]]) -> list[str]:

@@ -100,6 +100,15 @@ def test_windows_of_a_split_of_ilids_vid_and_their_batches(tmp_path):
     assert counts["windows 8 4"][0] == 4800 and 290 <= counts["windows 8 4"][1] <= 300
 
 
+@pytest.mark.parametrize("items", ["chunks 2", "windows 2 1"])
+def test_a_part_that_is_held_out_keeps_whole_tracklets(items, tiny_mars):
+    whole, cut = (load_splits("MARS", str(tiny_mars), train_items=text, val_fraction=0.4, seed=1)
+                  for text in ("tracklets", items))  # fmt: skip
+    assert (cut.val_query, cut.val_gallery) == (whole.val_query, whole.val_gallery) != ((), ())
+    assert [t.frames for t in cut.train] == [t.frames for t in TrainItems.parse(items).cut(whole.train)]
+    assert len(cut.train) > len(whole.train) and cut.query == whole.query and cut.gallery == whole.gallery
+
+
 @pytest.mark.parametrize(
     ("name", "step", "items"),
     [("MARS", 48, "tracklets"), ("iLIDS-VID", 48, "tracklets"), ("LS-VID", 48, "chunks 48"),

@@ -215,23 +215,24 @@ def test_an_encoder_of_one_block_has_its_input_before_the_last_block():
 def test_gradient_checkpointing_changes_nothing_and_runs_each_block_again(penultimate):
     encoder = small_encoder(num_cameras=2)
     encoder.penultimate = penultimate
-    calls = []
-    encoder.vit.blocks[1].register_forward_pre_hook(lambda *_: calls.append(1))
+    calls, blocks = [], len(encoder.vit.blocks)
+    for block in encoder.vit.blocks:
+        block.register_forward_pre_hook(lambda *_: calls.append(1))
     clips, camids = torch.randn(2, 2, 3, 32, 16), torch.tensor([0, 1])
     results = []
     for recompute in (False, True):
         encoder.grad_checkpoint = recompute
         encoder.zero_grad()
         outputs = encoder(clips, camids)
-        assert len(calls) == (2 if recompute else 1) and len(outputs) == (4 if penultimate else 3)
+        assert len(calls) == (2 if recompute else 1) * blocks and len(outputs) == (4 if penultimate else 3)
         sum(output.square().sum() + output.sin().sum() for output in outputs).backward()
         results.append([*outputs, *(parameter.grad for parameter in encoder.parameters())])
-    assert len(calls) == 3  # once without, twice with
+    assert len(calls) == 3 * blocks  # once without, twice with
     for plain, checkpointed in zip(*results):
         torch.testing.assert_close(checkpointed, plain)
     with torch.no_grad():
         encoder(clips, camids)
-    assert len(calls) == 4
+    assert len(calls) == 4 * blocks
 
 
 def test_stride_beyond_the_patch_is_said(caplog):

@@ -59,6 +59,12 @@ def test_one_query_or_equal_ones_have_no_width_and_no_warning(values):
     assert low.tolist() == high.tolist() == values.mean(axis=1).tolist()
 
 
+def test_all_scores_share_the_draws():
+    one, other = np.random.default_rng(0).random((2, 50))
+    low, high = mean_intervals(np.array([one, other, one])).T
+    assert (low[0], high[0]) == (low[2], high[2]) != (low[1], high[1])
+
+
 def drawn_test(num_query: int = 40) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     """Features of queries and gallery on a grid, where distances are exact; their persons and cameras."""
     rng = np.random.default_rng(2)

@@ -158,8 +158,11 @@ def test_epochs_do_not_depend_on_the_workers_or_the_global_random_state_and_leav
         before = (torch.get_rng_state(), random.getstate())
         cfg = load_cfg(None, tiny_options(DATALOADER__NUM_WORKERS=workers))
         loader = build_train_loader(cfg, splits)
-        loader.batch_sampler.set_epoch(1)
-        runs.append(list(loader))
+        for epoch in (0, 1):
+            loader.batch_sampler.set_epoch(epoch)
+            batches = list(loader)
+        runs.append(batches)
+        assert workers == 0 or all(process.is_alive() for process in loader._iterator._workers)  # for the next epoch
         list(build_memory_loader(cfg, splits))
         assert torch.equal(torch.get_rng_state(), before[0]) and random.getstate() == before[1]
     assert len(runs[0]) == len(runs[1]) > 0

@@ -40,6 +40,7 @@ def test_the_official_test_set_gives_differences(tmp_path):
         (True, {"sampling": "first"}),
         (True, {"re_ranking": {"k1": 50, "k2": 15, "lambda": 0.3}}),
         (True, {"neck_feat": "after"}),
+        (True, {"precision": "bfloat16"}),
         (True, {"same_camera_filter": False}),
     ],
 )
