@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torch.utils.data import DataLoader
 from yacs.config import CfgNode
@@ -228,6 +227,8 @@ def build_erasing(cfg: CfgNode, device: torch.device) -> Callable[[Tensor], Tens
     """
     if cfg.INPUT.RE_MODE == "colour":
         return None
+    from timm.data.random_erasing import RandomErasing  # not above: commands that only read data need not wait for timm
+
     return RandomErasing(cfg.INPUT.RE_PROB, mode="pixel", max_count=1, device=device)
 
 

@@ -110,7 +110,9 @@ def _went_to_its_end(cfg: CfgNode) -> bool:
     if last.get("epoch", 0) < cfg.SOLVER.MAX_EPOCHS:
         return False
     check_recipe(changes, folder / files.CONFIG, cfg.DATASETS.NAMES, trained=True)
-    return not any(key.startswith(("TEST.", "SOLVER.MAX_EPOCHS", "MODEL.SIE_UNSEEN")) for key in changes)
+    # With another list of exclusions the run is taken up again, which compares the training items themselves.
+    reopening = ("TEST.", "SOLVER.MAX_EPOCHS", "MODEL.SIE_UNSEEN", "DATASETS.EXCLUDE")
+    return not any(key.startswith(reopening) for key in changes)
 
 
 def split_cfgs(cfg: CfgNode) -> list[CfgNode]:

@@ -55,9 +55,9 @@ class Bench:
     sizes: dict[str, Any]  # one column of SIZES
     runtime: Runtime
     drawn: bool  # whether the data are synthetic
+    parts: Sequence[str]  # those of PARTS that are measured
     splits: ReIDSplits | None = None
     encoded: Sequence[bytes] = ()  # files of training frames
-    products: dict[str, Runtime] = field(default_factory=dict)  # name of a limit on products -> its number type
     limits: dict[str, float] = field(default_factory=dict)  # the best of all times they were measured
 
     def runtimes(self, part: str) -> list[Runtime]:
@@ -73,21 +73,21 @@ class Bench:
     def limits_of(self, part: str) -> list[str]:
         """Names of the limits that a part is held against."""
         kinds = PARTS[part][1]
-        products = {_matmul(runtime): runtime for runtime in self.runtimes(part)} if "matmul" in kinds else {}
-        self.products |= products
+        products = [_matmul(runtime) for runtime in self.runtimes(part)] if "matmul" in kinds else []
         return ["copy", *(kind for kind in kinds if kind != "matmul"), *products]
 
     def measure_limits(self, names: Iterable[str]) -> None:
         """Measure the limits of these names; of one that is known already the better figure stays."""
         device = self.runtime.device
         larger = 4 if device.type == "cuda" else 1
+        runtimes = {_matmul(runtime): runtime for part in self.parts for runtime in self.runtimes(part)}
         for name in names:
             if name == "decode":
                 rate = decode_rate(self.encoded, _REPEATS)
             elif name == "copy":
                 rate = copy_rate(self.sizes["copy_bytes"] * larger, device, _REPEATS)
             else:
-                rate = matmul_rate(self.sizes["matmul_side"] * larger, self.products[name], _REPEATS)
+                rate = matmul_rate(self.sizes["matmul_side"] * larger, runtimes[name], _REPEATS)
             self.limits[name] = max(self.limits.get(name, 0.0), rate)
 
     def limit_lines(self) -> list[Measurement]:
@@ -162,7 +162,7 @@ def _bench(arguments: argparse.Namespace) -> Bench:
     cfg.DATALOADER.NUM_WORKERS = min(cfg.DATALOADER.NUM_WORKERS, usable_cores())
     cfg.DATASETS.SPLIT = cfg.DATASETS.SPLIT.replace("all", "0")
     sizes = {name: column[arguments.full] for name, column in SIZES.items()}
-    return Bench(cfg, sizes, _runtime(cfg), drawn=cfg.DATASETS.ROOT_DIR == _NO_DATA)
+    return Bench(cfg, sizes, _runtime(cfg), drawn=cfg.DATASETS.ROOT_DIR == _NO_DATA, parts=arguments.parts)
 
 
 def _runtime(cfg: CfgNode) -> Runtime:

@@ -139,6 +139,7 @@ def test_a_finished_run_on_other_items_is_not_taken_for_this_one(trained_run, ti
     files = {"TEST__SAVE_FEATURES": True, "TEST__SAVE_RANKS": True, "TEST__CONTACT_SHEET": 3, "TEST__UNTRAINED": True}
     for items, finished in (("auto", True), ("tracklets", True), ("'chunks 2'", False)):
         assert is_finished(tiny_cfg(DATASETS__TRAIN_ITEMS=items, **keys, **files)) == finished
+    assert not is_finished(tiny_cfg(DATASETS__EXCLUDE="list.csv", **keys, **files))  # perhaps of other frames
     assert metrics(trained_run)["train_items"] == "tracklets"
     line = one_error(caplog, train_main, tiny_options("--resume", DATASETS__TRAIN_ITEMS="'chunks 2'", **keys, **files))
     assert "was trained with DATASETS.TRAIN_ITEMS 'auto', now it is 'chunks 2'" in line

@@ -22,20 +22,9 @@ from tests.datasets.own.manifest_files import (
     parse_all,
     pixels,
     refusal,
-    write_pictures,
     write_table,
 )
 from utils.errors import InputError
-
-
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    return write_pictures(tmp_path / "mine")
-
-
-@pytest.fixture
-def cache(tmp_path) -> str:
-    return str(tmp_path / "new" / "cache")
 
 
 def test_crops_are_exact_stable_in_name_and_below_the_root(folder, cache):

@@ -1,6 +1,5 @@
 """A CSV file of pictures -> tracklets: ids, cameras, boxes, and one clear line per fault."""
 
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,21 +15,9 @@ from tests.datasets.own.manifest_files import (
     parse_all,
     pixels,
     refusal,
-    write_pictures,
     write_table,
 )
 from utils.errors import InputError, MissingFileError
-
-
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    return write_pictures(tmp_path / "mine")
-
-
-@pytest.fixture
-def cache(tmp_path) -> str:
-    return str(tmp_path / "new" / "cache")
-
 
 # ---- lists without boxes
 
