@@ -1,25 +1,28 @@
 """The command line of every command: one parser, one way to print lines, one meaning of each exit code.
 
 0 done; 1 problems that the command was asked to find, or an error that is no fault of the input; 2 a fault of the
-input, said in one line; 130 Ctrl-C. Nothing here imports torch, so that a mistyped key is answered at once.
+input, said in one line; 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP, 138 SIGUSR1. Nothing here imports torch, so that a mistyped
+key is answered at once.
 """
 
 import argparse
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 from configs.errors import ConfigError
-from utils.errors import InputError, NonFiniteLossError, printable
+from utils.errors import InputError, LostProcessError, NonFiniteLossError, printable
+from utils.interrupt import last_signal, stop_signals
 from utils.logger import close_logging, setup_logging
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_CONFIG = Path(__file__).with_name("vit_base.yml")
-_INTERRUPTED = 130
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -49,26 +52,37 @@ class CommandParser(argparse.ArgumentParser):
         return arguments
 
 
-def run_command(work: Callable[[], int | None]) -> int:
-    """Run `work` with messages on the screen and turn its end into an exit code; None counts as 0."""
+def run_command(work: Callable[[], int | None], may_report: Callable[[int], bool] = lambda code: True) -> int:
+    """Run `work` with messages on the screen and turn its end into an exit code; None counts as 0.
+
+    Of several processes that fail together one speaks: `may_report` gets the exit code, not 0, and says whether it is
+    this one.
+    """
     setup_logging()
     try:
-        return work() or 0
-    except InputError as error:
-        logger.error("error: %s", error.line)
-        return 2
-    except NonFiniteLossError as error:
-        logger.error("error: %s", error)
-        return 1
-    except KeyboardInterrupt as stop:
-        logger.warning("%s", stop if str(stop) else "stopped by Ctrl-C")
-        return _INTERRUPTED
-    except Exception:
-        logger.exception("stopped by an error that is not a fault of the input")
-        return 1
+        code, report = _outcome(work)
+        if report is not None and may_report(code):
+            report()
+        return code
     finally:
         sys.stdout.flush()
         close_logging()
+
+
+def _outcome(work: Callable[[], int | None]) -> tuple[int, Callable[[], None] | None]:
+    """The exit code, and what says why `work` did not come to its end."""
+    try:
+        with stop_signals():
+            return work() or 0, None
+    except InputError as error:
+        return 2, partial(logger.error, "error: %s", error.line)
+    except (NonFiniteLossError, LostProcessError) as error:
+        return 1, partial(logger.error, "error: %s", error)
+    except KeyboardInterrupt as stop:
+        name = "Ctrl-C" if last_signal() == signal.SIGINT else signal.Signals(last_signal()).name
+        return 128 + last_signal(), partial(logger.warning, "%s", str(stop) or f"stopped by {name}")
+    except Exception as error:
+        return 1, partial(logger.error, "stopped by an error that is not a fault of the input", exc_info=error)
 
 
 def say(lines: Iterable[str]) -> None:

@@ -88,6 +88,7 @@ _C.SOLVER.MEMORY_PRECISION = "tf32"  # of the pass over training items (CLIP-Mem
 _C.SOLVER.ACCUM_STEPS = 1  # parts of a batch that pass the network one after the other; losses see all of it
 _C.SOLVER.COMPILE = False  # torch.compile for the training pass: same results but for rounding, minutes at the start
 _C.SOLVER.LOG_PERIOD = 50  # steps between two log lines of losses
+_C.SOLVER.SAVE_EVERY_STEPS = 0  # last.pth within an epoch too, after every so many steps; 0: after each epoch only
 _C.SOLVER.SELECT_BY = "test"  # best.pth by mAP + Rank-1 on 'test' (as the release) or 'val'; 'last': the last epoch
 _C.SOLVER.TEXT = CfgNode()  # first stage of the text baseline (MODEL.MEMORY 'text'): prompts against frozen encoders
 _C.SOLVER.TEXT.MAX_EPOCHS = 120  # epochs over the features of all training tracklets

@@ -177,10 +177,10 @@ def check_frames_present(splits: ReIDSplits) -> None:
             )
 
 
-def build_train_loader(cfg: CfgNode, splits: ReIDSplits) -> DataLoader:
+def build_train_loader(cfg: CfgNode, splits: ReIDSplits, share: slice = slice(None)) -> DataLoader:
     """Batches of P x K augmented clips; call `loader.batch_sampler.set_epoch(epoch)` before each epoch.
 
-    With INPUT.RE_MODE 'pixel' they are still to be erased, by `build_erasing`.
+    Of each batch only the clips of `share` are read. With INPUT.RE_MODE 'pixel' they are still to be erased, by `build_erasing`.
     """
     length = TrainItems.parse(splits.train_items).length
     if 0 < length < cfg.INPUT.SEQ_LEN:
@@ -198,11 +198,11 @@ def build_train_loader(cfg: CfgNode, splits: ReIDSplits) -> DataLoader:
         cfg.INPUT.SEQ_LEN,
         cfg.INPUT.SIZE_TRAIN,
         ClipAugment(cfg.INPUT.PROB, erase_prob, cfg.INPUT.RE_LEGACY, cfg.INPUT.PADDING),
-        cfg.SOLVER.IMS_PER_BATCH,
+        len(range(cfg.SOLVER.IMS_PER_BATCH)[share]),
         frame_source(splits.pack, splits.root),
         cfg.INPUT.INTERPOLATION,
     )
-    sampler = build_sampler(cfg, splits)
+    sampler = build_sampler(cfg, splits, share)
     # The workers stay from epoch to epoch, with their files open and batches of the next epoch sooner at hand.
     return ClipLoader(
         dataset,
@@ -213,10 +213,10 @@ def build_train_loader(cfg: CfgNode, splits: ReIDSplits) -> DataLoader:
     )
 
 
-def build_sampler(cfg: CfgNode, splits: ReIDSplits) -> IdentitySampler:
-    """The P x K batches of training items; raises InputError for fewer than P identities."""
+def build_sampler(cfg: CfgNode, splits: ReIDSplits, share: slice = slice(None)) -> IdentitySampler:
+    """The P x K batches of training items, of which `share` is handed out; raises InputError for fewer than P identities."""
     pids = [t.pid for t in splits.train]
-    return IdentitySampler(pids, cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_INSTANCE, cfg.SOLVER.SEED)
+    return IdentitySampler(pids, cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_INSTANCE, cfg.SOLVER.SEED, share)
 
 
 def build_erasing(cfg: CfgNode, device: torch.device) -> Callable[[Tensor], Tensor] | None:
@@ -232,9 +232,9 @@ def build_erasing(cfg: CfgNode, device: torch.device) -> Callable[[Tensor], Tens
     return RandomErasing(cfg.INPUT.RE_PROB, mode="pixel", max_count=1, device=device)
 
 
-def build_memory_loader(cfg: CfgNode, splits: ReIDSplits) -> DataLoader:
-    """All frames of all training tracklets, without augmentation (CLIP-Memory)."""
-    return build_test_loader(cfg, splits.train, "dense", frame_source(splits.pack, splits.root))
+def build_memory_loader(cfg: CfgNode, splits: ReIDSplits, tracklets: Sequence[Tracklet]) -> DataLoader:
+    """All frames of these training tracklets, without augmentation (CLIP-Memory)."""
+    return build_test_loader(cfg, tracklets, "dense", frame_source(splits.pack, splits.root))
 
 
 def build_test_loader(

@@ -103,7 +103,8 @@ def prepare(cfg: CfgNode, out: Path, name: str = "", root: str = "", training: b
     mean, std, source = pixel_statistics(cfg)
     runtime = Runtime.choose(cfg.SOLVER.AMP if training else "off", mean, std)
     start = time.perf_counter()
-    splits = configured_splits(cfg, name, root, validation=training)
+    with runtime.ranks.main_first():
+        splits = configured_splits(cfg, name, root, validation=training)
     check_frames_present(splits)
     dataset = official_name(name or cfg.DATASETS.NAMES)
     experiment = Experiment(cfg, out, dataset, splits, runtime)

@@ -4,10 +4,14 @@ torch and the rooms that need it are imported once the command line and the conf
 answered at once.
 """
 
+import os
+from argparse import SUPPRESS
 from collections.abc import Sequence
 
 from configs import load_cfg
 from configs.command import CommandParser, run_command
+
+_RANK_VARIABLES = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}  # set by torchrun
 
 
 def train_main(argv: Sequence[str]) -> int:
@@ -21,19 +25,41 @@ def eval_main(argv: Sequence[str]) -> int:
 
 
 def _run(argv: Sequence[str], about: str, training: bool) -> int:
-    """[--config_file F] [--resume] [--overwrite] [KEY VALUE ...] -> the exit code of a training or a test."""
+    """[--config_file F] [--resume [auto]] [--overwrite] [KEY VALUE ...] -> the exit code of a training or a test."""
 
     def work() -> None:
         parser = CommandParser(about)
-        parser.add_argument("--resume", action="store_true", help="training: continue the run in OUTPUT_DIR")
+        parser.add_argument(
+            "--resume", action="store_true",
+            help="training: continue the run in OUTPUT_DIR; '--resume auto' starts it where there is none yet",
+        )  # fmt: skip
+        parser.add_argument("--resume-auto", action="store_true", help=SUPPRESS)
         parser.add_argument("--overwrite", action="store_true", help="training: discard the run in OUTPUT_DIR")
-        arguments = parser.parse(argv)
+        arguments = parser.parse(_join_auto(argv))
         cfg = load_cfg(arguments.config_file, arguments.opts)
         from processor import series
 
         if training:
-            series.train(cfg, arguments.resume, arguments.overwrite)
+            series.train(cfg, "auto" if arguments.resume_auto else arguments.resume, arguments.overwrite)
         else:
             series.evaluate(cfg)
 
-    return run_command(work)
+    if not _RANK_VARIABLES <= os.environ.keys() or os.environ["WORLD_SIZE"] == "1":
+        return run_command(work)
+    from processor import distributed
+
+    code = run_command(lambda: distributed.run_joined(work), distributed.may_report)
+    if code:
+        os._exit(code)  # an orderly end would wait for the other ranks
+    return code
+
+
+def _join_auto(argv: Sequence[str]) -> list[str]:
+    """'--resume auto' as one word: argparse would take any KEY that follows --resume for its value."""
+    joined: list[str] = []
+    for text in argv:
+        if text == "auto" and joined[-1:] == ["--resume"]:
+            joined[-1] = "--resume-auto"
+        else:
+            joined.append("--resume-auto" if text == "--resume=auto" else text)
+    return joined

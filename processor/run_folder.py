@@ -21,12 +21,17 @@ _RUN_FILES = (LAST, BEST, HISTORY, *BEFORE_TRAINING)
 _HISTORY_COLUMNS = ("epoch", "lr", *(f"loss_{name}" for name in LOSS_TERMS), "seconds", *SCORES)
 
 
-def check_output_dir(output_dir: Path, resume: bool, overwrite: bool) -> None:
-    """Raise InputError for a folder that cannot be written, or that holds a run without --resume or --overwrite."""
+def check_output_dir(output_dir: Path, resume: bool | str, overwrite: bool) -> bool:
+    """Whether the run in the folder is to be resumed: `resume`, or with 'auto' whether it holds a checkpoint.
+
+    Raises InputError for a folder that cannot be written, or that holds a run without --resume or --overwrite.
+    """
     if resume and overwrite:
         raise InputError("--resume and --overwrite exclude each other: one continues the run, the other discards it")
     if output_dir.exists() and not output_dir.is_dir():
         raise InputError(f"OUTPUT_DIR {output_dir} is a file; name a folder")
+    if resume == "auto":
+        resume = (output_dir / LAST).exists()
     found = run_files(output_dir)
     if found and not (resume or overwrite):
         raise InputError(
@@ -34,6 +39,7 @@ def check_output_dir(output_dir: Path, resume: bool, overwrite: bool) -> None:
             "--overwrite, or name another folder"
         )
     check_writable(output_dir)
+    return bool(resume)
 
 
 def run_files(output_dir: Path) -> list[str]:

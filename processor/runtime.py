@@ -8,23 +8,25 @@ import torch
 from torch import Tensor, nn
 
 from datasets.clips import Normalize
+from processor.distributed import Ranks, current_ranks
 from utils.precision import amp_dtype, autocast, float32_products, has_tf32, precision_name
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """Device, number type and pixel statistics: what every pass over clips needs beside the model."""
+    """Device, number type, pixel statistics and ranks: what every pass over clips needs beside the model."""
 
     device: torch.device
     dtype: torch.dtype | None  # autocast type, None for float32
     normalize: nn.Module  # uint8 frames -> normalised float32, on `device`
     tf32: bool | None = None  # whether float32 products are taken in TF32; None: as torch is set
+    ranks: Ranks = Ranks()  # the processes that work as one
 
     @classmethod
     def choose(cls, amp: str, mean: Sequence[float], std: Sequence[float]) -> "Runtime":
         """The GPU when there is one, the number type that `amp` (SOLVER.AMP) means there, pixel mean and std (RGB)."""
         device = current_device()
-        return cls(device, amp_dtype(amp, device), Normalize(mean, std).to(device))
+        return cls(device, amp_dtype(amp, device), Normalize(mean, std).to(device), ranks=current_ranks())
 
     def with_precision(self, choice: str, key: str) -> "Runtime":
         """The same device in the number type of a pass without gradients.

@@ -12,19 +12,22 @@ from configs import changed_keys
 from datasets import cache_dir, check_split_key, split_numbers
 from model import check_model
 from processor import run_folder as files
+from processor.distributed import current_ranks
 from processor.evaluation import evaluate_one, evaluate_several, log_table
 from processor.experiment import check_file
 from processor.splits_table import write_splits_table
 from processor.training import check_recipe, train_one
 from utils.errors import InputError
-from utils.interrupt import check_interrupt
 from utils.logger import hold_messages, log_to_file
 
 logger = logging.getLogger(__name__)
 
 
-def train(cfg: CfgNode, resume: bool = False, overwrite: bool = False) -> None:
-    """What train-main.py does: one run, or one for each split of DATASETS.SPLIT all."""
+def train(cfg: CfgNode, resume: bool | str = False, overwrite: bool = False) -> None:
+    """What train-main.py does: one run, or one for each split of DATASETS.SPLIT all.
+
+    `resume` is whether --resume was given, or 'auto'.
+    """
     if cfg.TEST.DATASETS:
         logger.warning("TEST.DATASETS belongs to eval-main.py; this run tests only %s", cfg.DATASETS.NAMES)
     out = Path(cfg.OUTPUT_DIR)
@@ -33,7 +36,7 @@ def train(cfg: CfgNode, resume: bool = False, overwrite: bool = False) -> None:
         train_one(cfg, resume, discard)
         return
     check_split_key(cfg)
-    _check_series_dir(out, resume, overwrite)
+    current_ranks().on_main(lambda: _check_series_dir(out, resume, overwrite))
     for run in split_cfgs(cfg):
         run_or_continue(run, f"split {run.DATASETS.SPLIT} of {cfg.DATASETS.NAMES}", discard)
         discard = None
@@ -43,7 +46,7 @@ def train(cfg: CfgNode, resume: bool = False, overwrite: bool = False) -> None:
 
 def evaluate(cfg: CfgNode) -> None:
     """What eval-main.py does: test one weight file on one data set or on several, or the ten models of the splits."""
-    files.check_writable(Path(cfg.OUTPUT_DIR))
+    current_ranks().on_main(lambda: files.check_writable(Path(cfg.OUTPUT_DIR)))
     check_model(cfg)
     if cfg.DATASETS.SPLIT != "all":
         test = evaluate_several if cfg.TEST.DATASETS else evaluate_one
@@ -78,15 +81,15 @@ def run_or_continue(cfg: CfgNode, title: str, discard: Path | None = None) -> No
     if cfg.DATASETS.SPLIT == "all":
         train(cfg)
         return
-    folder = Path(cfg.OUTPUT_DIR)
-    if discard is None and _went_to_its_end(cfg):
+    folder, ranks = Path(cfg.OUTPUT_DIR), current_ranks()
+    if discard is None and ranks.on_main(lambda: _went_to_its_end(cfg)):
         logger.info("%s is finished in %s", title, folder)
         return
-    resume = discard is None and (folder / files.LAST).exists()
+    resume = discard is None and ranks.on_main((folder / files.LAST).exists)
     hold_messages()  # for the log of this run
     logger.info("%s in %s%s", title, folder, ", resumed" if resume else "")
     train_one(cfg, resume, discard)
-    check_interrupt()  # Ctrl-C may have been pressed while the last files were written
+    ranks.check_stop()  # Ctrl-C may have been pressed while the last files were written
 
 
 def is_finished(cfg: CfgNode) -> bool:
@@ -129,8 +132,9 @@ def split_cfgs(cfg: CfgNode) -> list[CfgNode]:
     return runs
 
 
-def _check_series_dir(out: Path, resume: bool, overwrite: bool) -> None:
+def _check_series_dir(out: Path, resume: bool | str, overwrite: bool) -> None:
     """Raise InputError for a folder that holds a single run; one with splits of a series goes on without any flag."""
+    resume = resume is True  # 'auto' is what a series does anyway
     files.check_output_dir(out, resume, overwrite=overwrite or not resume)
     if resume and not list(out.glob(f"split[0-9]/{files.LAST}")):
         raise InputError(f"{out} holds no split of a series, so there is nothing to resume; start it without --resume")
@@ -144,6 +148,8 @@ def _check_series_dir(out: Path, resume: bool, overwrite: bool) -> None:
 
 def _finish_series(cfg: CfgNode, log: str) -> None:
     """The table of all splits on screen, in the log and in OUTPUT_DIR."""
+    if not current_ranks().is_main:
+        return
     out, folders = Path(cfg.OUTPUT_DIR), [Path(run.OUTPUT_DIR) for run in split_cfgs(cfg)]
     results = [files.read_metrics(folder) for folder in folders]
     if None in results:

@@ -30,6 +30,9 @@ class Checkpoint:
     precision: str  # number type of the forward pass
     cameras: dict[str, Any] | None = None  # the data set's cameras and which of them training sees
     train_list: str = ""  # hash of the training tracklets
+    step: int = 0  # finished steps of the unfinished epoch
+    meters: dict[str, Any] | None = None  # sums of the losses over these steps
+    rank_rng: list[dict[str, Any]] | None = None  # random states of the ranks after the first
 
     @classmethod
     def holds(cls, content: Mapping[str, Any]) -> bool:

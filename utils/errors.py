@@ -20,6 +20,10 @@ class NonFiniteLossError(RuntimeError):
     """The loss became inf or nan; the message names epoch, step and terms (exit code 1)."""
 
 
+class LostProcessError(RuntimeError):
+    """A process that the run needs has gone; the message names it (exit code 1)."""
+
+
 def printable(text: object) -> str:
     """The text with line breaks and other control characters escaped, so that a message stays one line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))

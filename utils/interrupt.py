@@ -1,4 +1,7 @@
-"""Ctrl-C at safe points: between steps and batches, never in a save, nor in a destructor, which would swallow it."""
+"""Signals that end a command at safe points: between steps and batches, never in a save, nor in a destructor.
+
+Ctrl-C (SIGINT), SIGTERM (schedulers, `kill`), SIGHUP (a closed terminal) and SIGUSR1 (schedulers, before their limit).
+"""
 
 import os
 import signal
@@ -6,37 +9,103 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 _MAIN_PROCESS = os.getpid()
 _requested = threading.Event()
-_NOTICE = b"\nCtrl-C: stopping after this step (press it again to stop at once)\n"
+_last_signal = signal.SIGINT
+_notices = True
+
+
+@contextmanager
+def stop_signals() -> Iterator[None]:
+    """In this context SIGTERM, SIGHUP and SIGUSR1 do what Ctrl-C does; one that is ignored, as by nohup, stays so."""
+    global _last_signal
+    _last_signal = signal.SIGINT
+    with _handling(_STOPPING, _stop_at_once):
+        yield
 
 
 @contextmanager
 def deferred_interrupts() -> Iterator[None]:
-    """In this context the first Ctrl-C waits for `check_interrupt`; a second one raises KeyboardInterrupt at once.
+    """In this context Ctrl-C and the other signals wait for `check_interrupt`.
 
-    Only the main thread can take signals; in another one the context has no effect.
+    A second Ctrl-C raises KeyboardInterrupt at once. Only the main thread can take signals; in another one the context
+    has no effect.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is threading.main_thread():
+        _requested.clear()
+    with _handling([signal.SIGINT, *_STOPPING], _remember):
         yield
-        return
-    _requested.clear()
-    previous = signal.signal(signal.SIGINT, _remember)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
+
+
+def interrupt_requested() -> bool:
+    """Whether a signal has come since `deferred_interrupts` began."""
+    return _requested.is_set()
 
 
 def check_interrupt() -> None:
-    """A safe point: raise KeyboardInterrupt when Ctrl-C was pressed since `deferred_interrupts` began."""
+    """A safe point: raise KeyboardInterrupt when a signal has come since `deferred_interrupts` began."""
     if _requested.is_set():
         raise KeyboardInterrupt
 
 
-def _remember(_signal_number: int, _frame: object) -> None:
-    if _requested.is_set():
-        raise KeyboardInterrupt
+def last_signal() -> int:
+    """The signal that KeyboardInterrupt stands for; the exit code of the command is 128 more."""
+    return int(_last_signal)
+
+
+def request_stop(number: int) -> None:
+    """Take over the signal that another process has got."""
+    global _last_signal
+    _last_signal = signal.Signals(number)
     _requested.set()
-    if os.getpid() == _MAIN_PROCESS:  # the loader processes get the signal too
-        os.write(2, _NOTICE)  # not print: a signal handler must not use buffered output
+
+
+def keep_quiet() -> None:
+    """No notice of a signal from this process."""
+    global _notices
+    _notices = False
+
+
+@contextmanager
+def _handling(numbers: list[signal.Signals], handler: object) -> Iterator[None]:
+    """Handle the signals that are not ignored; without effect outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handled = [n for n in numbers if n == signal.SIGINT or signal.getsignal(n) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, handler) for number in handled}
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
+
+
+def _stop_at_once(number: int, _frame: object) -> None:
+    global _last_signal
+    if os.getpid() != _MAIN_PROCESS:
+        _as_usual(number)
+    _last_signal = signal.Signals(number)
+    raise KeyboardInterrupt
+
+
+def _remember(number: int, _frame: object) -> None:
+    if os.getpid() != _MAIN_PROCESS:
+        # The loader processes get the signals of the whole group too, and end with the process that they work for.
+        if number == signal.SIGTERM:
+            _as_usual(number)
+        return
+    if number == signal.SIGINT and _requested.is_set():
+        raise KeyboardInterrupt
+    request_stop(number)
+    if _notices:
+        what = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        again = " (press it again to stop at once)" if number == signal.SIGINT else ""
+        os.write(2, f"\n{what}: stopping after this step{again}\n".encode())  # print would use a buffer
+
+
+def _as_usual(number: int) -> None:
+    """What the signal does to a process that does not handle it."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)

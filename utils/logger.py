@@ -10,6 +10,7 @@ from tqdm import tqdm
 from utils.errors import InputError
 
 _BACKLOG = 10_000  # messages
+_muted = False
 
 
 class _Backlog(logging.handlers.MemoryHandler):
@@ -30,6 +31,32 @@ class _BarFriendlyHandler(logging.StreamHandler):
         tqdm.write(self.format(record), file=sys.stderr if record.levelno >= logging.WARNING else sys.stdout)
 
 
+def mute() -> None:
+    """Nothing from this process from now on: neither on the screen nor in a file."""
+    global _muted
+    _muted = True
+    for handler in _screens():
+        handler.setLevel(logging.CRITICAL + 1)
+
+
+def unmute(prefix: str) -> None:
+    """Messages go to the screen again, after `prefix`."""
+    global _muted
+    _muted = False
+    for handler in _screens():
+        handler.setLevel(logging.NOTSET)
+        handler.setFormatter(logging.Formatter(f"{prefix.replace('%', '%%')}%(message)s"))
+
+
+def is_muted() -> bool:
+    """Whether this process is to be silent."""
+    return _muted
+
+
+def _screens() -> list[logging.Handler]:
+    return [handler for handler in logging.getLogger().handlers if isinstance(handler, _BarFriendlyHandler)]
+
+
 def setup_logging() -> None:
     """Send the messages of all modules to the screen, and keep them for the log file until there is one."""
     close_logging()
@@ -45,6 +72,8 @@ def setup_logging() -> None:
 
 def log_to_file(file: Path, append: bool = False) -> None:
     """Write the messages so far and all later ones to `file`, with times; a run calls it once its input is sound."""
+    if _muted:
+        return
     root = logging.getLogger()
     try:
         to_file = _RunFile(file, mode="a" if append else "w", encoding="utf-8")

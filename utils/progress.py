@@ -5,15 +5,23 @@ from collections.abc import Iterable
 
 from tqdm import tqdm
 
+from utils.logger import is_muted
 
-def progress(iterable: Iterable, title: str, unit: str, total: int | None = None, hidden: bool = False) -> tqdm:
-    """A bar over `iterable` that vanishes when it is done; `total` where the iterable has no length."""
+
+def progress(
+    iterable: Iterable, title: str, unit: str, total: int | None = None, hidden: bool = False, initial: int = 0
+) -> tqdm:
+    """A bar over `iterable` that vanishes when it is done; `total` where the iterable has no length.
+
+    `initial` units were done before.
+    """
     return tqdm(
         iterable,
         desc=title,
         unit=unit,
         total=total,
-        disable=hidden,
+        initial=initial,
+        disable=hidden or is_muted(),
         leave=False,
         mininterval=0.2 if sys.stderr.isatty() else 10.0,
         dynamic_ncols=True,

@@ -5,9 +5,12 @@ import random
 import numpy as np
 import torch
 
+_STRIDE = 0x9E3779B97F4A7C15  # between the seeds of two ranks; odd, so that all are different
 
-def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch (all devices)."""
+
+def seed_everything(seed: int, rank: int = 0) -> None:
+    """Seed Python, NumPy and torch (all devices); every rank draws other numbers."""
+    seed = (seed + rank * _STRIDE) % 2**64
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
@@ -21,16 +24,17 @@ def get_rng_state() -> dict:
         "python": [version, list(internal), gauss],
         "numpy": [name, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)],
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],
     }
 
 
 def set_rng_state(state: dict) -> None:
-    """Restore what `get_rng_state` returned; GPU states only where the number of GPUs is the same."""
+    """Restore what `get_rng_state` returned, and that of the GPU where both processes have one."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
     torch.set_rng_state(state["torch"])
-    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if torch.cuda.is_available() and state["cuda"]:  # earlier versions kept the states of all GPUs
+        gpu = torch.cuda.current_device() if len(state["cuda"]) == torch.cuda.device_count() else 0
+        torch.cuda.set_rng_state(state["cuda"][gpu])

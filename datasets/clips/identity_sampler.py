@@ -17,10 +17,12 @@ class IdentitySampler(Sampler[list[Draw]]):
     Each identity's tracklets are shuffled and cut into groups of K; an identity with fewer than K gives K draws with
     replacement; leftovers are dropped. A batch takes the next group of P random identities, until fewer than P have
     one. `set_epoch` draws the batches of an epoch from a generator seeded by (seed, epoch), so `len()` is exact and an
-    epoch is the same whatever came before it.
+    epoch is the same whatever came before it. Only the `share` of each batch is handed out.
     """
 
-    def __init__(self, pids: Sequence[int], batch_size: int, tracklets_per_identity: int, seed: int) -> None:
+    def __init__(
+        self, pids: Sequence[int], batch_size: int, tracklets_per_identity: int, seed: int, share: slice = slice(None)
+    ) -> None:
         if batch_size < 1 or batch_size % tracklets_per_identity:
             raise InputError(
                 f"SOLVER.IMS_PER_BATCH {batch_size} must be divisible by DATALOADER.NUM_INSTANCE "
@@ -28,7 +30,9 @@ class IdentitySampler(Sampler[list[Draw]]):
             )
         self.identities_per_batch = batch_size // tracklets_per_identity
         self.tracklets_per_identity = tracklets_per_identity
+        self.batch_size = batch_size
         self.seed = seed
+        self.share = share
         self.rows_of: dict[int, list[int]] = defaultdict(list)
         for row, pid in enumerate(pids):
             self.rows_of[pid].append(row)
@@ -40,8 +44,8 @@ class IdentitySampler(Sampler[list[Draw]]):
             )
         self.set_epoch(0)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Draw the batches of `epoch` (0-based)."""
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Draw the batches of `epoch` (0-based), of which the first `start` are left out."""
         rng = random.Random(f"{self.seed}/{epoch}")
         groups = {pid: self._groups(rows, rng) for pid, rows in sorted(self.rows_of.items())}
         self.batches: list[list[Draw]] = []
@@ -51,6 +55,7 @@ class IdentitySampler(Sampler[list[Draw]]):
             rows = [row for pid in chosen for row in groups[pid].pop(0)]
             self.batches.append([(row, rng.getrandbits(63)) for row in rows])
             available = [pid for pid in available if groups[pid]]
+        del self.batches[:start]
 
     def _groups(self, rows: list[int], rng: random.Random) -> list[list[int]]:
         size = self.tracklets_per_identity
@@ -60,7 +65,7 @@ class IdentitySampler(Sampler[list[Draw]]):
         return [shuffled[start : start + size] for start in range(0, len(rows) - size + 1, size)]
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        return iter(self.batches)
+        return (batch[self.share] for batch in self.batches)
 
     def __len__(self) -> int:
         return len(self.batches)

@@ -17,7 +17,7 @@ from loss.criterion import Criterion
 from model.tfclip import TFCLIP
 from processor.benchmark.limits import synchronize
 from processor.benchmark.table import Limit, Measurement
-from processor.evaluation import tracklet_means
+from processor.evaluation import means_of_loader
 from processor.runtime import Runtime
 from processor.training import RunState, train_one_epoch
 
@@ -168,9 +168,9 @@ def tracklet_pass_rate(encode: Encode, passes: Sequence[tuple[DataLoader, int]],
         return encode(clips, camids)
 
     (warm_loader, warm), (loader, timed) = passes
-    tracklet_means(encode, warm_loader, warm, runtime, f"{title}, warming up")
+    means_of_loader(encode, warm_loader, warm, runtime, f"{title}, warming up")
     start = time.perf_counter()
-    tracklet_means(counted, loader, timed, runtime, title).cpu()
+    means_of_loader(counted, loader, timed, runtime, title).cpu()
     return sum(frames) / (time.perf_counter() - start)
 
 

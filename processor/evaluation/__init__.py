@@ -8,4 +8,5 @@ from processor.evaluation.session import evaluate_one as evaluate_one
 from processor.evaluation.session import evaluate_part as evaluate_part
 from processor.evaluation.session import evaluate_several as evaluate_several
 from processor.evaluation.session import report as report
+from processor.evaluation.tracklet_pass import means_of_loader as means_of_loader
 from processor.evaluation.tracklet_pass import tracklet_means as tracklet_means

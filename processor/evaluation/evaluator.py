@@ -3,7 +3,7 @@
 Q queries, G gallery tracklets, n = queries + other gallery tracklets, F features.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -87,23 +87,30 @@ class Evaluation:
 
 def evaluate(
     model: TFCLIP,
-    loader: DataLoader,
+    build_loader: Callable[[Sequence[Tracklet]], DataLoader],
     tracklets: Sequence[Tracklet],
     num_query: int,
     protocol: EvalProtocol,
     runtime: Runtime,
 ) -> Evaluation:
-    """Test `model` on the loader's `tracklets`, of which the first `num_query` are the queries.
+    """Test `model` on `tracklets`, of which the first `num_query` are the queries; `build_loader` reads some of them.
 
-    Clip features are averaged without normalisation; the mean is L2-normalised unless the protocol says no. Raises
-    InputError when features are not finite or no query has a true match.
+    Clip features are averaged without normalisation; the mean is L2-normalised unless the protocol says no. Rank 0
+    ranks, and all ranks get the scores. Raises InputError when features are not finite or no query has a true match.
     """
     model.eval()
-    means = tracklet_means(model.embed, loader, len(tracklets), runtime, f"test ({protocol.sampling})")
-    features = means.cpu().numpy()
+    means = tracklet_means(model.embed, build_loader, tracklets, runtime, f"test ({protocol.sampling})")
+    features = means.numpy()
     if not np.isfinite(features).all():
         raise InputError("the features hold nan or inf: the weights are broken, or TEST.PRECISION fp16 overflows")
-    return rank_tracklets(features, tracklets, num_query, protocol, runtime.device)
+    ranked = []  # on rank 0, with the distances that it alone needs
+
+    def rank() -> dict:
+        ranked.append(rank_tracklets(features, tracklets, num_query, protocol, runtime.device))
+        return ranked[0].metrics
+
+    metrics = runtime.ranks.on_main(rank)
+    return ranked[0] if ranked else Evaluation(metrics, protocol, features, tuple(tracklets), num_query)
 
 
 def rank_tracklets(

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from yacs.config import CfgNode
@@ -14,6 +15,7 @@ from model.encoder import activation
 from model.tfclip import TFCLIP
 from model.weights import ArchitectureError, load_weights, read_weight_file
 from processor import run_folder as files
+from processor.distributed import current_ranks
 from processor.evaluation.evaluator import Evaluation, evaluate
 from processor.evaluation.reports import log_results, log_table, protocol_line, write_reports
 from processor.experiment import Experiment, log_environment, prepare
@@ -30,18 +32,19 @@ def evaluate_part(experiment: Experiment, model: TFCLIP, sampling: str, part: st
     """Rank the queries of the test part or of the validation part ('val'); the gallery of the latter includes them."""
     query, gallery = experiment.part(part)
     protocol = experiment.protocol(sampling, part, model.encoder.camera_embed is not None)
-    tracklets, splits = query + gallery, experiment.splits
-    loader = build_test_loader(experiment.cfg, tracklets, sampling, frame_source(splits.pack, splits.root))
-    return evaluate(model, loader, tracklets, len(query), protocol, experiment.test_runtime)
+    source = frame_source(experiment.splits.pack, experiment.splits.root)
+    build_loader = partial(build_test_loader, experiment.cfg, sampling=sampling, source=source)
+    return evaluate(model, build_loader, query + gallery, len(query), protocol, experiment.test_runtime)
 
 
 def report(experiment: Experiment, rows: Mapping[str, Mapping], evaluation: Evaluation, extra: Mapping) -> None:
     """Log the scores as a table and write the files that were asked for."""
     keys = experiment.cfg.TEST
     asked = (keys.SAVE_FEATURES, keys.SAVE_RANKS, keys.CAMERA_PAIRS, keys.CONTACT_SHEET)
-    written = write_reports(experiment.out, evaluation, extra, experiment.splits, *asked)
-    log_results(evaluation, rows)
-    logger.info("wrote %s", ", ".join(map(str, written)))
+    if experiment.runtime.ranks.is_main:
+        written = write_reports(experiment.out, evaluation, extra, experiment.splits, *asked)
+        log_results(evaluation, rows)
+        logger.info("wrote %s", ", ".join(map(str, written)))
 
 
 def evaluate_one(cfg: CfgNode, weight: Path) -> None:
@@ -61,14 +64,15 @@ def evaluate_several(cfg: CfgNode, weight: Path) -> None:
             experiments.append(prepare(cfg, out / f"{number}-{name}", name, root))
         except InputError as error:
             raise InputError(f"TEST.DATASETS '{name}:{root}': {error.line}") from None
-    files.create_output_dir(out)
+    ranks = current_ranks()
+    ranks.on_main(lambda: files.create_output_dir(out))
     log_to_file(out / files.TEST_LOG)
     evaluations = {experiment.out.name: _evaluate(experiment, weight) for experiment in experiments}
     for evaluation in evaluations.values():
         logger.info("%s", protocol_line(evaluation))
     summaries = {name: evaluation.summary() for name, evaluation in evaluations.items()}
     log_table(summaries)
-    save_json(out / files.METRICS, {"weight": str(weight), "datasets": summaries})
+    ranks.on_main(lambda: save_json(out / files.METRICS, {"weight": str(weight), "datasets": summaries}))
     logger.info("wrote %s", out / files.METRICS)
 
 
@@ -86,7 +90,7 @@ def _evaluate(experiment: Experiment, weight: Path) -> Evaluation:
         _check_same_input(weight, loaded.config, cfg)
     if find_dataset(experiment.dataset).num_splits > 1:
         _check_same_split(weight, loaded.config, experiment)
-    files.create_output_dir(experiment.out)
+    experiment.runtime.ranks.on_main(lambda: files.create_output_dir(experiment.out))
     if not cfg.TEST.DATASETS:
         log_to_file(experiment.out / files.TEST_LOG)
     logger.info("weights: %s", weight)

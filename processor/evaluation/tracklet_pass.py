@@ -1,31 +1,55 @@
-"""One pass of the frozen model over whole tracklets: mean of the clip features of each."""
+"""One pass of the frozen model over whole tracklets: mean of the clip features of each.
 
-from collections.abc import Callable
+B clips, T frames, n tracklets, F features.
+"""
+
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from datasets.tracklet import Tracklet
 from processor.runtime import Runtime
 from utils.group_means import GroupMeans
-from utils.interrupt import check_interrupt
 from utils.progress import progress
 
+Encode = Callable[[Tensor, Tensor], Tensor]  # clips (B, T, 3, H, W), camids (B,) -> features (B, F)
 
-@torch.inference_mode()
+
 def tracklet_means(
-    encode: Callable[[Tensor, Tensor], Tensor],
-    loader: DataLoader,
-    num_tracklets: int,
+    encode: Encode,
+    build_loader: Callable[[Sequence[Tracklet]], DataLoader],
+    tracklets: Sequence[Tracklet],
     runtime: Runtime,
     title: str,
 ) -> Tensor:
-    """Run `encode(clips (B, T, 3, H, W), camids (B,)) -> (B, F)` over a test loader -> float32 means (tracklets, F)."""
+    """Means (n, F) float32 on the CPU of `encode` over the clips of each tracklet.
+
+    The tracklets are dealt out to the ranks; every rank gets the means of all. `build_loader` gives the test batches
+    of its tracklets. Raises KeyboardInterrupt between batches.
+    """
+    ranks = runtime.ranks
+    mine = [tracklets[row] for row in ranks.deal(len(tracklets))]
+    means = means_of_loader(encode, build_loader(mine), len(mine), runtime, title) if mine else None
+    ranks.check_stop()
+    return ranks.join(means, len(tracklets))
+
+
+@torch.inference_mode()
+def means_of_loader(
+    encode: Encode, loader: DataLoader, num_tracklets: int, runtime: Runtime, title: str
+) -> Tensor | None:
+    """Means (n, F) float32 of `encode` over the batches of a test loader of `num_tracklets` tracklets.
+
+    None where a rank was told to stop meanwhile.
+    """
     means = GroupMeans(num_tracklets)
     frames = 0
     with progress(loader, title, "batch") as bar:
         for batch in bar:
-            check_interrupt()
+            if runtime.ranks.told_to_stop_within_pass():
+                return None
             clips, camids, rows = runtime.move(batch.clips, batch.camids, batch.rows)
             clips = runtime.normalize(clips)
             with runtime.autocast():

@@ -3,17 +3,19 @@
 import logging
 import math
 import time
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from datasets.clips import ClipBatch
 from loss.criterion import Criterion
 from processor.runtime import Runtime
 from processor.training.state import RunState
 from processor.training.step import TrainingStep
-from utils.errors import NonFiniteLossError
-from utils.interrupt import check_interrupt
+from utils.errors import LostProcessError, NonFiniteLossError
+from utils.interrupt import interrupt_requested
 from utils.meters import Meters
 from utils.progress import progress
 
@@ -28,36 +30,65 @@ def train_one_epoch(
     lr: float,
     log_period: int,
     num_parts: int = 1,
+    batch_size: int = 0,
+    save: Callable[[], None] | None = None,
+    save_every: int = 0,
 ) -> dict[str, float]:
     """One pass over the P x K batches -> means of the loss terms, seconds and frames per second.
 
-    `lr`, the base learning rate of this epoch, is only shown; each batch is computed in `num_parts` parts. Raises
-    NonFiniteLossError, and KeyboardInterrupt between steps.
+    `lr`, the base learning rate of this epoch, is only shown; each batch, of `batch_size` clips on all ranks, is
+    computed in `num_parts` parts. The loader gives the batches after the first `run.step`. `save` is called after every
+    `save_every` steps (0: never), and before KeyboardInterrupt. Raises NonFiniteLossError, and KeyboardInterrupt
+    between steps.
     """
     run.model.train()
-    clip_features = run.clip_features or run.model.clip_features
-    compute = TrainingStep(run.model, clip_features, criterion, run.memory, runtime, num_parts, run.erase)
-    meters, finite, frames, start = Meters(), FiniteCheck(run.epoch + 1), 0, time.perf_counter()
-    with progress(loader, f"epoch {run.epoch + 1}", "step") as bar:
-        for step, batch in enumerate(bar, start=1):
-            check_interrupt()
-            clips, pids, camids = runtime.move(*batch)  # clips (B, T, 3, H, W)
+    encode, classify = run.clip_features or run.model.clip_features, run.classify or run.model.classify
+    compute = TrainingStep(encode, classify, criterion, run.memory, runtime, num_parts, run.erase, batch_size)
+    meters, finite, last = Meters(run.meters), FiniteCheck(run.epoch + 1), run.step + len(loader)
+    frames, before, start = 0, (run.meters or {}).get("seconds", 0.0), time.perf_counter()
+
+    def save_here() -> None:
+        finite.finish()
+        run.meters = meters.state_dict() | {"seconds": before + time.perf_counter() - start}
+        save()
+
+    with progress(loader, f"epoch {run.epoch + 1}", "step", total=last, initial=run.step) as bar:
+        for batch in _until_lost(bar):
+            if runtime.ranks.told_to_stop():
+                if save is not None:
+                    save_here()
+                runtime.ranks.check_stop()
+            clips, pids, camids = runtime.move(*batch)  # clips (b, T, 3, H, W)
             run.optimizer.zero_grad(set_to_none=True)
             losses = compute(clips, pids, camids, run.scaler.scale)
-            finite.add(losses, step)
+            finite.add(losses, run.step + 1)
             run.scaler.step(run.optimizer)
             run.scaler.update()
             meters.update(losses)
-            frames += clips.shape[0] * clips.shape[1]
-            if step == 1 or step % log_period == 0:
+            run.step += 1
+            frames += (batch_size or clips.shape[0]) * clips.shape[1]
+            if run.step == 1 or run.step % log_period == 0:
                 speed = frames / (time.perf_counter() - start)
                 text = ", ".join(f"{name} {value:.3f}" for name, value in meters.means().items())
                 bar.set_postfix_str(f"{text}, lr {lr:.2e}, {speed:,.0f} frames/s")
-                if step > 1:
-                    logger.info("epoch %d step %d/%d: %s, lr %.2e", run.epoch + 1, step, len(loader), text, lr)
+                if run.step > 1:
+                    logger.info("epoch %d step %d/%d: %s, lr %.2e", run.epoch + 1, run.step, last, text, lr)
+            if save_every and run.step % save_every == 0 and run.step < last:
+                save_here()
     finite.finish()
     seconds = time.perf_counter() - start
-    return meters.means() | {"seconds": seconds, "frames_per_second": frames / seconds}
+    run.step, run.meters = 0, None
+    return meters.means() | {"seconds": before + seconds, "frames_per_second": frames / seconds}
+
+
+def _until_lost(batches: Iterable[ClipBatch]) -> Iterator[ClipBatch | None]:
+    """The batches; None in place of one whose loader process has got the signal that this process is to stop at."""
+    try:
+        yield from batches
+    except LostProcessError:
+        if not interrupt_requested():
+            raise
+        yield None
 
 
 class FiniteCheck:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from datasets.frames import FrameStore
 from datasets.tracklet import ReIDSplits, below
+from processor.distributed import Ranks
 from utils.errors import InputError
 from utils.files import write_atomically
 
@@ -82,20 +83,30 @@ def describe_machine(device: torch.device) -> dict[str, str]:
 
 
 def cached_features(
-    cache_dir: Path, description: Mapping[str, Any], num_tracklets: int, compute: Callable[[], Tensor]
+    cache_dir: Path,
+    description: Mapping[str, Any],
+    num_tracklets: int,
+    compute: Callable[[], Tensor],
+    ranks: Ranks = Ranks(),
 ) -> Tensor:
     """Tracklet features (n, E) float32 on the CPU: from the cache, or from `compute`, whose result is then kept.
 
     `description` is plain data for JSON. A file that is damaged or describes something else is replaced; when the file
-    cannot be written, a warning says so.
+    cannot be written, a warning says so. Rank 0 reads and writes for all.
     """
     text = json.dumps({"format": _FORMAT, **description}, sort_keys=True, indent=1)
     path = cache_dir / _FOLDER / f"{blake2b(text.encode(), digest_size=16).hexdigest()}.pt"
-    features = _read(path, text, num_tracklets) if path.exists() else None
+    features = ranks.on_main(lambda: _read(path, text, num_tracklets) if path.exists() else None)
     if features is not None:
         logger.info("tracklet features taken from %s (same frames, weights, sizes, code)", path)
         return features
     features = compute().cpu()
+    if ranks.is_main:
+        _keep(path, text, features)
+    return features
+
+
+def _keep(path: Path, text: str, features: Tensor) -> None:
     content = {"description": text, "features": features, "checksum": _checksum(features)}
 
     def write(temporary: Path) -> None:
@@ -107,7 +118,6 @@ def cached_features(
         write_atomically(path, write)
     except (OSError, InputError) as error:
         logger.warning("tracklet features are not kept: %s; DATASETS.CACHE_DIR names another folder", error)
-    return features
 
 
 def _read(path: Path, text: str, num_tracklets: int) -> Tensor | None:

@@ -4,13 +4,17 @@ Before training the pretrained encoder sees every training tracklet once; n trac
 """
 
 import logging
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datasets import build_memory_loader, cache_dir
+from datasets.tracklet import Tracklet
 from model import pixel_statistics
 from model.clip_memory import build_clip_memory
 from model.text_prompt import TextBranch
@@ -44,7 +48,8 @@ def make_memory(experiment: Experiment, model: TFCLIP, text: TextBranch | None) 
         name, file = "text features", files.TEXT_FEATURES
     logger.info("%s: %d identities x %d values", name, *memory_CE.shape)
     on_cpu = memory_CE.cpu()
-    write_atomically(experiment.out / file, lambda path: torch.save(on_cpu, path))
+    if experiment.runtime.ranks.is_main:
+        write_atomically(experiment.out / file, lambda path: torch.save(on_cpu, path))
     return memory_CE.to(experiment.runtime.device)
 
 
@@ -54,28 +59,39 @@ def tracklet_features(experiment: Experiment, model: TFCLIP) -> Tensor:
     The cache serves runs on the same frames with the same weights, sizes, code and versions.
     """
     cfg, splits, runtime = experiment.cfg, experiment.splits, experiment.memory_runtime
-    description = {
-        "frames": describe_frames(splits),
-        "weights": describe_weights(model.encoder),
-        "encoder": [cfg.MODEL.NAME, cfg.MODEL.STRIDE_SIZE, dict(cfg.MODEL.ENCODER)],
-        "input": [cfg.INPUT.SIZE_TEST, cfg.INPUT.SEQ_LEN, *pixel_statistics(cfg)[:2]],
-        "frames_per_batch": cfg.TEST.FRAMES_PER_BATCH,
-        "precision": runtime.precision,
-        "code": describe_code(),
-    } | describe_machine(runtime.device)
+
+    def describe() -> dict[str, Any]:
+        return {
+            "frames": describe_frames(splits),
+            "weights": describe_weights(model.encoder),
+            "encoder": [cfg.MODEL.NAME, cfg.MODEL.STRIDE_SIZE, dict(cfg.MODEL.ENCODER)],
+            "input": [cfg.INPUT.SIZE_TEST, cfg.INPUT.SEQ_LEN, *pixel_statistics(cfg)[:2]],
+            "frames_per_batch": cfg.TEST.FRAMES_PER_BATCH,
+            "precision": runtime.precision,
+            "processes": runtime.ranks.size,
+            "code": describe_code(),
+        } | describe_machine(runtime.device)
 
     def compute() -> Tensor:
-        return compute_tracklet_features(model, build_memory_loader(cfg, splits), len(splits.train), runtime)
+        return compute_tracklet_features(model, partial(build_memory_loader, cfg, splits), splits.train, runtime)
 
-    return cached_features(Path(cache_dir(cfg)), description, len(splits.train), compute)
+    description = runtime.ranks.on_main(describe)
+    return cached_features(Path(cache_dir(cfg)), description, len(splits.train), compute, runtime.ranks)
 
 
-def compute_tracklet_features(model: TFCLIP, loader: DataLoader, num_tracklets: int, runtime: Runtime) -> Tensor:
+def compute_tracklet_features(
+    model: TFCLIP,
+    build_loader: Callable[[Sequence[Tracklet]], DataLoader],
+    tracklets: Sequence[Tracklet],
+    runtime: Runtime,
+) -> Tensor:
     """v_p of each tracklet, mean over its dense clips: no camera embedding, no augmentation, eval mode -> (n, E)."""
     model.eval()
-    return tracklet_means(
-        lambda clips, _camids: model.encode_memory(clips), loader, num_tracklets, runtime, "tracklet features"
-    )
+
+    def encode(clips: Tensor, _camids: Tensor) -> Tensor:
+        return model.encode_memory(clips)
+
+    return tracklet_means(encode, build_loader, tracklets, runtime, "tracklet features")
 
 
 def text_recipe(experiment: Experiment) -> TextRecipe:

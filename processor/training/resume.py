@@ -1,5 +1,6 @@
 """Continuing a run: which keys may have changed, and how to continue after Ctrl-C."""
 
+import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -11,12 +12,14 @@ from processor import run_folder as files
 from utils.checkpoint import Checkpoint
 from utils.errors import InputError, MissingFileError
 
+# How this process was started, as far as it can tell.
+_LAUNCHER = ["torchrun", "..."] if "TORCHELASTIC_RUN_ID" in os.environ else [sys.executable]
 # Keys that may differ between a run and its continuation: they change nothing that has been computed. Data folder
 # and exclusion list may change, because the training items themselves are compared.
 _FREE = (
     "DATALOADER.NUM_WORKERS", "DATASETS.CACHE_DIR", "DATASETS.EXCLUDE", "DATASETS.PACK", "DATASETS.ROOT_DIR",
-    "MODEL.GRAD_CHECKPOINT", "MODEL.PRETRAIN_PATH", "OUTPUT_DIR", "SOLVER.ACCUM_STEPS",
-    "SOLVER.AMP", "SOLVER.COMPILE", "SOLVER.EVAL_PERIOD", "SOLVER.LOG_PERIOD", "SOLVER.MAX_EPOCHS", "TEST.CAMERA_PAIRS",
+    "MODEL.GRAD_CHECKPOINT", "MODEL.PRETRAIN_PATH", "OUTPUT_DIR", "SOLVER.ACCUM_STEPS", "SOLVER.AMP", "SOLVER.COMPILE",
+    "SOLVER.EVAL_PERIOD", "SOLVER.LOG_PERIOD", "SOLVER.MAX_EPOCHS", "SOLVER.SAVE_EVERY_STEPS", "TEST.CAMERA_PAIRS",
     "TEST.CONTACT_SHEET", "TEST.DATASETS", "TEST.FRAMES_PER_BATCH", "TEST.SAMPLING", "TEST.SAVE_", "TEST.UNTRAINED",
     "TEST.WEIGHT",
 )  # fmt: skip
@@ -68,16 +71,21 @@ def check_same_data(checkpoint: Checkpoint, fingerprint: str, last: Path) -> Non
         )
 
 
-def how_to_go_on(last: Path, saved_epoch: int, max_epochs: int) -> str:
-    """One line for a user who pressed Ctrl-C: what `last`, last.pth, holds and the command that continues, which is
-    that of this process."""
-    command = [sys.executable, *(part for part in sys.argv if part not in ("--resume", "--overwrite"))]
+def how_to_go_on(last: Path, saved: tuple[int, int], max_epochs: int) -> str:
+    """One line for a user who stopped the run: what `last`, last.pth, holds and the command that continues.
+
+    `saved` are its finished epochs and the steps of the epoch after them.
+    """
+    command = [*_LAUNCHER, *(part for part in sys.argv if part not in ("--resume", "--resume=auto", "--overwrite", "auto"))]
     if not last.exists():
         return f"stopped before the first checkpoint was saved; start again with: {shlex.join(command)}"
-    if saved_epoch >= max_epochs:
+    epoch, step = saved
+    if epoch >= max_epochs:
         state = "all epochs are finished, the final test will be repeated"
-    elif saved_epoch == 0:
+    elif step:
+        state = f"training will go on after step {step} of epoch {epoch + 1}"
+    elif epoch == 0:
         state = "training will begin with epoch 1"
     else:
-        state = f"epoch {saved_epoch} is the last finished one, training will go on after it"
+        state = f"epoch {epoch} is the last finished one, training will go on after it"
     return f"stopped; {last} is saved: {state}. Continue with: {shlex.join([*command, '--resume'])}"

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,10 +15,11 @@ from loss import build_criterion
 from loss.criterion import LOSS_TERMS
 from model import build_model, build_text_branch, check_model, check_text, pretrained_path
 from model.compiled import check_compiler
-from model.encoder import weights_file
+from model.encoder import is_resnet, weights_file
 from model.text_prompt import TextBranch
 from model.weights import WeightFile, fill_model, load_weights
 from processor import run_folder as files
+from processor.distributed import current_ranks
 from processor.evaluation import evaluate_part, report, scores_line
 from processor.experiment import Experiment, check_file, prepare
 from processor.runtime import current_device
@@ -26,6 +28,7 @@ from processor.training.memory import make_memory
 from processor.training.resume import check_continuation, check_same_data, how_to_go_on
 from processor.training.state import RunState, new_run
 from utils.checkpoint import Checkpoint
+from utils.errors import InputError
 from utils.files import save_text
 from utils.interrupt import deferred_interrupts
 from utils.logger import log_to_file
@@ -35,20 +38,21 @@ from utils.seed import seed_everything
 logger = logging.getLogger(__name__)
 
 
-def train_one(cfg: CfgNode, resume: bool, discard: Path | None) -> None:
-    """The whole run. The run or series in the folder `discard` is removed once the input is known to be sound."""
-    out = Path(cfg.OUTPUT_DIR)
-    files.check_output_dir(out, resume, overwrite=discard is not None)
+def train_one(cfg: CfgNode, resume: bool | str, discard: Path | None) -> None:
+    """The whole run; with `resume` 'auto' it goes on where there is a checkpoint, else it starts.
+
+    The run or series in the folder `discard` is removed once the input is known to be sound.
+    """
+    out, ranks = Path(cfg.OUTPUT_DIR), current_ranks()
+    resume = ranks.on_main(lambda: files.check_output_dir(out, resume, overwrite=discard is not None))
     check_model(cfg)
     check_start(cfg, pretrained=not resume)
-    checkpoint = Checkpoint.load(out / files.LAST) if resume else None
-    if checkpoint is not None:
-        changes = changed_keys(checkpoint.config, cfg)
-        check_continuation(checkpoint, changes, cfg.DATASETS.NAMES, cfg.SOLVER.MAX_EPOCHS, out)
+    checkpoint = ranks.on_main(lambda: _read_checkpoint(cfg, out)) if resume else None
     experiment = prepare(cfg, out, training=True)
+    check_ranks(experiment)
     splits = experiment.splits
     seed_everything(cfg.SOLVER.SEED)
-    train_loader = build_train_loader(cfg, splits)
+    train_loader = build_train_loader(cfg, splits, ranks.share(cfg.SOLVER.IMS_PER_BATCH))
     logger.info(
         "%d training items (%s), %d batches of %d in the first epoch",
         len(splits.train), splits.train_items, len(train_loader), cfg.SOLVER.IMS_PER_BATCH,
@@ -59,7 +63,9 @@ def train_one(cfg: CfgNode, resume: bool, discard: Path | None) -> None:
         check_same_data(checkpoint, experiment.fingerprint, out / files.LAST)
     text = build_text_branch(cfg, model) if cfg.MODEL.MEMORY == "text" and checkpoint is None else None
     run = new_run(experiment, model.to(experiment.runtime.device))
-    _open_output_dir(experiment, resume, discard)
+    if not ranks.is_main:  # the weights are those of rank 0, dropout and erasing are not
+        seed_everything(cfg.SOLVER.SEED, ranks.rank)
+    ranks.on_main(lambda: _open_output_dir(experiment, resume, discard))
     try:
         with deferred_interrupts():
             if checkpoint is not None:
@@ -70,7 +76,41 @@ def train_one(cfg: CfgNode, resume: bool, discard: Path | None) -> None:
             _fit(experiment, run, train_loader)
             _final_test(experiment, run)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(how_to_go_on(out / files.LAST, run.saved_epoch, cfg.SOLVER.MAX_EPOCHS)) from None
+        raise KeyboardInterrupt(how_to_go_on(out / files.LAST, run.saved, cfg.SOLVER.MAX_EPOCHS)) from None
+
+
+def _read_checkpoint(cfg: CfgNode, out: Path) -> Checkpoint:
+    """last.pth, if the run can go on from it under this config."""
+    checkpoint = Checkpoint.load(out / files.LAST)
+    changes = changed_keys(checkpoint.config, cfg)
+    check_continuation(checkpoint, changes, cfg.DATASETS.NAMES, cfg.SOLVER.MAX_EPOCHS, out)
+    return checkpoint
+
+
+def check_ranks(experiment: Experiment) -> None:
+    """Raise InputError where the batch cannot be cut over the ranks, or where they read different data."""
+    cfg, ranks = experiment.cfg, experiment.runtime.ranks
+    if ranks.size == 1:
+        return
+    least = ranks.size * cfg.SOLVER.ACCUM_STEPS
+    if cfg.SOLVER.IMS_PER_BATCH < least:
+        raise InputError(
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} is the batch of all {ranks.size} processes, and less than "
+            f"a clip for each of SOLVER.ACCUM_STEPS {cfg.SOLVER.ACCUM_STEPS} parts of each process: raise it to {least} "
+            "or more"
+        )
+    if is_resnet(cfg.MODEL.NAME) and experiment.runtime.device.type == "cpu":
+        raise InputError(
+            f"MODEL.NAME {cfg.MODEL.NAME} takes statistics of the whole batch, which several processes can share on "
+            "GPUs only; start one process"
+        )
+    if len(set(ranks.collect(experiment.fingerprint))) > 1:
+        raise InputError(
+            f"DATASETS.ROOT_DIR {cfg.DATASETS.ROOT_DIR} holds other training tracklets for one process than for "
+            "another; every machine must see the same data"
+        )
+    here = len(range(cfg.SOLVER.IMS_PER_BATCH)[ranks.share(cfg.SOLVER.IMS_PER_BATCH)])
+    logger.info("%d processes, %d of the %d clips of a batch in this one", ranks.size, here, cfg.SOLVER.IMS_PER_BATCH)
 
 
 def check_start(cfg: CfgNode, pretrained: bool = True) -> None:
@@ -111,9 +151,11 @@ def _start(experiment: Experiment, run: RunState, text: TextBranch | None) -> No
 
 def _continue(experiment: Experiment, run: RunState, checkpoint: Checkpoint) -> None:
     """Restore the state after the last finished epoch."""
-    run.restore(checkpoint)
-    files.write_history(experiment.out, run.history)
-    logger.info("continuing after epoch %d", run.epoch)
+    ranks = experiment.runtime.ranks
+    run.restore(checkpoint, ranks, experiment.cfg.SOLVER.SEED)
+    if ranks.is_main:
+        files.write_history(experiment.out, run.history)
+    logger.info("continuing after epoch %d%s", run.epoch, f", step {run.step}" if run.step else "")
     if checkpoint.precision != experiment.runtime.precision:
         logger.warning("trained in %s so far, now in %s", checkpoint.precision, experiment.runtime.precision)
     tests = experiment.test_runtime.precision
@@ -128,11 +170,12 @@ def _fit(experiment: Experiment, run: RunState, loader: torch.utils.data.DataLoa
     if _test_is_due(cfg, run):  # the epoch that a continued run ended with
         _test_epoch(experiment, run)
     for epoch in range(run.epoch, cfg.SOLVER.MAX_EPOCHS):
-        loader.batch_sampler.set_epoch(epoch)
+        loader.batch_sampler.set_epoch(epoch, run.step)
         lr = cfg.SOLVER.BASE_LR * run.lr_schedule.lr_lambdas[0](epoch)
         means = train_one_epoch(
-            run, criterion, loader, experiment.runtime, lr, cfg.SOLVER.LOG_PERIOD, cfg.SOLVER.ACCUM_STEPS
-        )
+            run, criterion, loader, experiment.runtime, lr, cfg.SOLVER.LOG_PERIOD, cfg.SOLVER.ACCUM_STEPS,
+            cfg.SOLVER.IMS_PER_BATCH, partial(run.save, experiment, files.LAST), cfg.SOLVER.SAVE_EVERY_STEPS,
+        )  # fmt: skip
         run.lr_schedule.step()
         run.epoch = epoch + 1
         row = {"epoch": run.epoch, "lr": lr, "seconds": round(means["seconds"], 2)}  # the scores follow after a test
@@ -169,7 +212,9 @@ def _final_test(experiment: Experiment, run: RunState) -> None:
     sampling, select_by = experiment.cfg.TEST.SAMPLING, experiment.cfg.SOLVER.SELECT_BY
     last = best = evaluate_part(experiment, run.model, sampling)
     if run.best["epoch"] != run.epoch:
-        load_weights(run.model, experiment.out / files.BEST, allow_skipped=False)
+        ranks = experiment.runtime.ranks
+        ranks.on_main(lambda: load_weights(run.model, experiment.out / files.BEST, allow_skipped=False) and None)
+        ranks.share_weights(run.model)
         best = evaluate_part(experiment, run.model, sampling)
     rows = {} if run.untrained is None else {"untrained": run.untrained}
     if select_by != "last":

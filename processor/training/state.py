@@ -1,6 +1,6 @@
 """What changes during a run; it is saved in a checkpoint and restored from one."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,11 +12,12 @@ from datasets import build_erasing
 from model.compiled import compile_clip_features
 from model.tfclip import TFCLIP
 from processor import run_folder as files
+from processor.distributed import Ranks
 from processor.experiment import Experiment
-from processor.training.step import ClipEncoder, Erasing
+from processor.training.step import Classifier, ClipEncoder, Erasing
 from solver import build_lr_schedule, build_optimizer
 from utils.checkpoint import Checkpoint
-from utils.seed import get_rng_state, set_rng_state
+from utils.seed import get_rng_state, seed_everything, set_rng_state
 
 
 @dataclass
@@ -29,11 +30,14 @@ class RunState:
     scaler: torch.amp.GradScaler
     memory: Tensor | None = None  # (C, E) CLIP-Memory, or text features in its place; None: no V2M loss
     epoch: int = 0  # finished epochs
-    saved_epoch: int = 0  # finished epochs in last.pth
+    step: int = 0  # finished steps of the epoch after them
+    meters: dict[str, Any] | None = None  # sums of the losses over these steps
+    saved: tuple[int, int] = (0, 0)  # epoch and step in last.pth
     best: dict[str, Any] = field(default_factory=dict)  # score and epoch of the best test so far
     history: list[dict[str, Any]] = field(default_factory=list)  # one row per finished epoch
     untrained: dict[str, Any] | None = None  # scores before the first epoch, where asked for
-    clip_features: ClipEncoder | None = None  # the compiled `TFCLIP.clip_features`; None: not compiled
+    clip_features: ClipEncoder | None = None  # `TFCLIP.clip_features`, compiled or parallel; None: as it is
+    classify: Classifier | None = None  # `TFCLIP.classify`, parallel; None: as it is
     erase: Erasing | None = None  # random erasing on the device; None: the loader has erased
 
     def checkpoint(self, config: str, precision: str, cameras: dict[str, Any], train_list: str) -> Checkpoint:
@@ -53,19 +57,29 @@ class RunState:
             precision=precision,
             cameras=cameras,
             train_list=train_list,
+            step=self.step,
+            meters=self.meters,
         )
 
     def save(self, experiment: Experiment, name: str) -> None:
-        """Write the full state to `name` in the run's folder; history.csv follows last.pth."""
-        cameras = experiment.trained_cameras.state_dict()
-        config, precision = experiment.cfg.dump(), experiment.runtime.precision
-        self.checkpoint(config, precision, cameras, experiment.fingerprint).save(experiment.out / name)
+        """Write the full state to `name` in the run's folder; history.csv follows last.pth. All ranks call it."""
+        ranks = experiment.runtime.ranks
+        rank_rng = ranks.collect(get_rng_state())[1:]
+        if ranks.is_main:
+            cameras = experiment.trained_cameras.state_dict()
+            config, precision = experiment.cfg.dump(), experiment.runtime.precision
+            state = self.checkpoint(config, precision, cameras, experiment.fingerprint)
+            replace(state, rank_rng=rank_rng).save(experiment.out / name)
         if name == files.LAST:
-            self.saved_epoch = self.epoch
-            files.write_history(experiment.out, self.history)
+            self.saved = self.epoch, self.step
+            if ranks.is_main:
+                files.write_history(experiment.out, self.history)
 
-    def restore(self, state: Checkpoint) -> None:
-        """Take over the state of a checkpoint of the same model."""
+    def restore(self, state: Checkpoint, ranks: Ranks = Ranks(), seed: int = 0) -> None:
+        """Take over the state of a checkpoint of the same model.
+
+        Where the number of ranks has changed, those after the first draw random numbers from `seed` and the epoch.
+        """
         self.model.load_state_dict(state.model)
         # Whether Adam is fused depends on the device of this run, not on the checkpoint.
         fused = self.optimizer.param_groups[0].get("fused")
@@ -76,9 +90,14 @@ class RunState:
             self.scaler.load_state_dict(state.scaler)
         device = next(self.model.parameters()).device
         self.memory = None if state.clip_memory is None else state.clip_memory.to(device)
-        self.epoch = self.saved_epoch = state.epoch
+        self.epoch, self.step, self.meters = state.epoch, state.step, state.meters
+        self.saved = self.epoch, self.step
         self.best, self.history, self.untrained = state.best, state.history, state.untrained
-        set_rng_state(state.rng)
+        rank_rng = [state.rng, *(state.rank_rng or [])]
+        if ranks.is_main or len(rank_rng) == ranks.size:
+            set_rng_state(rank_rng[ranks.rank])
+        else:
+            seed_everything(seed + state.epoch + 1, ranks.rank)
 
 
 def new_run(experiment: Experiment, model: TFCLIP) -> RunState:
@@ -89,6 +108,10 @@ def new_run(experiment: Experiment, model: TFCLIP) -> RunState:
     optimizer = build_optimizer(cfg, model)
     run = RunState(model, optimizer, build_lr_schedule(cfg, optimizer), experiment.runtime.grad_scaler())
     run.erase = build_erasing(cfg, experiment.runtime.device)
-    if cfg.SOLVER.COMPILE:
-        run.clip_features = compile_clip_features(model)
+    encode = compile_clip_features(model) if cfg.SOLVER.COMPILE else model.clip_features
+    heads = [model.neck_g, model.neck_p, model.neck_t, model.neck_f]
+    heads += [model.classifier_g, model.classifier_p, model.classifier_t]
+    parallel = experiment.runtime.ranks.parallel
+    run.clip_features = parallel(encode, [model.encoder, model.ssp, model.tmd, model.temporal_head])
+    run.classify = parallel(model.classify, heads)
     return run

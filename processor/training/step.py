@@ -1,20 +1,23 @@
-"""Forward and backward pass of one P x K batch, at once or in parts (gradient caching).
+"""Forward and backward pass of one P x K batch, at once or in parts (gradient caching), on one rank or on several.
 
-B clips, T frames, H, W pixels, C identities, E projection width.
+B clips, b of them on this rank, T frames, H, W pixels, C identities, E projection width.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from loss.criterion import Criterion
-from model.tfclip import TFCLIP, ClipFeatures
+from model.output import TFCLIPOutput
+from model.tfclip import ClipFeatures
 from processor.runtime import Runtime
 
 ClipEncoder = Callable[[Tensor, Tensor, Tensor | None], ClipFeatures]  # `TFCLIP.clip_features`, compiled or not
+Classifier = Callable[[ClipFeatures], TFCLIPOutput]  # `TFCLIP.classify`
 Erasing = Callable[[Tensor], Tensor]  # erases normalised frames (N, 3, H, W) in place
 
 
@@ -28,20 +31,24 @@ class TrainingStep:
     statistics and losses are those of the whole batch; dropout masks are the same in both passes. Only the activations
     of one part are held at a time, at the price of one more forward pass. `erase` draws once, for the whole batch, so
     that both passes see the same pixels.
+
+    Of several ranks each computes the features of its own clips; the features of all are gathered, and every rank
+    computes necks, classifiers and losses of the whole batch.
     """
 
-    model: TFCLIP
     clip_features: ClipEncoder
+    classify: Classifier
     criterion: Criterion
     memory_CE: Tensor | None
     runtime: Runtime
     num_parts: int = 1
     erase: Erasing | None = None
+    batch_size: int = 0  # clips of all ranks together (B); 0: those of this process
 
     def __call__(
         self, clips: Tensor, pids: Tensor, camids: Tensor, scale: Callable[[Tensor], Tensor]
     ) -> dict[str, Tensor]:
-        """uint8 clips (B, T, 3, H, W), pids (B,), camids (B,) on the device -> loss terms; gradients are added.
+        """uint8 clips (b, T, 3, H, W), pids (b,), camids (b,) on the device -> loss terms; gradients are added.
 
         `scale` is what the gradient scaler does to the loss. Raises ValueError for fewer clips than parts.
         """
@@ -61,9 +68,11 @@ class TrainingStep:
             return self.clip_features(clips, camids, self.memory_CE)
 
     def _losses(self, features: ClipFeatures, pids: Tensor) -> dict[str, Tensor]:
+        gather = partial(self.runtime.ranks.gather, count=self.batch_size or len(pids))
+        whole = ClipFeatures(*(None if f is None else gather(f) for f in features))
         with self.runtime.autocast():
-            output = self.model.classify(features)
-        return self.criterion(output, pids)
+            output = self.classify(whole)
+        return self.criterion(output, gather(pids))
 
     def _in_parts(
         self, clips: Tensor, pids: Tensor, camids: Tensor, scale: Callable[[Tensor], Tensor]
@@ -78,12 +87,15 @@ class TrainingStep:
         losses = self._losses(batch, pids)
         scale(losses["total"]).backward()
         grads = [f.grad.tensor_split(self.num_parts) for f in batch if f is not None]  # of each feature, by part
-        for part, state, grads_of_part in zip(parts, states, zip(*grads)):
-            with _replayed(state, self.runtime.device):
-                again = [f for f in self._encode(*part) if f is not None]
-            trainable = [pair for pair in zip(again, grads_of_part) if pair[0].requires_grad]
-            if trainable:
-                torch.autograd.backward(*zip(*trainable))
+        # The ranks' gradients meet once, in the backward pass of the last part.
+        not_yet = getattr(self.clip_features, "no_sync", nullcontext)
+        for number, (part, state, grads_of_part) in enumerate(zip(parts, states, zip(*grads)), start=1):
+            with not_yet() if number < len(parts) else nullcontext():
+                with _replayed(state, self.runtime.device):
+                    again = [f for f in self._encode(*part) if f is not None]
+                trainable = [pair for pair in zip(again, grads_of_part) if pair[0].requires_grad]
+                if trainable:
+                    torch.autograd.backward(*zip(*trainable))
         return losses
 
 

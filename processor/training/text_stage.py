@@ -13,7 +13,6 @@ from loss.supervised_contrastive import supervised_contrastive
 from model.text_prompt import TextBranch
 from processor.runtime import Runtime
 from utils.errors import NonFiniteLossError
-from utils.interrupt import check_interrupt
 from utils.meters import Meters
 from utils.progress import progress
 
@@ -53,7 +52,8 @@ def learn_text_features(
     pids_n = pids_n.to(runtime.device)
     optimizer = Adam([branch.prompts.context], lr=recipe.base_lr, weight_decay=recipe.weight_decay)
     schedule = cosine_schedule(optimizer, recipe)
-    scaler = runtime.grad_scaler()
+    scaler, ranks = runtime.grad_scaler(), runtime.ranks
+    encode = ranks.parallel(branch, [branch])
     order = torch.Generator().manual_seed(recipe.seed)
     bar = progress(range(recipe.epochs), "text prompts", "epoch")
     for epoch in bar:
@@ -61,10 +61,11 @@ def learn_text_features(
         meters = Meters()
         rows_n = torch.randperm(len(features_nE), generator=order).to(runtime.device)
         for rows_B in rows_n.split(recipe.batch_size):
-            check_interrupt()
+            ranks.check_stop()
             images_BE, labels_B = features_nE[rows_B], pids_n[rows_B]
             with runtime.autocast():
-                texts_BE = branch(labels_B)
+                texts_bE = encode(labels_B[ranks.share(len(labels_B))])
+            texts_BE = ranks.gather(texts_bE, len(labels_B))
             to_text = supervised_contrastive(images_BE, labels_B, texts_BE, labels_B)
             to_image = supervised_contrastive(texts_BE, labels_B, images_BE, labels_B)
             optimizer.zero_grad(set_to_none=True)
@@ -99,9 +100,11 @@ def cosine_schedule(optimizer: Optimizer, recipe: TextRecipe) -> CosineLRSchedul
 @torch.no_grad()
 def all_text_features(branch: TextBranch, batch_size: int, runtime: Runtime) -> Tensor:
     """Text features (C, E) float32 of all identities, `batch_size` prompts at a time."""
+    labels_C = torch.arange(branch.prompts.num_classes, device=runtime.device)
+    labels_c = labels_C[runtime.ranks.share(len(labels_C))]
     features = []  # of (batch, E)
-    for labels in torch.arange(branch.prompts.num_classes, device=runtime.device).split(batch_size):
-        check_interrupt()
+    for labels in labels_c.split(batch_size):
         with runtime.autocast():
             features.append(branch(labels).float())
-    return torch.cat(features)
+    runtime.ranks.check_stop()
+    return runtime.ranks.gather(torch.cat(features), len(labels_C))

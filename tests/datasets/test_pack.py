@@ -73,7 +73,7 @@ def test_every_loader_gives_the_same_from_the_pack_when_only_the_lists_are_left(
         source = frame_source(splits.pack, splits.root)
         for loader in (
             build_train_loader(cfg, splits),
-            build_memory_loader(cfg, splits),
+            build_memory_loader(cfg, splits, splits.train),
             build_test_loader(cfg, splits.query + splits.gallery, "dense", source),
         ):
             yield from (batch.clips.clone() for batch in loader)

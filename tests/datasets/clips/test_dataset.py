@@ -163,7 +163,7 @@ def test_epochs_do_not_depend_on_the_workers_or_the_global_random_state_and_leav
             batches = list(loader)
         runs.append(batches)
         assert workers == 0 or all(process.is_alive() for process in loader._iterator._workers)  # for the next epoch
-        list(build_memory_loader(cfg, splits))
+        list(build_memory_loader(cfg, splits, splits.train))
         assert torch.equal(torch.get_rng_state(), before[0]) and random.getstate() == before[1]
     assert len(runs[0]) == len(runs[1]) > 0
     for one, other in zip(*runs):
@@ -176,7 +176,7 @@ def test_the_test_loader_has_each_tracklet_once_and_the_memory_loader_every_trai
     batches = list(build_test_loader(cfg, tracklets, "first"))
     assert torch.cat([batch.rows for batch in batches]).tolist() == list(range(len(tracklets)))
     assert torch.cat([batch.camids for batch in batches]).tolist() == [t.camid for t in tracklets]
-    for batch in build_memory_loader(cfg, splits):
+    for batch in build_memory_loader(cfg, splits, splits.train):
         assert batch.clips.shape[0] * batch.clips.shape[1] <= 6
         for row, clip in zip(batch.rows.tolist(), batch.clips):
             seen.setdefault(row, []).extend(clip)

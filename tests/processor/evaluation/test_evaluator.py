@@ -1,5 +1,7 @@
 """Embedding, distances and ranking put together: batches, cameras, protocols, files."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -56,16 +58,16 @@ def test_packed_passes_equal_one_clip_at_a_time(tiny, frames_per_batch):
     """Several tracklets per pass, tracklets split over passes, each clip with its own camera."""
     cfg, splits, model = tiny(TEST__FRAMES_PER_BATCH=frames_per_batch)
     tracklets = splits.query + splits.gallery
-    loader = build_test_loader(cfg, tracklets, "dense")
+    build_loader = partial(build_test_loader, cfg, sampling="dense")
     protocol = EvalProtocol("MARS", "dense", gallery_includes_query=True)
-    evaluation = evaluate(model, loader, tracklets, len(splits.query), protocol, RUNTIME)
+    evaluation = evaluate(model, build_loader, tracklets, len(splits.query), protocol, RUNTIME)
     assert_close(evaluation.features, by_hand(cfg, model, tracklets), TINY_SUM, TINY_LAYERS)
 
 
 def test_clip_memory_is_the_identity_mean_of_tracklet_means(tiny):
     cfg, splits, model = tiny(TEST__FRAMES_PER_BATCH=5)
     pids = torch.tensor([t.pid for t in splits.train])
-    found = compute_tracklet_features(model, build_memory_loader(cfg, splits), len(pids), RUNTIME)
+    found = compute_tracklet_features(model, partial(build_memory_loader, cfg, splits), splits.train, RUNTIME)
     memory = build_clip_memory(found, pids, splits.num_classes)
     features = by_hand(cfg, model, splits.train, use_camera=False)
     for label in range(splits.num_classes):
@@ -78,7 +80,7 @@ def test_the_pass_over_training_tracklets_changes_nothing_in_an_encoder_with_bat
     cnn.train()
     before = {name: value.clone() for name, value in cnn.state_dict().items()}
     tracklets = splits.train[:2]
-    found = compute_tracklet_features(cnn, build_test_loader(cfg, tracklets, "dense"), 2, RUNTIME)
+    found = compute_tracklet_features(cnn, partial(build_test_loader, cfg, sampling="dense"), tracklets, RUNTIME)
     assert all(torch.equal(value, before[name]) for name, value in cnn.state_dict().items())
     assert_close(found, by_hand(cfg, cnn, tracklets, use_camera=False), RN50_SUM, RN50_LAYERS)
 

@@ -34,7 +34,7 @@ def test_a_run_may_continue_with_and_without_a_loss_scaler(before, now):
     if before:
         state.scaler["scale"] = 17.0
     second.restore(state)
-    assert second.epoch == second.saved_epoch == 3 and torch.equal(second.memory, torch.ones(2, 2))
+    assert second.saved == (second.epoch, 0) == (3, 0) and torch.equal(second.memory, torch.ones(2, 2))
     assert torch.equal(second.model.weight, first.model.weight)
     if before and now:
         assert second.scaler.get_scale() == 17.0

@@ -54,7 +54,8 @@ def unscaled(loss):
 
 
 def step_of(model, criterion, memory, num_parts=1, clip_features=None, runtime=RUNTIME, erase=None):
-    return TrainingStep(model, clip_features or model.clip_features, criterion, memory, runtime, num_parts, erase)
+    encode = clip_features or model.clip_features
+    return TrainingStep(encode, model.classify, criterion, memory, runtime, num_parts, erase)
 
 
 def gradients(model):

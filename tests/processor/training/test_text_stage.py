@@ -9,8 +9,8 @@ import torch
 
 from model.text_encoder import TextSizes, create_text_tower
 from model.text_prompt import TextBranch, TextPrompts
+from processor.distributed import Ranks
 from processor.runtime import Runtime
-from processor.training import text_stage
 from processor.training.text_stage import TextRecipe, all_text_features, cosine_schedule, learn_text_features
 from tests.tolerance import assert_close
 from utils.errors import NonFiniteLossError
@@ -181,12 +181,12 @@ def test_labels_must_name_every_identity(wrong):
 def test_ctrl_c_is_heard_between_steps(monkeypatch):
     steps = []
 
-    def stop_at_the_third():
+    def stop_at_the_third(_ranks):
         steps.append(len(steps))
         if len(steps) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(text_stage, "check_interrupt", stop_at_the_third)
+    monkeypatch.setattr(Ranks, "check_stop", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         learn(*toy_features(), batch_size=4)
     assert len(steps) == 3
