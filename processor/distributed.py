@@ -182,6 +182,7 @@ class _Part(nn.Module):
 class _Connection(NamedTuple):
     ranks: Ranks
     store: dist.Store
+    watch: threading.Thread  # runs `_end_with_the_others`
 
 
 _connection: _Connection | None = None
@@ -220,8 +221,9 @@ def connect() -> None:
         mute()
         keep_quiet()
     store, _, _ = next(dist.rendezvous("env://", timeout=_PATIENCE))
-    _connection = _Connection(ranks, dist.PrefixStore("tf-clip", store))
-    threading.Thread(target=_end_with_the_others, args=(_connection.store,), daemon=True).start()
+    shared = dist.PrefixStore("tf-clip", store)
+    _connection = _Connection(ranks, shared, threading.Thread(target=_end_with_the_others, args=(shared,), daemon=True))
+    _connection.watch.start()
     if torch.cuda.is_available():
         if ranks.local_rank >= torch.cuda.device_count():
             raise InputError(
@@ -237,6 +239,8 @@ def disconnect() -> None:
     """Leave the group once all ranks are done."""
     global _connection
     _connection.ranks._meet()
+    _silenced.set()
+    _connection.watch.join()
     dist.destroy_process_group()
     _connection = None
 
@@ -249,14 +253,14 @@ def may_report(code: int) -> bool:
     """
     if _connection is None:
         return True
-    ranks, store = _connection
+    ranks, store, _ = _connection
     if code > 128:
         return ranks.is_main
     if not ranks.is_main:
         time.sleep(_HEAD_START)  # `_end_with_the_others` ends this process meanwhile when rank 0 has failed
     first = store.add(f"{_FAILURE}s", 1) == 1
     if first:
-        _reporting.set()
+        _silenced.set()
         store.set(_FAILURE, str(code))
         unmute(f"rank {ranks.rank} on {socket.gethostname()}: " if not ranks.is_main else "")
     else:
@@ -264,7 +268,7 @@ def may_report(code: int) -> bool:
     return first
 
 
-_reporting = threading.Event()
+_silenced = threading.Event()  # this process ends by itself
 
 
 def _end_with_the_others(store: dist.Store) -> None:
@@ -272,11 +276,9 @@ def _end_with_the_others(store: dist.Store) -> None:
 
     A rank that waits for a message of a lost one would not notice a signal.
     """
-    while True:
-        time.sleep(_POLL)
+    while not _silenced.wait(_POLL):
         try:
-            failed = store.check([_FAILURE])
+            if store.check([_FAILURE]):
+                os._exit(int(store.get(_FAILURE)))
         except RuntimeError:  # torchrun itself has gone, and will have ended this process
             return
-        if failed and not _reporting.is_set():
-            os._exit(int(store.get(_FAILURE)))
