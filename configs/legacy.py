@@ -20,7 +20,7 @@ RENAMED = {
 REMOVED = {
     "MODEL.DEVICE": "the GPU is used when there is one; CUDA_VISIBLE_DEVICES chooses it",
     "MODEL.DEVICE_ID": "choose the GPU with CUDA_VISIBLE_DEVICES",
-    "MODEL.DIST_TRAIN": "training runs on one GPU",
+    "MODEL.DIST_TRAIN": "torchrun --nproc_per_node N train-main.py trains on N GPUs (docs/cluster.md)",
     "MODEL.LAST_STRIDE": "the last stride of RN50 is always 1",
     "MODEL.NECK": "the BNNeck is always there",
     "MODEL.METRIC_LOSS_TYPE": "the triplet loss is always on; MODEL.TRIPLET_LOSS_WEIGHT 0 removes it",

@@ -4,12 +4,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from datasets import build_erasing
 from model.compiled import compile_clip_features
+from model.encoder import is_resnet
 from model.tfclip import TFCLIP
 from processor import run_folder as files
 from processor.distributed import Ranks
@@ -105,6 +106,8 @@ def new_run(experiment: Experiment, model: TFCLIP) -> RunState:
     cfg, trained = experiment.cfg, experiment.trained_cameras
     if model.encoder.camera_embed is not None and len(trained.trained) < len(trained.names):
         model.encoder.map_cameras(trained.rows_for(experiment.cameras), trained.trained, cfg.MODEL.SIE_UNSEEN)
+    if experiment.runtime.ranks.size > 1 and is_resnet(cfg.MODEL.NAME):  # a ViT has no batch norm
+        model.encoder = nn.SyncBatchNorm.convert_sync_batchnorm(model.encoder)
     optimizer = build_optimizer(cfg, model)
     run = RunState(model, optimizer, build_lr_schedule(cfg, optimizer), experiment.runtime.grad_scaler())
     run.erase = build_erasing(cfg, experiment.runtime.device)
