@@ -1,8 +1,8 @@
 """The command line of every command: one parser, one way to print lines, one meaning of each exit code.
 
 0 done; 1 problems that the command was asked to find, or an error that is no fault of the input; 2 a fault of the
-input, said in one line; 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP, 138 SIGUSR1. Nothing here imports torch, so that a mistyped
-key is answered at once.
+input, said in one line; 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP, 138 SIGUSR1. Nothing here imports torch, so that a
+mistyped key is answered at once.
 """
 
 import argparse

@@ -180,7 +180,8 @@ def check_frames_present(splits: ReIDSplits) -> None:
 def build_train_loader(cfg: CfgNode, splits: ReIDSplits, share: slice = slice(None)) -> DataLoader:
     """Batches of P x K augmented clips; call `loader.batch_sampler.set_epoch(epoch)` before each epoch.
 
-    Of each batch only the clips of `share` are read. With INPUT.RE_MODE 'pixel' they are still to be erased, by `build_erasing`.
+    Of each batch only the clips of `share` are read. With INPUT.RE_MODE 'pixel' they are still to be erased, by
+    `build_erasing`.
     """
     length = TrainItems.parse(splits.train_items).length
     if 0 < length < cfg.INPUT.SEQ_LEN:
@@ -214,7 +215,7 @@ def build_train_loader(cfg: CfgNode, splits: ReIDSplits, share: slice = slice(No
 
 
 def build_sampler(cfg: CfgNode, splits: ReIDSplits, share: slice = slice(None)) -> IdentitySampler:
-    """The P x K batches of training items, of which `share` is handed out; raises InputError for fewer than P identities."""
+    """The P x K batches of training items, of each `share`; raises InputError for fewer than P identities."""
     pids = [t.pid for t in splits.train]
     return IdentitySampler(pids, cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_INSTANCE, cfg.SOLVER.SEED, share)
 

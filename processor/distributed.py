@@ -150,6 +150,9 @@ class Ranks:
             dist.all_reduce(torch.zeros(()))
 
 
+ALONE = Ranks()
+
+
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, counts: list[int], ranks: Ranks) -> Tensor:
@@ -190,7 +193,7 @@ _connection: _Connection | None = None
 
 def current_ranks() -> Ranks:
     """The ranks of this process: those that `connect` joined, or one."""
-    return _connection.ranks if _connection else Ranks()
+    return _connection.ranks if _connection else ALONE
 
 
 def run_joined(work: Callable[[], None]) -> None:

@@ -4,14 +4,12 @@ torch and the rooms that need it are imported once the command line and the conf
 answered at once.
 """
 
-import os
 from argparse import SUPPRESS
 from collections.abc import Sequence
 
 from configs import load_cfg
-from configs.command import CommandParser, run_command
-
-_RANK_VARIABLES = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}  # set by torchrun
+from configs.command import CommandParser
+from processor.launch import run_on_ranks
 
 
 def train_main(argv: Sequence[str]) -> int:
@@ -44,14 +42,7 @@ def _run(argv: Sequence[str], about: str, training: bool) -> int:
         else:
             series.evaluate(cfg)
 
-    if not _RANK_VARIABLES <= os.environ.keys() or os.environ["WORLD_SIZE"] == "1":
-        return run_command(work)
-    from processor import distributed
-
-    code = run_command(lambda: distributed.run_joined(work), distributed.may_report)
-    if code:
-        os._exit(code)  # an orderly end would wait for the other ranks
-    return code
+    return run_on_ranks(work)
 
 
 def _join_auto(argv: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from datasets.clips import Normalize
-from processor.distributed import Ranks, current_ranks
+from processor.distributed import ALONE, Ranks, current_ranks
 from utils.precision import amp_dtype, autocast, float32_products, has_tf32, precision_name
 
 
@@ -20,7 +20,7 @@ class Runtime:
     dtype: torch.dtype | None  # autocast type, None for float32
     normalize: nn.Module  # uint8 frames -> normalised float32, on `device`
     tf32: bool | None = None  # whether float32 products are taken in TF32; None: as torch is set
-    ranks: Ranks = Ranks()  # the processes that work as one
+    ranks: Ranks = ALONE  # the processes that work as one
 
     @classmethod
     def choose(cls, amp: str, mean: Sequence[float], std: Sequence[float]) -> "Runtime":

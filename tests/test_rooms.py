@@ -32,7 +32,8 @@ SCRIPTS = ("train-main.py", "eval-main.py")
 SEE_CONFIG = {f"{room}/build.py" for room in ROOMS} | {
     "datasets/check/command.py", "datasets/pack.py", "datasets/synthetic/command.py",
     "processor/ablation/command.py", "processor/benchmark/command.py", "processor/colour_baseline.py",
-    "processor/evaluation/session.py", "processor/experiment.py", "processor/run.py", "processor/series.py",
+    "processor/evaluation/session.py", "processor/experiment.py", "processor/launch.py", "processor/run.py",
+    "processor/series.py",
     "processor/training/memory.py", "processor/training/session.py", "processor/training/state.py",
 }  # fmt: skip
 TOP_LEVEL = {

@@ -22,12 +22,14 @@ import torch
 from yacs.config import CfgNode
 
 from configs import ConfigError, changed_keys, file_keys, load_cfg
-from configs.command import CommandParser, run_command
+from configs.command import CommandParser
 from datasets import check_frames_present, configured_splits
 from model import build_model, build_text_branch, check_model
 from processor import run_folder as files
 from processor.ablation.cost import Cost, count_cost
 from processor.ablation.tables import RowResult, log_costs, log_tables, write_tables
+from processor.distributed import current_ranks
+from processor.launch import run_on_ranks
 from processor.series import is_finished, run_or_continue, split_cfgs
 from processor.training import check_start
 from utils.errors import InputError, NonFiniteLossError
@@ -58,7 +60,7 @@ class Row:
 
 def main(argv: Sequence[str]) -> int:
     """Run the rows and write tables.md and tables.csv; returns the exit code."""
-    return run_command(lambda: _run(_parse(argv)))
+    return run_on_ranks(lambda: _run(_parse(argv)))
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -102,7 +104,8 @@ def _run(arguments: argparse.Namespace) -> None:
     out = Path(rows[0].cfg.OUTPUT_DIR)
     if files.run_files(out):
         raise InputError(f"OUTPUT_DIR {out} holds a run of train-main.py; name another folder for the ablation")
-    files.check_output_dir(out, resume=False, overwrite=False)
+    ranks = current_ranks()
+    ranks.on_main(lambda: files.check_output_dir(out, resume=False, overwrite=False))
     seeds = arguments.seeds or [rows[0].cfg.SOLVER.SEED]
     _check_input(rows, seeds, out)
     costs = _costs(rows)
@@ -114,18 +117,21 @@ def _run(arguments: argparse.Namespace) -> None:
                 try:
                     run_or_continue(cfg, title)
                 except (InputError, NonFiniteLossError) as error:  # the other runs go on
+                    if ranks.size > 1:  # other ranks may wait for this one within the run
+                        raise
                     reason = error.line if isinstance(error, InputError) else str(error)
                     logger.error("%s: %s (to train it anew, remove %s)", title, reason, cfg.OUTPUT_DIR)
                     failed.append(title)
-            write_tables(out, _results(rows, seeds, costs, out))
+            ranks.on_main(lambda: write_tables(out, _results(rows, seeds, costs, out)))
     except KeyboardInterrupt:
         command = shlex.join([sys.executable, "-m", "processor.ablation", *sys.argv[1:]])
         raise KeyboardInterrupt(f"stopped; finished runs are kept, continue with: {command}") from None
     hold_messages()
     log_to_file(out / _LOG, append=True)
-    results = _results(rows, seeds, costs, out)
-    log_tables(results)
-    logger.info("wrote %s", ", ".join(map(str, write_tables(out, results))))
+    if ranks.is_main:
+        results = _results(rows, seeds, costs, out)
+        log_tables(results)
+        logger.info("wrote %s", ", ".join(map(str, write_tables(out, results))))
     if failed:
         raise InputError(f"{len(failed)} runs did not end: {', '.join(failed)}; the reason of each stands above")
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from datasets.frames import FrameStore
 from datasets.tracklet import ReIDSplits, below
-from processor.distributed import Ranks
+from processor.distributed import ALONE, Ranks
 from utils.errors import InputError
 from utils.files import write_atomically
 
@@ -87,7 +87,7 @@ def cached_features(
     description: Mapping[str, Any],
     num_tracklets: int,
     compute: Callable[[], Tensor],
-    ranks: Ranks = Ranks(),
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """Tracklet features (n, E) float32 on the CPU: from the cache, or from `compute`, whose result is then kept.
 

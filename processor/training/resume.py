@@ -76,7 +76,8 @@ def how_to_go_on(last: Path, saved: tuple[int, int], max_epochs: int) -> str:
 
     `saved` are its finished epochs and the steps of the epoch after them.
     """
-    command = [*_LAUNCHER, *(part for part in sys.argv if part not in ("--resume", "--resume=auto", "--overwrite", "auto"))]
+    flags = ("--resume", "auto", "--resume=auto", "--overwrite")
+    command = [*_LAUNCHER, *(part for part in sys.argv if part not in flags)]
     if not last.exists():
         return f"stopped before the first checkpoint was saved; start again with: {shlex.join(command)}"
     epoch, step = saved

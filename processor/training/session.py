@@ -95,9 +95,8 @@ def check_ranks(experiment: Experiment) -> None:
     least = ranks.size * cfg.SOLVER.ACCUM_STEPS
     if cfg.SOLVER.IMS_PER_BATCH < least:
         raise InputError(
-            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} is the batch of all {ranks.size} processes, and less than "
-            f"a clip for each of SOLVER.ACCUM_STEPS {cfg.SOLVER.ACCUM_STEPS} parts of each process: raise it to {least} "
-            "or more"
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} is the batch of all {ranks.size} processes, less than a "
+            f"clip for each of SOLVER.ACCUM_STEPS {cfg.SOLVER.ACCUM_STEPS} parts in each: raise it to {least} or more"
         )
     if is_resnet(cfg.MODEL.NAME) and experiment.runtime.device.type == "cpu":
         raise InputError(

@@ -13,7 +13,7 @@ from model.compiled import compile_clip_features
 from model.encoder import is_resnet
 from model.tfclip import TFCLIP
 from processor import run_folder as files
-from processor.distributed import Ranks
+from processor.distributed import ALONE, Ranks
 from processor.experiment import Experiment
 from processor.training.step import Classifier, ClipEncoder, Erasing
 from solver import build_lr_schedule, build_optimizer
@@ -76,7 +76,7 @@ class RunState:
             if ranks.is_main:
                 files.write_history(experiment.out, self.history)
 
-    def restore(self, state: Checkpoint, ranks: Ranks = Ranks(), seed: int = 0) -> None:
+    def restore(self, state: Checkpoint, ranks: Ranks = ALONE, seed: int = 0) -> None:
         """Take over the state of a checkpoint of the same model.
 
         Where the number of ranks has changed, those after the first draw random numbers from `seed` and the epoch.

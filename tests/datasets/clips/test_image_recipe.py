@@ -87,7 +87,8 @@ def test_keys_reach_the_training_loader_alone(tiny_mars):
     assert not torch.equal(first.clips, cubic.clips)
     (padded, *_) = build_train_loader(cfg_of(**size, **plain, INPUT__PADDING=5), splits)
     assert not torch.equal(first.clips, padded.clips)
-    (memory, *_) = build_memory_loader(cfg_of(**size, INPUT__INTERPOLATION="bicubic", INPUT__PADDING=5), splits, splits.train)
+    cfg = cfg_of(**size, INPUT__INTERPOLATION="bicubic", INPUT__PADDING=5)
+    (memory, *_) = build_memory_loader(cfg, splits, splits.train)
     assert torch.equal(memory.clips[0, 0], read_frame(splits.train[0].frames[0], (48, 16)))
 
 

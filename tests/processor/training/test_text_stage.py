@@ -11,6 +11,7 @@ from model.text_encoder import TextSizes, create_text_tower
 from model.text_prompt import TextBranch, TextPrompts
 from processor.distributed import Ranks
 from processor.runtime import Runtime
+from processor.training import text_stage
 from processor.training.text_stage import TextRecipe, all_text_features, cosine_schedule, learn_text_features
 from tests.tolerance import assert_close
 from utils.errors import NonFiniteLossError
