@@ -91,7 +91,8 @@ def test_runs_that_are_killed_at_random_end_in_the_same_weights(trained_run, tin
     for _ in range(40):
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         command = [sys.executable, str(ROOT / "train-main.py"), *options]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+        output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        process = subprocess.Popen(command, text=True, env=environment, **output)
         if deaths < 5:
             before = {path: path.stat().st_mtime_ns for path in run.glob("*")}
             while process.poll() is None and before == {path: path.stat().st_mtime_ns for path in run.glob("*")}:
