@@ -34,8 +34,8 @@ def make_deterministic(enabled: bool) -> None:
     workspace = os.environ.setdefault(_CUBLAS_KEY, _CUBLAS_WORKSPACES[0])
     if workspace not in _CUBLAS_WORKSPACES:
         raise InputError(
-            f"SOLVER.DETERMINISTIC True: the environment has {_CUBLAS_KEY}='{workspace}', with which cuBLAS may add in any "
-            f"order; unset it, or set {' or '.join(_CUBLAS_WORKSPACES)}"
+            f"SOLVER.DETERMINISTIC True: the environment has {_CUBLAS_KEY}='{workspace}', with which cuBLAS may add in "
+            f"any order; unset it, or set {' or '.join(_CUBLAS_WORKSPACES)}"
         )
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False  # it chooses by time, and algorithms round in their own ways
