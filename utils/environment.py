@@ -53,10 +53,10 @@ def _commit() -> str:
 
 
 @contextmanager
-def explain_out_of_memory(advice: str, frames: int) -> Iterator[None]:
+def explain_out_of_memory(advice: str, frames: int = 0) -> Iterator[None]:
     """Within, a full memory of GPU or machine becomes an InputError of one line that ends with `advice`.
 
-    `frames` pass the network at a time; what they have taken until then is said per frame, where a GPU was in use.
+    `frames` pass the network at a time, 0 where that is unknown; what they held on the GPU is said per frame.
     """
     before = _allocated()
     try:
@@ -65,7 +65,7 @@ def explain_out_of_memory(advice: str, frames: int) -> Iterator[None]:
         if not (isinstance(error, (torch.OutOfMemoryError, MemoryError)) or _MEMORY_IS_FULL.search(str(error))):
             raise
         # Tensors of the pass are alive still: the traceback holds them.
-        line = out_of_memory_line(error, advice, (_allocated() - before) / max(1, frames))
+        line = out_of_memory_line(error, advice, (_allocated() - before) / frames if frames else 0)
     else:
         return
     raise InputError(line)
