@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from processor.runtime import Runtime
+from utils.environment import PASS_NEEDS_LESS, explain_out_of_memory
 from utils.group_means import GroupMeans
 from utils.interrupt import check_interrupt
 from utils.progress import progress
@@ -23,7 +24,7 @@ def tracklet_means(
     """Run `encode(clips (B, T, 3, H, W), camids (B,)) -> (B, F)` over a test loader -> float32 means (tracklets, F)."""
     means = GroupMeans(num_tracklets)
     frames = 0
-    with progress(loader, title, "batch") as bar:
+    with explain_out_of_memory(PASS_NEEDS_LESS), progress(loader, title, "batch") as bar:
         for batch in bar:
             check_interrupt()
             clips, camids, rows = runtime.move(batch.clips, batch.camids, batch.rows)
