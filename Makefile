@@ -1,6 +1,7 @@
 # make demo: environment, synthetic data, training, evaluation, table and contact sheet.
 # make test: environment, the optional text tower too, and all tests but the slow ones.
 # make test-slow: the slow tests alone; make test-all: every test.
+# make gpu-check: what needs a GPU, with a table at the end; RUN=python3 takes an interpreter that has all packages.
 # PYTHON chooses the interpreter of the virtual environment, VENV its folder.
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ DEMO_OUTPUT := runs/demo
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-slow test-all environment
+.PHONY: demo test test-slow test-all gpu-check environment
 
 environment: $(VENV)/installed
 
@@ -38,3 +39,7 @@ test-slow: $(VENV)/installed-optional
 
 test-all: $(VENV)/installed-optional
 	$(PYTEST)
+
+# Without environment where RUN is given: nothing is installed then.
+gpu-check: $(if $(filter file,$(origin RUN)),environment)
+	$(RUN) -m pytest -m gpu tests/gpu

@@ -87,6 +87,7 @@ _C.SOLVER.AMP = "auto"  # 'auto': bf16 where the GPU has it, else fp16, off on C
 _C.SOLVER.MEMORY_PRECISION = "tf32"  # of the pass over training items (CLIP-Memory, text features), as TEST.PRECISION
 _C.SOLVER.ACCUM_STEPS = 1  # parts of a batch that pass the network one after the other; losses see all of it
 _C.SOLVER.COMPILE = False  # torch.compile for the training pass: same results but for rounding, minutes at the start
+_C.SOLVER.DETERMINISTIC = False  # same seed and machine, same weights bit for bit, on a GPU too; slower there
 _C.SOLVER.LOG_PERIOD = 50  # steps between two log lines of losses
 _C.SOLVER.SAVE_EVERY_STEPS = 0  # last.pth within an epoch too, after every so many steps; 0: after each epoch only
 _C.SOLVER.SELECT_BY = "test"  # best.pth by mAP + Rank-1 on 'test' (as the release) or 'val'; 'last': the last epoch

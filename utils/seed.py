@@ -1,10 +1,18 @@
-"""Random state of a process: one place to set, save and restore it."""
+"""What makes a run repeatable: the random state of a process, and algorithms that give the same bits again."""
 
+import logging
+import os
 import random
 
 import numpy as np
 import torch
 
+from utils.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+# Workspaces with which cuBLAS adds in the same order every time; it reads the variable at the first matrix product.
+_CUBLAS_KEY, _CUBLAS_WORKSPACES = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")
 _STRIDE = 0x9E3779B97F4A7C15  # between the seeds of two ranks; odd, so that all are different
 
 
@@ -14,6 +22,27 @@ def seed_everything(seed: int, rank: int = 0) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def make_deterministic(enabled: bool) -> None:
+    """SOLVER.DETERMINISTIC: with `enabled` one machine computes the same bits from the same numbers, on a GPU too.
+
+    To be called before the first matrix product. An operation without a deterministic form then raises RuntimeError;
+    the network and its losses have none. Raises InputError where the environment forbids it.
+    """
+    if not enabled:
+        torch.use_deterministic_algorithms(False)
+        return
+    workspace = os.environ.setdefault(_CUBLAS_KEY, _CUBLAS_WORKSPACES[0])
+    if workspace not in _CUBLAS_WORKSPACES:
+        raise InputError(
+            f"SOLVER.DETERMINISTIC True: the environment has {_CUBLAS_KEY}='{workspace}', with which cuBLAS may add in "
+            f"any order; unset it, or set {' or '.join(_CUBLAS_WORKSPACES)}"
+        )
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False  # it chooses by time, and algorithms round in their own ways
+    torch.utils.deterministic.fill_uninitialized_memory = False  # takes time, and nothing reads such memory
+    logger.info("deterministic: the same seed gives the same weights on this machine (SOLVER.DETERMINISTIC)")
 
 
 def get_rng_state() -> dict:

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from datasets.tracklet import Tracklet
 from processor.runtime import Runtime
+from utils.environment import PASS_NEEDS_LESS, explain_out_of_memory
 from utils.group_means import GroupMeans
 from utils.progress import progress
 
@@ -46,7 +47,7 @@ def means_of_loader(
     """
     means = GroupMeans(num_tracklets)
     frames = 0
-    with progress(loader, title, "batch") as bar:
+    with explain_out_of_memory(PASS_NEEDS_LESS), progress(loader, title, "batch") as bar:
         for batch in bar:
             if runtime.ranks.told_to_stop_within_pass():
                 return None

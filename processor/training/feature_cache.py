@@ -77,9 +77,12 @@ def describe_code(root: Path = Path(__file__).parents[2]) -> str:
 
 
 def describe_machine(device: torch.device) -> dict[str, str]:
-    """The device, and the versions of the packages that decode and compute: both decide the last digits."""
+    """The device, the versions of the packages that decode and compute, and SOLVER.DETERMINISTIC where it is on: all of
+    them decide the last digits.
+    """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-    return {"device": f"{device.type} {name}"} | {package: version(package) for package in _PACKAGES}
+    algorithms = {"algorithms": "deterministic"} if torch.are_deterministic_algorithms_enabled() else {}
+    return {"device": f"{device.type} {name}"} | algorithms | {package: version(package) for package in _PACKAGES}
 
 
 def cached_features(

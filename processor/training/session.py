@@ -28,12 +28,13 @@ from processor.training.memory import make_memory
 from processor.training.resume import check_continuation, check_same_data, how_to_go_on
 from processor.training.state import RunState, new_run
 from utils.checkpoint import Checkpoint
+from utils.environment import TRAINING_NEEDS_LESS, explain_out_of_memory
 from utils.errors import InputError
 from utils.files import save_text
 from utils.interrupt import deferred_interrupts
 from utils.logger import log_to_file
 from utils.metrics import SCORES
-from utils.seed import seed_everything
+from utils.seed import make_deterministic, seed_everything
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ def train_one(cfg: CfgNode, resume: bool | str, discard: Path | None) -> None:
     check_ranks(experiment)
     splits = experiment.splits
     seed_everything(cfg.SOLVER.SEED)
+    make_deterministic(cfg.SOLVER.DETERMINISTIC)
     train_loader = build_train_loader(cfg, splits, ranks.share(cfg.SOLVER.IMS_PER_BATCH))
     logger.info(
         "%d training items (%s), %d batches of %d in the first epoch",
@@ -166,15 +168,18 @@ def _fit(experiment: Experiment, run: RunState, loader: torch.utils.data.DataLoa
     """Per epoch: train, step the schedule, save, test."""
     cfg = experiment.cfg
     criterion = build_criterion(cfg)
+    parts = experiment.runtime.ranks.size * cfg.SOLVER.ACCUM_STEPS
+    frames = cfg.SOLVER.IMS_PER_BATCH * cfg.INPUT.SEQ_LEN // parts  # that pass the network at a time
     if _test_is_due(cfg, run):  # the epoch that a continued run ended with
         _test_epoch(experiment, run)
     for epoch in range(run.epoch, cfg.SOLVER.MAX_EPOCHS):
         loader.batch_sampler.set_epoch(epoch, run.step)
         lr = cfg.SOLVER.BASE_LR * run.lr_schedule.lr_lambdas[0](epoch)
-        means = train_one_epoch(
-            run, criterion, loader, experiment.runtime, lr, cfg.SOLVER.LOG_PERIOD, cfg.SOLVER.ACCUM_STEPS,
-            cfg.SOLVER.IMS_PER_BATCH, partial(run.save, experiment, files.LAST), cfg.SOLVER.SAVE_EVERY_STEPS,
-        )  # fmt: skip
+        with explain_out_of_memory(TRAINING_NEEDS_LESS, frames):
+            means = train_one_epoch(
+                run, criterion, loader, experiment.runtime, lr, cfg.SOLVER.LOG_PERIOD, cfg.SOLVER.ACCUM_STEPS,
+                cfg.SOLVER.IMS_PER_BATCH, partial(run.save, experiment, files.LAST), cfg.SOLVER.SAVE_EVERY_STEPS,
+            )  # fmt: skip
         run.lr_schedule.step()
         run.epoch = epoch + 1
         row = {"epoch": run.epoch, "lr": lr, "seconds": round(means["seconds"], 2)}  # the scores follow after a test
