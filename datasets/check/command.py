@@ -41,6 +41,7 @@ from datasets.check.report import (
     odd_shapes,
     other_counts,
     problem_lines,
+    remark_notes,
     short_identities,
     table,
     unused_note,
@@ -116,6 +117,7 @@ def _check(cfg: CfgNode, arguments: argparse.Namespace) -> int:
         *row_notes(remaining),
         *short_identities(first_kept, items.cut(first_kept.train), cfg.DATALOADER.NUM_INSTANCE),
         *odd_shapes(root, frames_to_check(kept.values(), several), opened),
+        *remark_notes(root, frames_to_check(kept.values(), several), opened),
         *unused_note(root, unused),
         *exclusion_notes(list(splits.values()), faults, exclusions, several),
     ]

@@ -12,7 +12,6 @@ import zlib
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from hashlib import blake2b
-from io import BytesIO
 from operator import itemgetter
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +19,7 @@ from typing import BinaryIO
 import lmdb
 
 from datasets.frames.reader import FILES, FrameSource
+from datasets.regular import check_regular
 from datasets.tracklet import below
 from utils.errors import InputError, MissingFileError
 
@@ -75,10 +75,6 @@ class FrameStore:
         if content is None:
             raise self._fault(f"holds frame {name} with altered bytes")
         return content
-
-    def open(self, path: str) -> BinaryIO:
-        """The same bytes as a file."""
-        return BytesIO(self.content(path))
 
     def frames(self) -> Iterator[tuple[bytes, memoryview | None]]:
         """(key, bytes) of each frame in the order of the keys; None for bytes that were altered."""
@@ -213,5 +209,5 @@ def _index_hash(file: BinaryIO) -> bytes:
 
 
 def _state(path: str) -> tuple[int, int]:
-    state = os.stat(path)
+    state = check_regular(path)
     return state.st_size, state.st_mtime_ns

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from datasets.own.crops import Box, Cut, Cutter, crop_name, crop_path, cut_crops, cut_pictures
 from datasets.own.names import SPLITS, NamedTracklet, number_tracklets
 from datasets.own.video import cut_videos
+from datasets.regular import read_regular
 from datasets.tracklet import DataSet, Fault, OnFault, RawSplits, raise_or_warn
 from utils.errors import InputError, MissingFileError, printable
 
@@ -94,7 +95,7 @@ def parse_video(root: str | Path, on_fault: OnFault = raise_or_warn, cache_dir: 
 def _read_table(root: Path, columns: tuple[str, ...]) -> _Table:
     path = _find_table(root, columns)
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
         text = content.decode("utf-8-sig")
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror})") from None
@@ -114,7 +115,8 @@ def _find_table(root: Path, columns: tuple[str, ...]) -> Path:
         return root
     expected = f"expected is a CSV file with the columns {_described(columns)}, or a folder with one"
     if not os.path.isdir(root):
-        raise MissingFileError(f"DATASETS.ROOT_DIR {root} does not exist; {expected}")
+        state = "is neither a file nor a folder" if os.path.exists(root) else "does not exist"
+        raise MissingFileError(f"DATASETS.ROOT_DIR {root} {state}; {expected}")
     try:
         names = sorted(name for name in os.listdir(root) if name.lower().endswith(".csv") and not name.startswith("."))
     except OSError as error:

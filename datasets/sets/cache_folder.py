@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from datasets.regular import read_regular
 from utils.errors import InputError
 
 RECORD = "record.json"  # in every cache folder: the sizes of its files, and what the writer of the folder adds
@@ -38,7 +39,7 @@ def write_record(folder: Path, names: Iterable[str], **more: Any) -> None:
 def read_record(folder: Path) -> dict[str, Any] | None:
     """The record; None when it cannot be read, or when one of its files is missing or has another size."""
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = json.loads(read_regular(folder / RECORD))
         whole = all(_has_size(os.path.join(folder, name), size) for name, size in record["files"].items())
     except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
         return None

@@ -1,13 +1,13 @@
 """Numbers out of MATLAB 7.3 files, which are HDF5 (LS-VID); whole numbers and rows of queries (MARS, LS-VID)."""
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import h5py
 import numpy as np
 
+from datasets.regular import check_regular
 from datasets.sets.matlab5 import MOST_VALUES
 from datasets.tracklet import Tracklet
 from utils.errors import InputError
@@ -19,8 +19,9 @@ _BEST_COMPRESSION = 1_032  # bytes that one byte of a zlib stream stands for at 
 def read_matlab73(path: Path, dataset: str) -> np.ndarray:
     """The values of a row or column `dataset` of a MATLAB 7.3 file, in one dimension; raises InputError."""
     try:
+        size = check_regular(path).st_size
         with path.open("rb") as file:
-            start, size = file.read(10), os.fstat(file.fileno()).st_size
+            start = file.read(10)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror})") from None
     if not h5py.is_hdf5(path):

@@ -151,7 +151,7 @@ FAULTY_ROWS = [
     ("train,p,c,t,pics/1.png,40,0,4,4", "1.png is 40x30 pixels; the box 40,0,4,4 (x,y,w,h) lies outside"),
     ("train,p,c,t,pics/1.png,0,30,4,4", "1.png is 40x30 pixels; the box 0,30,4,4 (x,y,w,h) lies outside"),
     ("train,p,c,t,pics/9.png,0,0,4,4", "pics/9.png does not exist"),
-    ("train,p,c,t,pics,0,0,4,4", "pics is not a file"),
+    ("train,p,c,t,pics,0,0,4,4", "pics cannot be opened (Is a directory)"),
     ("train,p,c,t,pics/broken.png,0,0,4,4", "pics/broken.png cannot be decoded as a picture"),
     ("train,p,c,t,pics/short.png,0,0,4,4", "pics/short.png cannot be decoded as a picture"),
 ]  # fmt: skip

@@ -132,7 +132,7 @@ FAULTY_ROWS = [
     ("train,p,c,t,cam1/a.mkv,5,64,0,5,4", "a.mkv frame 5 is 64x48 pixels; the box 64,0,5,4 (x,y,w,h) lies outside"),
     ("train,p,c,t,cam1/a.mkv,20,0,0,4,4", "a.mkv has 20 frames, but none of number 20 (the first is 0)"),
     ("train,p,c,u,cam1/none.mkv,5,0,0,4,4", "cam1/none.mkv does not exist"),
-    ("train,p,c,u,cam1,5,0,0,4,4", "cam1 is not a file"),
+    ("train,p,c,u,cam1,5,0,0,4,4", "cam1 cannot be opened (Is a directory)"),
     ("train,p,c,u,cam1/text.avi,5,0,0,4,4", "cam1/text.avi cannot be decoded as a video from frame 0"),
     ("train,p,c,u,cam1/empty.avi,5,0,0,4,4", "cam1/empty.avi cannot be decoded as a video from frame 0"),
     ("train,p,c,u,cam1/sound.wav,5,0,0,4,4", "cam1/sound.wav cannot be decoded as a video from frame 0 (the first is 0)"
