@@ -14,8 +14,8 @@ from utils.errors import InputError, MissingFileError
 # Keys that may differ between a run and its continuation: they change nothing that has been computed. Data folder
 # and exclusion list may change, because the training items themselves are compared.
 _FREE = (
-    "DATALOADER.NUM_WORKERS", "DATASETS.CACHE_DIR", "DATASETS.EXCLUDE", "DATASETS.PACK", "DATASETS.ROOT_DIR",
-    "MODEL.GRAD_CHECKPOINT", "MODEL.PRETRAIN_PATH", "OUTPUT_DIR", "SOLVER.ACCUM_STEPS",
+    "DATALOADER.NUM_WORKERS", "DATASETS.CACHE_DIR", "DATASETS.EXCLUDE", "DATASETS.OUTSIDE", "DATASETS.PACK",
+    "DATASETS.ROOT_DIR", "MODEL.GRAD_CHECKPOINT", "MODEL.PRETRAIN_PATH", "OUTPUT_DIR", "SOLVER.ACCUM_STEPS",
     "SOLVER.AMP", "SOLVER.COMPILE", "SOLVER.EVAL_PERIOD", "SOLVER.LOG_PERIOD", "SOLVER.MAX_EPOCHS", "TEST.CAMERA_PAIRS",
     "TEST.CONTACT_SHEET", "TEST.DATASETS", "TEST.FRAMES_PER_BATCH", "TEST.SAMPLING", "TEST.SAVE_", "TEST.UNTRAINED",
     "TEST.WEIGHT",
