@@ -124,7 +124,6 @@ def frame_key(name: str) -> bytes:
 
 def write_store(path: Path, frames: Iterable[tuple[str, bytes]]) -> None:
     """Write (name, bytes) of frames, sorted by `frame_key`, to a new file; raises OSError when it cannot be written."""
-    path.unlink(missing_ok=True)  # of a run that was killed
     count, digest = 0, blake2b(digest_size=16)
     try:
         with lmdb.open(str(path), subdir=False, lock=False, sync=False, map_size=_STEP) as env:

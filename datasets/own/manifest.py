@@ -86,9 +86,9 @@ def parse_manifest(
 
     `root` is the file, or a folder with one CSV file or a manifest.csv. A frame is a picture, named by its path from
     the file's folder; the rows of a tracklet are in temporal order. With boxes the crops are cut into `cache_dir` ('':
-    the default one) and read from there. A path out of that folder is wrong unless `outside` is 'allow'. Rows that are wrong go to `on_fault`, by default an InputError naming file
-    and row, and are left out. Raises MissingFileError when there is no such file, InputError when it is no CSV file in
-    UTF-8, lacks columns or has no rows.
+    the default one) and read from there. A path out of that folder is wrong unless `outside` is 'allow'. Rows that are
+    wrong go to `on_fault`, by default an InputError naming file and row, and are left out. Raises MissingFileError when
+    there is no such file, InputError when it is no CSV file in UTF-8, lacks columns or has no rows.
     """
     table = _read_table(Path(root), _PICTURES, outside)
     rows = _consistent_rows(table, on_fault)
