@@ -18,6 +18,7 @@ from configs import load_cfg
 from configs.command import CommandParser, run_command, say
 from datasets.build import check_split_key, configured_splits, official_name, split_numbers
 from datasets.frames import FILES, FrameStore, frame_key, write_store
+from datasets.regular import expanded
 from datasets.sets.cache_folder import workshop
 from datasets.tracklet import below
 from utils.errors import InputError
@@ -40,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     about = "Write all frames of a data set into one file."
     parser = CommandParser(about, prog="python -m datasets.pack")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file, for DATASETS.PACK")
+    parser.add_argument("--out", type=expanded, required=True, metavar="FILE", help="the file, for DATASETS.PACK")
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--overwrite", action="store_true", help="replace FILE where it exists")
     choice.add_argument("--check", action="store_true", help="compare FILE with the data set's folder instead")

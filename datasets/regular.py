@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+from pathlib import Path
 
 MOST_BYTES = 2**30  # of a list or a frame: more than any has, and few enough for any memory
 # Only Windows has the first, and it lacks the others. Without waiting a pipe without a writer is opened too.
@@ -44,6 +45,11 @@ def check_regular(path: str | os.PathLike) -> os.stat_result:
     status = os.stat(path)
     _check_kind(status.st_mode)
     return status
+
+
+def expanded(path: str) -> Path:
+    """The path of a command's option, a leading ~ being the home folder, as in the keys of the config."""
+    return Path(os.path.expanduser(path))
 
 
 def _check_kind(mode: int) -> None:
