@@ -1,9 +1,12 @@
 """Pictures of any mode as 8-bit RGB."""
 
+import warnings
+
 import numpy as np
 from PIL import Image
 
 MOST_PIXELS = 64_000_000  # of a picture or a frame of a video: more than a camera's, and 192 MB once it is decoded
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # it begins above MOST_PIXELS, which is an error
 _DEEP = ("I;16", "I;16L", "I;16B", "I;16N")  # 16-bit grey, which Pillow's own conversion clips at 255
 
 

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import platform
+import re
 import secrets
 import shutil
 import stat
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 RECORD = "record.json"  # in every cache folder: the sizes of its files, and what the writer of the folder adds
 _LOCK = ".tf-clip-writer"  # in every temporary folder: locked by its writer, it names the system that this one runs on
+_WITHOUT_LOCK = re.compile(r"-([0-9a-f]{12}|[0-9a-f]{16})\.[0-9a-f]{8}\.tmp$")
 _OLD = 7 * 24 * 3600  # seconds; no folder takes a week to write
 
 
@@ -127,6 +129,10 @@ def _remove_abandoned(folder: Path) -> None:
         with open(folder / _LOCK, "r+", encoding="utf-8") as lock:
             if _is_abandoned(lock):
                 logger.info("%s is deleted: the process that wrote it was ended", folder)
+                shutil.rmtree(folder, ignore_errors=True)
+    except FileNotFoundError:  # of a version without locks, or of a writer that was killed at once
+        with suppress(OSError):
+            if _WITHOUT_LOCK.search(folder.name) and time.time() - folder.stat().st_mtime > _OLD:
                 shutil.rmtree(folder, ignore_errors=True)
     except (OSError, ValueError):  # no folder of ours
         pass

@@ -147,6 +147,11 @@ def test_folders_of_other_machines_are_deleted_when_they_are_old_and_foreign_one
     gone = [leave(tmp_path, here, 0), leave(tmp_path, "another machine", 8)]
     kept = [leave(tmp_path, "another machine", 6), tmp_path / "mine.01234567.tmp", tmp_path / "notes.tmp"]
     kept[1].mkdir()
+    for path, days in ((tmp_path / f"list-{'0' * 16}.01234567.tmp", 8), (tmp_path / f"s-{'0' * 12}.01234567.tmp", 6)):
+        path.mkdir()  # as an earlier version left it
+        (gone if days > 7 else kept).append(path)
+        os.utime(path, (time.time() - days * 24 * 3600,) * 2)
+    os.utime(kept[1], (0, 0))
     kept[2].write_text("mine")
     with workshop(tmp_path / "x") as aside:
         assert not any(path.exists() for path in gone) and all(path.exists() for path in kept)
