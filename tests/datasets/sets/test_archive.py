@@ -212,3 +212,8 @@ def test_too_many_members_are_refused(tmp_path, monkeypatch):
     path = write_tar(tmp_path / "s.tar", extra=[member("set/e.png")])
     refused(path, tmp_path / "cache", "it has more than 3 members")
     assert unpack_tar(write_tar(path), tmp_path / "cache", is_image)
+
+
+def test_a_member_that_only_claims_to_be_huge_is_refused_before_it_is_skipped(tmp_path):
+    path = write_tar(tmp_path / "s.tar.gz", extra=[member("flow.bin", size=2**40)], mode="w:gz")
+    refused(path, tmp_path / "cache", "it grows to more than")
