@@ -23,6 +23,7 @@ _CHOICES = {
     "INPUT.RE_MODE": ("colour", "pixel"),
     "DATASETS.SPLIT": (*"0123456789", "all"),
     "DATASETS.TRAIN_HALF": ("last", "first"),
+    "DATASETS.OUTSIDE": ("refuse", "allow"),
     "SOLVER.SELECT_BY": ("test", "val", "last"),
     "SOLVER.AMP": ("auto", "bf16", "fp16", "off"),
     "SOLVER.MEMORY_PRECISION": ("tf32", "float32", "bf16", "fp16"),

@@ -60,6 +60,7 @@ _C.DATASETS.TRAIN_HALF = "last"  # iLIDS-VID: half of a split to train on: 'last
 _C.DATASETS.TRAIN_ITEMS = "auto"  # 'tracklets', 'chunks LENGTH', 'windows LENGTH STEP' (frames); 'auto': as the authors
 _C.DATASETS.EXCLUDE = ""  # file of frames to leave out, as datasets.check --fix-list writes it
 _C.DATASETS.PACK = ""  # one LMDB file with all frames, by datasets.pack; empty: frames are read from their files
+_C.DATASETS.OUTSIDE = "refuse"  # rows of manifest and video that name files outside of the CSV's folder: or 'allow'
 _C.DATASETS.VAL_FRACTION = 0.1  # share of training identities held out when SOLVER.SELECT_BY is 'val'
 _C.DATASETS.CACHE_DIR = ""  # unpacked archives, crops, features of the memory pass; empty: OUTPUT_DIR/cache
 

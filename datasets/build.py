@@ -41,8 +41,9 @@ def load_splits(
     always whole. `exclude` is a list of frames to leave out (see datasets.exclusion). With a `val_fraction` above 0,
     that share of the training identities, drawn by `seed`, becomes the validation part of a set that has none of its
     own. The other options belong to single sets: `split` and `train_half` of iLIDS-VID, `validation` of LS-VID,
-    `cache_dir` where something has to be unpacked or cropped. Raises InputError (a ValueError) for an unknown name or
-    option or a broken list, MissingFileError (a FileNotFoundError) for a missing one.
+    `cache_dir` where something has to be unpacked or cropped, `outside` of lists of the user's own. Raises InputError
+    (a ValueError) for an unknown name or option or a broken list, MissingFileError (a FileNotFoundError) for a missing
+    one.
     """
     items = items_of(find_dataset(name), train_items)
     exclusions = read_exclusions(exclude)
@@ -150,6 +151,7 @@ def dataset_options(cfg: CfgNode, name: str) -> dict[str, Any]:
         "train_half": cfg.DATASETS.TRAIN_HALF,
         "validation": True,
         "cache_dir": cache_dir(cfg),
+        "outside": cfg.DATASETS.OUTSIDE,
     }
     return {option: value for option, value in values.items() if option in find_dataset(name).options}
 

@@ -5,10 +5,12 @@ frame a path below the data set's folder.
 """
 
 import csv
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from datasets.regular import read_regular
 from datasets.tracklet import Fault, OnFault, RawSplits, Tracklet, below, raise_or_warn
 from utils.errors import InputError, MissingFileError
 from utils.files import save_csv
@@ -84,13 +86,14 @@ def read_exclusions(path: str) -> Exclusions:
     """The list at `path`, an empty text meaning none; raises MissingFileError / InputError naming file and row."""
     if not path:
         return Exclusions()
-    if not Path(path).is_file():
-        raise MissingFileError(f"DATASETS.EXCLUDE {path} does not exist; datasets.check --fix-list writes such a file")
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"DATASETS.EXCLUDE {path} cannot be read as a CSV file ({error})") from None
+        rows = read_rows(path)
+    except (FileNotFoundError, NotADirectoryError):
+        line = f"DATASETS.EXCLUDE {path} does not exist; datasets.check --fix-list writes such a file"
+        raise MissingFileError(line) from None
+    except (OSError, ValueError, csv.Error) as error:  # ValueError: no UTF-8, or a zero byte in the path
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"DATASETS.EXCLUDE {path} cannot be read as a CSV file ({reason})") from None
     if not rows or rows[0][:2] != _COLUMNS[:2]:
         raise InputError(f"DATASETS.EXCLUDE {path} needs the columns {','.join(_COLUMNS)} in its first row")
     entries = []
@@ -100,6 +103,11 @@ def read_exclusions(path: str) -> Exclusions:
             raise InputError(f"DATASETS.EXCLUDE {path} row {number}: expected {expected}, found {','.join(row)!r}")
         entries.append((row[0], row[1]))
     return Exclusions(entries)
+
+
+def read_rows(path: str) -> list[list[str]]:
+    """The cells of a CSV file, the header first; raises OSError, ValueError or csv.Error for what is none."""
+    return list(csv.reader(io.StringIO(read_regular(path).decode("utf-8-sig"), newline="")))
 
 
 def write_exclusions(path: Path, rows: Iterable[tuple[str, str, str]]) -> None:

@@ -18,9 +18,10 @@ from configs import load_cfg
 from configs.command import CommandParser, run_command, say
 from datasets.build import check_split_key, configured_splits, official_name, split_numbers
 from datasets.frames import FILES, FrameStore, frame_key, write_store
+from datasets.regular import expanded
+from datasets.sets.cache_folder import workshop
 from datasets.tracklet import below
 from utils.errors import InputError
-from utils.files import write_atomically
 from utils.progress import progress
 
 _SHOWN = 10  # differences that are named
@@ -40,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     about = "Write all frames of a data set into one file."
     parser = CommandParser(about, prog="python -m datasets.pack")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file, for DATASETS.PACK")
+    parser.add_argument("--out", type=expanded, required=True, metavar="FILE", help="the file, for DATASETS.PACK")
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--overwrite", action="store_true", help="replace FILE where it exists")
     choice.add_argument("--check", action="store_true", help="compare FILE with the data set's folder instead")
@@ -54,8 +55,13 @@ def _pack(cfg: CfgNode, out: Path, overwrite: bool) -> int:
     if out.exists() and not overwrite:
         raise InputError(f"--out {out} exists; choose another name, or replace it with --overwrite")
     root, names = _frames(cfg)
-    with progress(names, "packing", "frame") as bar:  # closes the bar also when a frame cannot be read
-        write_atomically(out, lambda temporary: write_store(temporary, (_frame(root, name) for name in bar)))
+    try:
+        # The bar is closed also when a frame cannot be read.
+        with workshop(out) as aside, progress(names, "packing", "frame") as bar:
+            write_store(aside / out.name, (_frame(root, name) for name in bar))
+            os.replace(aside / out.name, out)
+    except OSError as error:
+        raise InputError(f"{out} cannot be written ({error.strerror or error})") from None
     store = FrameStore(str(out))
     packed = f"{len(store):,} frames of {official_name(cfg.DATASETS.NAMES)} in {root}"
     say([f"{out}: {packed}, {out.stat().st_size / 2**20:,.1f} MiB, digest {store.digest}"])
@@ -70,7 +76,7 @@ def _read(root: str, name: str, may_be_gone: bool = False) -> bytes | None:
     except (OSError, ValueError) as error:
         if may_be_gone and isinstance(error, FileNotFoundError):
             return None
-        # Not a MissingFileError: write_atomically would take that OSError for a fault of the file it writes.
+        # Not a MissingFileError: that OSError would be taken for a fault of the pack.
         raise InputError(f"frame {path} cannot be read ({getattr(error, 'strerror', None) or error})") from None
 
 

@@ -1,5 +1,6 @@
 """All data sets by name; a new one is a file that holds its `DataSet` record, and a line here."""
 
+import os
 import re
 from collections.abc import Sequence
 
@@ -47,7 +48,7 @@ def parse_dataset_list(entries: Sequence[str]) -> list[tuple[str, str]]:
     for entry in entries:
         name, root = entry.split(":", 1)
         try:
-            pairs.append((official_name(name.strip()), root.strip()))
+            pairs.append((official_name(name.strip()), os.path.expanduser(root.strip())))
         except InputError as error:
             raise InputError(f"TEST.DATASETS '{entry}': {error.line.removeprefix('DATASETS.NAMES ')}") from None
     return pairs

@@ -9,7 +9,6 @@ import argparse
 import os
 import time
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from yacs.config import CfgNode
 
@@ -41,6 +40,7 @@ from datasets.check.report import (
     odd_shapes,
     other_counts,
     problem_lines,
+    remark_notes,
     short_identities,
     table,
     unused_note,
@@ -49,6 +49,7 @@ from datasets.exclusion import Exclusions, read_exclusions
 from datasets.frames import OpenedFrame, open_frames
 from datasets.items import TrainItems
 from datasets.registry import find_dataset
+from datasets.regular import expanded
 from datasets.tracklet import DataSet, Fault, RawSplits
 from utils.errors import InputError
 
@@ -68,9 +69,8 @@ def main(argv: Sequence[str]) -> int:
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     about = "Open every list and every frame of a data set."
     parser = CommandParser(about, prog="python -m datasets.check")
-    parser.add_argument(
-        "--fix-list", "--fix_list", type=Path, metavar="FILE", help="write frames to leave out, for DATASETS.EXCLUDE"
-    )
+    about = "write frames to leave out, for DATASETS.EXCLUDE"
+    parser.add_argument("--fix-list", "--fix_list", type=expanded, metavar="FILE", help=about)
     parser.add_argument("--all", action="store_true", help="name every problem, not the first ten of a kind")
     return parser.parse(argv)
 
@@ -116,6 +116,7 @@ def _check(cfg: CfgNode, arguments: argparse.Namespace) -> int:
         *row_notes(remaining),
         *short_identities(first_kept, items.cut(first_kept.train), cfg.DATALOADER.NUM_INSTANCE),
         *odd_shapes(root, frames_to_check(kept.values(), several), opened),
+        *remark_notes(root, frames_to_check(kept.values(), several), opened),
         *unused_note(root, unused),
         *exclusion_notes(list(splits.values()), faults, exclusions, several),
     ]

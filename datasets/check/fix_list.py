@@ -1,13 +1,12 @@
 """The list of frames to leave out (--fix-list) with which the next check finds nothing more to leave out."""
 
-import csv
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from datasets.check.base import Problem
-from datasets.exclusion import Exclusions, read_exclusions, write_exclusions
+from datasets.exclusion import Exclusions, read_exclusions, read_rows, write_exclusions
 from utils.errors import InputError, MissingFileError
 
 
@@ -37,8 +36,7 @@ def earlier_reasons(path: str) -> dict[tuple[str, str], str]:
     """(split, frame) -> reason, for the rows of a list that `read_exclusions` accepts; an empty path has no rows."""
     if not path:
         return {}
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.reader(file))[1:]
+    rows = read_rows(path)[1:]
     return {(row[0], row[1]): row[2] if len(row) > 2 and row[2] else "left out before" for row in rows}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from datasets.check.base import Frames, Problem, counted, first_of, split_frames, split_tracklets
 from datasets.check.frames import odd_frames
 from datasets.exclusion import Exclusions
-from datasets.frames import OpenedFrame
+from datasets.frames import REMARKS, OpenedFrame
 from datasets.tracklet import Fault, RawSplits, Tracklet, below, count_tracklets
 
 _SHOWN = 10  # problems of a kind that are listed unless --all is given
@@ -56,6 +56,17 @@ def odd_shapes(root: str, frames: Frames, opened: Mapping[str, OpenedFrame]) -> 
         f"(a problem above 1 %): {first_of([below(root, path) for path in odd], _NAMES)}"
         for split, odd in odd_frames(frames, opened, tolerated=True).items()
     ]
+
+
+def remark_notes(root: str, frames: Frames, opened: Mapping[str, OpenedFrame]) -> list[str]:
+    """A note for each kind of frames that training shows otherwise than other programs do."""
+    paths = list(dict.fromkeys(path for paths in frames.values() for path in paths))
+    notes = []
+    for remark in REMARKS:
+        found = [below(root, path) for path in paths if remark in opened[path].remarks]
+        if found:
+            notes.append(f"{len(found):,} of {counted(len(paths), 'frame')} {remark}: {first_of(found, 1)}")
+    return notes
 
 
 def unused_note(root: str, unused: Sequence[str]) -> list[str]:

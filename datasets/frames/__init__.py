@@ -1,6 +1,9 @@
 """Single frames: where their bytes come from, and how they are decoded."""
 
+from datasets.frames.modes import MOST_PIXELS as MOST_PIXELS
+from datasets.frames.modes import check_size as check_size
 from datasets.frames.modes import to_rgb as to_rgb
+from datasets.frames.probe import REMARKS as REMARKS
 from datasets.frames.probe import OpenedFrame as OpenedFrame
 from datasets.frames.probe import open_frames as open_frames
 from datasets.frames.reader import FILES as FILES

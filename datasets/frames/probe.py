@@ -3,7 +3,7 @@
 import multiprocessing
 import signal
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
@@ -12,14 +12,21 @@ from io import BytesIO
 from itertools import chain
 from typing import NamedTuple
 
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from datasets.frames.modes import to_rgb
+from datasets.regular import read_regular
 from utils.errors import InputError
 from utils.interrupt import check_interrupt, deferred_interrupts
 from utils.progress import progress
 
 _FILES_PER_JOB = 64
+# Remarks on a sound file, as they follow `2 of 300 frames`.
+TURNED = "name an EXIF orientation, which no reader obeys: training sees the stored pixels"
+CMYK = "are CMYK and are converted to RGB without their colour profile"
+DEEP = "have 16 bits per colour, of which 8 are used"
+SEVERAL = "hold several pictures, of which the first is used"
+REMARKS = (TURNED, CMYK, DEEP, SEVERAL)
 
 
 class OpenedFrame(NamedTuple):
@@ -30,6 +37,7 @@ class OpenedFrame(NamedTuple):
     digest: bytes = b""  # of the file's bytes; empty for a faulty one
     width: int = 0  # pixels
     height: int = 0  # pixels
+    remarks: tuple[str, ...] = ()  # of REMARKS
 
 
 def open_frames(paths: Sequence[str], processes: int) -> dict[str, OpenedFrame]:
@@ -83,8 +91,7 @@ def _open_all(paths: Iterable[str]) -> list[OpenedFrame]:
 def open_frame(path: str) -> OpenedFrame:
     """Read one file and decode it to its last pixel, as a run does."""
     try:
-        with open(path, "rb") as file:
-            content = file.read()
+        content = read_regular(path)
     except (FileNotFoundError, NotADirectoryError):
         return OpenedFrame("does not exist", missing=True)
     except OSError as error:
@@ -95,14 +102,33 @@ def open_frame(path: str) -> OpenedFrame:
         return OpenedFrame("holds no byte")
     try:
         with Image.open(BytesIO(content)) as image:
-            image.load()
-            to_rgb(image)
-            width, height = image.size
+            deep = ";16" in str(image.tile)  # also 16 bits per colour, which Pillow opens as 8; gone once decoded
+            width, height = to_rgb(image).size
+            remarks = _remarks(image, deep)
     except UnidentifiedImageError:
         return OpenedFrame("is no image")
     except Exception as error:  # Pillow raises many kinds for broken files
         return OpenedFrame(f"cannot be decoded ({_one_line(error)})")
-    return OpenedFrame("", False, blake2b(content, digest_size=16).digest(), width, height)
+    return OpenedFrame("", False, blake2b(content, digest_size=16).digest(), width, height, remarks)
+
+
+def _remarks(image: Image.Image, deep: bool) -> tuple[str, ...]:
+    """What training does not show as other programs do, of a decoded picture with more than 8 bits if it is `deep`."""
+    found = {
+        TURNED: lambda: image.getexif().get(ExifTags.Base.Orientation, 1) != 1,  # of TIFF, which Pillow turns, gone
+        CMYK: lambda: image.mode == "CMYK",
+        DEEP: lambda: deep,
+        SEVERAL: lambda: getattr(image, "is_animated", False),
+    }
+    return tuple(remark for remark, holds in found.items() if _holds(holds))
+
+
+def _holds(condition: Callable[[], bool]) -> bool:
+    """Whether it holds; it does not where Pillow cannot tell, because a run reads only the picture itself."""
+    try:
+        return bool(condition())
+    except Exception:  # Pillow raises many kinds for broken metadata
+        return False
 
 
 def _one_line(error: Exception) -> str:

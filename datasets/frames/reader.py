@@ -5,11 +5,9 @@ pixel is Pillow's. Pillow decodes what libjpeg-turbo cannot. Frames of another s
 Pillow where a recipe asks for its bicubic filter. H, W = pixels.
 """
 
-import errno
-import math
-import os
 from collections.abc import Sequence
-from typing import BinaryIO, Protocol
+from io import BytesIO
+from typing import Protocol
 
 import numpy as np
 import simplejpeg
@@ -19,11 +17,11 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from datasets.frames.modes import to_rgb
-from utils.errors import InputError, MissingFileError
+from datasets.frames.modes import MOST_PIXELS, to_rgb
+from datasets.regular import read_regular
+from utils.errors import InputError, MissingFileError, printable
 
 _JPEG = b"\xff\xd8"  # how every JPEG begins
-_BINARY = getattr(os, "O_BINARY", 0)  # only Windows has it
 _COLOURS = ("YCbCr", "Gray")  # CMYK is turned into RGB in another way than Pillow does
 
 
@@ -33,31 +31,13 @@ class FrameSource(Protocol):
     def content(self, path: str) -> bytes | memoryview:
         """The bytes of the image that the data set names `path`; raises OSError, ValueError or InputError."""
 
-    def open(self, path: str) -> str | BinaryIO:
-        """What Pillow opens to read the same image."""
-
 
 class FrameFiles:
     """Frames in files of their own."""
 
     def content(self, path: str) -> bytes:
         """The bytes of the file."""
-        file = os.open(path, os.O_RDONLY | _BINARY)  # half the time that a file object takes
-        try:
-            size = os.fstat(file).st_size
-            content = os.read(file, size)
-            while len(content) < size:  # network file systems may give less than was asked for
-                more = os.read(file, size - len(content))
-                if not more:
-                    raise OSError(errno.EIO, f"it ended after {len(content)} of {size} bytes")
-                content += more
-            return content
-        finally:
-            os.close(file)
-
-    def open(self, path: str) -> str:
-        """The path itself."""
-        return path
+        return read_regular(path)
 
 
 FILES = FrameFiles()
@@ -88,11 +68,12 @@ def read_into(frame_HW3: NDArray[np.uint8], path: str, source: FrameSource, inte
 
     `interpolation` is 'bilinear' or 'bicubic'.
     """
-    pixels = _decode_jpeg(frame_HW3, path, source)
+    content = _content(path, source)
+    pixels = _decode_jpeg(frame_HW3, content)
     if pixels is not None and pixels.shape == frame_HW3.shape:
         return  # it was decoded in place
     if pixels is None:
-        pixels = _decode_with_pillow(path, source)
+        pixels = _decode_with_pillow(path, content)
     if pixels.shape == frame_HW3.shape:
         frame_HW3[...] = pixels
     elif interpolation == "bicubic":
@@ -119,33 +100,40 @@ def resize_bicubic(pixels_HW3: NDArray[np.uint8], size: Sequence[int]) -> NDArra
     return np.asarray(Image.fromarray(pixels_HW3).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def _decode_jpeg(frame_HW3: NDArray[np.uint8], path: str, source: FrameSource) -> NDArray[np.uint8] | None:
-    """The pixels of a sound JPEG, in `frame_HW3` itself where they fit; None for what Pillow has to decode."""
+def _content(path: str, source: FrameSource) -> bytes | memoryview:
+    """The bytes of an image; raises MissingFileError / InputError naming the file."""
     try:
-        content = source.content(path)
-        if content[:2] != _JPEG:
-            return None
+        return source.content(path)
+    except InputError:
+        raise
+    except FileNotFoundError:
+        advice = "if the data were moved, mend DATASETS.ROOT_DIR; a training goes on with --resume"
+        raise MissingFileError(f"frame {printable(path)} does not exist; {advice}") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"frame {printable(path)} cannot be opened ({reason})") from None
+
+
+def _decode_jpeg(frame_HW3: NDArray[np.uint8], content: bytes | memoryview) -> NDArray[np.uint8] | None:
+    """The pixels of a sound JPEG, in `frame_HW3` itself where they fit; None for what Pillow has to decode."""
+    if content[:2] != _JPEG:
+        return None
+    try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
-        if colours not in _COLOURS or height * width > (Image.MAX_IMAGE_PIXELS or math.inf):
+        if colours not in _COLOURS or height * width > MOST_PIXELS:
             return None
         buffer = frame_HW3 if (height, width) == frame_HW3.shape[:2] else None
         return simplejpeg.decode_jpeg(content, "RGB", fastdct=False, fastupsample=False, buffer=buffer)
-    except InputError:
-        raise
-    except (OSError, ValueError):  # Pillow says what is wrong
+    except ValueError:  # Pillow says what is wrong
         return None
 
 
-def _decode_with_pillow(path: str, source: FrameSource) -> NDArray[np.uint8]:
-    """The pixels of any image as RGB (H, W, 3); raises MissingFileError / InputError naming the file."""
+def _decode_with_pillow(path: str, content: bytes | memoryview) -> NDArray[np.uint8]:
+    """The pixels of any image as RGB (H, W, 3); raises InputError naming the file."""
     try:
-        with Image.open(source.open(path)) as image:
+        with Image.open(BytesIO(content)) as image:
             return np.array(to_rgb(image))
-    except FileNotFoundError:
-        raise MissingFileError(f"frame {path} does not exist") from None
     except UnidentifiedImageError:
-        raise InputError(f"frame {path} cannot be decoded (it is no image); restore the file") from None
-    except (PermissionError, IsADirectoryError) as error:
-        raise InputError(f"frame {path} cannot be opened ({error.strerror})") from None
+        raise InputError(f"frame {printable(path)} cannot be decoded (it is no image); restore the file") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's, for broken files
-        raise InputError(f"frame {path} cannot be decoded ({error}); restore the file") from None
+        raise InputError(f"frame {printable(path)} cannot be decoded ({error}); restore the file") from None

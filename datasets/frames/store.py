@@ -12,7 +12,6 @@ import zlib
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from hashlib import blake2b
-from io import BytesIO
 from operator import itemgetter
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +19,7 @@ from typing import BinaryIO
 import lmdb
 
 from datasets.frames.reader import FILES, FrameSource
+from datasets.regular import check_regular
 from datasets.tracklet import below
 from utils.errors import InputError, MissingFileError
 
@@ -76,10 +76,6 @@ class FrameStore:
             raise self._fault(f"holds frame {name} with altered bytes")
         return content
 
-    def open(self, path: str) -> BinaryIO:
-        """The same bytes as a file."""
-        return BytesIO(self.content(path))
-
     def frames(self) -> Iterator[tuple[bytes, memoryview | None]]:
         """(key, bytes) of each frame in the order of the keys; None for bytes that were altered."""
         for key in list(self._begin().cursor().iternext(values=False)):
@@ -128,7 +124,6 @@ def frame_key(name: str) -> bytes:
 
 def write_store(path: Path, frames: Iterable[tuple[str, bytes]]) -> None:
     """Write (name, bytes) of frames, sorted by `frame_key`, to a new file; raises OSError when it cannot be written."""
-    path.unlink(missing_ok=True)  # of a run that was killed
     count, digest = 0, blake2b(digest_size=16)
     try:
         with lmdb.open(str(path), subdir=False, lock=False, sync=False, map_size=_STEP) as env:
@@ -213,5 +208,5 @@ def _index_hash(file: BinaryIO) -> bytes:
 
 
 def _state(path: str) -> tuple[int, int]:
-    state = os.stat(path)
+    state = check_regular(path)
     return state.st_size, state.st_mtime_ns

@@ -8,7 +8,6 @@ import hashlib
 import logging
 import os
 import re
-import stat
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from datasets.frames import to_rgb
+from datasets.regular import check_regular
 from datasets.sets.cache_folder import built_aside, default_cache_dir, read_record, write_record
 from datasets.tracklet import Fault, OnFault
 from utils.errors import InputError, printable
@@ -162,12 +162,12 @@ def _key(table: Path, content: bytes, cuts: Sequence[Cut]) -> str:
 def unusable(source: str) -> str:
     """Why `source` cannot be opened as a file, or ''."""
     try:
-        mode = os.stat(source).st_mode
+        check_regular(source)
     except FileNotFoundError:
         return "does not exist"
     except (OSError, ValueError) as error:
         return f"cannot be opened ({getattr(error, 'strerror', None) or error})"
-    return "" if stat.S_ISREG(mode) else "is not a file"
+    return ""
 
 
 def crops_of(

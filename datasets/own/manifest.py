@@ -13,6 +13,7 @@ from typing import NamedTuple
 from datasets.own.crops import Box, Cut, Cutter, crop_name, crop_path, cut_crops, cut_pictures
 from datasets.own.names import SPLITS, NamedTracklet, number_tracklets
 from datasets.own.video import cut_videos
+from datasets.regular import read_regular
 from datasets.tracklet import DataSet, Fault, OnFault, RawSplits, raise_or_warn
 from utils.errors import InputError, MissingFileError, printable
 
@@ -53,10 +54,23 @@ class _Table(NamedTuple):
     header: list[str]
     rows: Iterator[tuple[int, list[str]]]  # line, stripped cells
     source: str  # the column of the pictures or videos
+    allow_outside: bool  # whether a row may name a file outside of the list's folder
 
     def locate(self, source: str) -> str:
         """The path of a picture or video that the list names."""
         return os.path.join(str(self.path.parent), source)
+
+    def refusal(self, source: str) -> str:
+        """Why a row may not name the picture or video `source`, or ''."""
+        parts = PurePath(source).parts
+        if parts[:1] and parts[0].startswith("~") and os.path.expanduser(source) != source:
+            return f"{source} begins with ~, which stands for nothing in a list: write the folder out"
+        if self.allow_outside or not (os.path.isabs(source) or ".." in parts):
+            return ""
+        folder = os.path.join(os.path.abspath(self.path.parent), "")
+        if os.path.abspath(self.locate(source)).startswith(folder):
+            return ""
+        return f"{source} lies outside of the list's folder; DATASETS.OUTSIDE allow admits such files"
 
     def fault(self, number: int, split: str, problem: object, source: str = "") -> Fault:
         """The fault of one row; it names the picture `source` as a frame to exclude, unless crops are the frames."""
@@ -65,36 +79,42 @@ class _Table(NamedTuple):
         return Fault(message, frames, str(self.path.parent), split if split in SPLITS else "")
 
 
-def parse_manifest(root: str | Path, on_fault: OnFault = raise_or_warn, cache_dir: str = "") -> RawSplits:
+def parse_manifest(
+    root: str | Path, on_fault: OnFault = raise_or_warn, cache_dir: str = "", outside: str = "refuse"
+) -> RawSplits:
     """Read a CSV file with the columns split, person, camera, tracklet, frame and optional x, y, w, h (pixels).
 
     `root` is the file, or a folder with one CSV file or a manifest.csv. A frame is a picture, named by its path from
     the file's folder; the rows of a tracklet are in temporal order. With boxes the crops are cut into `cache_dir` ('':
-    the default one) and read from there. Rows that are wrong go to `on_fault`, by default an InputError naming file
-    and row, and are left out. Raises MissingFileError when there is no such file, InputError when it is no CSV file in
-    UTF-8, lacks columns or has no rows.
+    the default one) and read from there. A path out of that folder is wrong unless `outside` is 'allow'. Rows that are
+    wrong go to `on_fault`, by default an InputError naming file and row, and are left out. Raises MissingFileError when
+    there is no such file, InputError when it is no CSV file in UTF-8, lacks columns or has no rows.
     """
-    table = _read_table(Path(root), _PICTURES)
+    table = _read_table(Path(root), _PICTURES, outside)
     rows = _consistent_rows(table, on_fault)
     if any(row.box for row in rows):
         return _cropped(table, rows, cut_pictures, cache_dir, on_fault)
     return _grouped(str(table.path.parent), ((row, table.locate(row.source)) for row in rows))
 
 
-def parse_video(root: str | Path, on_fault: OnFault = raise_or_warn, cache_dir: str = "") -> RawSplits:
+def parse_video(
+    root: str | Path, on_fault: OnFault = raise_or_warn, cache_dir: str = "", outside: str = "refuse"
+) -> RawSplits:
     """Read a CSV file with the columns split, person, camera, tracklet, video, frame and optional x, y, w, h (pixels).
 
     As `parse_manifest`, but `video` is the path of a video and `frame` the number of a frame in it, 0 being the first
     that is shown; the frames of a tracklet are sorted by it and are of one video. Crops are always cut.
     """
-    table = _read_table(Path(root), _VIDEOS)
+    table = _read_table(Path(root), _VIDEOS, outside)
     return _cropped(table, _consistent_rows(table, on_fault), cut_videos, cache_dir, on_fault)
 
 
-def _read_table(root: Path, columns: tuple[str, ...]) -> _Table:
+def _read_table(root: Path, columns: tuple[str, ...], outside: str) -> _Table:
+    if outside not in ("refuse", "allow"):
+        raise InputError(f"DATASETS.OUTSIDE {outside!r} must be one of refuse, allow")
     path = _find_table(root, columns)
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
         text = content.decode("utf-8-sig")
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror})") from None
@@ -106,7 +126,7 @@ def _read_table(root: Path, columns: tuple[str, ...]) -> _Table:
     rows = _csv_rows(path, text)
     header = [name.lower() for name in next(rows, (0, []))[1]]
     _check_header(path, header, columns)
-    return _Table(path, content, header, rows, "video" if "video" in columns else "frame")
+    return _Table(path, content, header, rows, "video" if "video" in columns else "frame", outside == "allow")
 
 
 def _find_table(root: Path, columns: tuple[str, ...]) -> Path:
@@ -114,7 +134,8 @@ def _find_table(root: Path, columns: tuple[str, ...]) -> Path:
         return root
     expected = f"expected is a CSV file with the columns {_described(columns)}, or a folder with one"
     if not os.path.isdir(root):
-        raise MissingFileError(f"DATASETS.ROOT_DIR {root} does not exist; {expected}")
+        state = "is neither a file nor a folder" if os.path.exists(root) else "does not exist"
+        raise MissingFileError(f"DATASETS.ROOT_DIR {root} {state}; {expected}")
     try:
         names = sorted(name for name in os.listdir(root) if name.lower().endswith(".csv") and not name.startswith("."))
     except OSError as error:
@@ -202,7 +223,10 @@ def _rows(table: _Table, on_fault: OnFault) -> Iterator[_Row]:
         try:
             if any(cells[width:]) or len(cells) < width:
                 raise _RowError(f"has {len(cells)} cells, the header {width}; put texts with a comma in quotes")
-            yield _row(number, named, table.source)
+            row = _row(number, named, table.source)
+            if problem := table.refusal(row.source):
+                raise _RowError(problem)
+            yield row
         except _RowError as problem:
             on_fault(table.fault(number, named.get("split", "").lower(), problem, named.get(table.source, "")))
     if empty:

@@ -9,6 +9,7 @@ from pathlib import Path
 import av
 from PIL import Image
 
+from datasets.frames import MOST_PIXELS, check_size
 from datasets.own.crops import Cut, Report, crops_of, in_threads, save_crop, unusable
 from utils.progress import progress
 
@@ -67,5 +68,7 @@ def _frames(source: str) -> Iterator[av.VideoFrame]:
         if not container.streams.video:
             raise ValueError("it holds no video")
         stream = container.streams.video[0]
+        check_size(stream.width, stream.height)
+        stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}  # the size may change on the way
         stream.thread_type = "AUTO"
         yield from container.decode(stream)

@@ -1,7 +1,10 @@
 """Tar archives, unpacked once into a cache; an archive that could write outside of it is refused whole."""
 
+import bz2
+import gzip
 import hashlib
 import logging
+import lzma
 import os
 import posixpath
 import re
@@ -10,13 +13,18 @@ import tarfile
 from collections.abc import Callable, Mapping
 from itertools import accumulate
 from pathlib import Path
+from typing import BinaryIO
 
+from datasets.regular import check_regular
 from datasets.sets.cache_folder import built_aside, default_cache_dir, read_record, write_record
 from utils.errors import InputError, MissingFileError
 from utils.progress import progress
 
 logger = logging.getLogger(__name__)
 
+_COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}  # by how such a file begins
+# Frames are compressed already: a sound archive of them hardly grows, and has no long headers nor many members.
+_MOST_GROWTH, _LARGEST_SMALL, _LARGEST_READ, _MOST_MEMBERS = 20, 2**30, 2**20, 1_000_000
 _LONGEST_NAME, _MOST_LINKS = 4_096, 40  # characters of a path, links one after another: as on Linux
 # Names that are refused although tarfile's filter accepts or changes them: absolute or empty ones, Windows drives,
 # backslashes, "..".
@@ -38,7 +46,8 @@ def unpack_tar(archive: Path, cache_dir: str | Path, wanted: Callable[[str], boo
     if not hasattr(tarfile, "data_filter"):
         raise InputError(f"{archive} is not unpacked: that needs Python 3.10.12, 3.11.4 or newer")
     try:
-        with tarfile.open(archive, "r:*") as tar:
+        check_regular(archive)
+        with _opened(archive) as content, tarfile.open(archive, "r:", _Bounded(content, archive)) as tar:
             _unpack(tar, target, wanted)
     except (tarfile.FilterError, tarfile.ExtractError) as error:
         raise InputError(f"{archive} is refused: {error!s:.600}; nothing is unpacked") from None
@@ -48,6 +57,42 @@ def unpack_tar(archive: Path, cache_dir: str | Path, wanted: Callable[[str], boo
             raise InputError(f"{archive} cannot be unpacked into {target} ({reason})") from None
         raise InputError(f"{archive} is not a tar archive, or a truncated or damaged one ({reason:.200})") from None
     return target
+
+
+def _opened(archive: Path) -> BinaryIO:
+    """The archive as a file of tar's blocks, decompressed on the way."""
+    with open(archive, "rb") as file:
+        start = file.read(6)
+    return next((unpack for magic, unpack in _COMPRESSED.items() if start.startswith(magic)), open)(archive, "rb")
+
+
+class _Bounded:
+    """A file that refuses what only a decompression bomb asks for: to be read far on, or much of it at once."""
+
+    def __init__(self, file: BinaryIO, archive: Path) -> None:
+        self.file = file
+        self.most = _MOST_GROWTH * os.stat(archive).st_size + _LARGEST_SMALL
+
+    def read(self, size: int) -> bytes:
+        """Up to `size` bytes."""
+        if not 0 <= size <= _LARGEST_READ:
+            raise tarfile.ExtractError(f"a header of {size:,} bytes is more than any archive needs")
+        content = self.file.read(size)
+        self._check(self.file.tell())
+        return content
+
+    def seek(self, place: int) -> int:
+        """Go to a place from the start."""
+        self._check(place)
+        return self.file.seek(place)
+
+    def tell(self) -> int:
+        """The place from the start."""
+        return self.file.tell()
+
+    def _check(self, place: int) -> None:
+        if place > self.most:
+            raise tarfile.ExtractError(f"it grows to more than {self.most / 1e9:,.1f} GB when it is decompressed")
 
 
 def _is_whole(folder: Path) -> bool:
@@ -96,6 +141,8 @@ def _checked_files(tar: tarfile.TarFile, target: Path) -> dict[str, tarfile.TarI
         # A negative size would send the reader back to the same member for ever.
         if len(name) > _LONGEST_NAME or _UNSAFE_NAME.search(member.name) or member.size < 0:
             raise tarfile.ExtractError(f"member {member.name!r:.200} has an unsafe name or size")
+        if len(tar.members) > _MOST_MEMBERS:
+            raise tarfile.ExtractError(f"it has more than {_MOST_MEMBERS:,} members")
         tarfile.data_filter(member, str(target))
         if name in files and not member.isdir():
             raise tarfile.ExtractError(f"member {name!r:.200} is there twice")

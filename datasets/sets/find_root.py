@@ -1,10 +1,12 @@
 """What the parsers look for on the disk: the folder of a data set, folders, images and lists in it."""
 
+import io
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from datasets.regular import read_regular
 from utils.errors import InputError, MissingFileError
 
 _IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp")
@@ -73,9 +75,10 @@ def read_lines(path: Path, content: str) -> list[str]:
     Raises InputError naming the list and its `content`, such as 'images'.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig").rstrip()
+        text = io.StringIO(read_regular(path).decode("utf-8-sig"), newline=None).read().rstrip()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as a list of {content} ({error})") from None
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} cannot be read as a list of {content} ({reason})") from None
     return [line.rstrip() for line in text.split("\n")] if text else []
 
 

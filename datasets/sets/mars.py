@@ -68,11 +68,14 @@ def _read_part(root: Path, part: str, on_fault: OnFault) -> tuple[dict[int, Trac
         # The folder of a frame is the first four characters of its name: "00-1" for junk.
         frames = tuple(f"{base}{name[:4]}{os.sep}{name}" for name in frame_names)
         prefix = f"{'00-1' if pid == _JUNK else f'{pid:04d}'}C{camera}"
+        in_folder = next((name for name in frame_names if "/" in name), None)
         wrong_name = next((name for name in frame_names if not name.startswith(prefix)), None)
         if not in_list:
             problem = f"frames {first}..{last} do not lie in a list of {len(names)} names"
         elif not 1 <= camera <= NUM_CAMERAS:
             problem = f"camera {camera} is not one of 1..{NUM_CAMERAS}"
+        elif in_folder is not None:
+            problem = f"frame {in_folder} names a folder; expected is a name like 0001C1T0001F001.jpg"
         elif wrong_name is not None:
             problem = (
                 f"tracklet of person {pid}, camera {camera} holds frame {wrong_name}; "

@@ -1,26 +1,30 @@
 """Numbers out of MATLAB 7.3 files, which are HDF5 (LS-VID); whole numbers and rows of queries (MARS, LS-VID)."""
 
 import math
-import os
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import h5py
 import numpy as np
 
+from datasets.regular import check_regular
 from datasets.sets.matlab5 import MOST_VALUES
 from datasets.tracklet import Tracklet
 from utils.errors import InputError
 
 _LARGEST = 1e9  # more than any list has rows
+_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}  # each at most once
+_MOST_CHUNKS, _SPARE_BYTES = 1_000, 8  # the latter in a chunk, for a checksum
 _BEST_COMPRESSION = 1_032  # bytes that one byte of a zlib stream stands for at most
 
 
 def read_matlab73(path: Path, dataset: str) -> np.ndarray:
     """The values of a row or column `dataset` of a MATLAB 7.3 file, in one dimension; raises InputError."""
     try:
+        size = check_regular(path).st_size
         with path.open("rb") as file:
-            start, size = file.read(10), os.fstat(file.fileno()).st_size
+            start = file.read(10)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror})") from None
     if not h5py.is_hdf5(path):
@@ -33,6 +37,7 @@ def read_matlab73(path: Path, dataset: str) -> np.ndarray:
             if stored.shape is None or np.any(stored.attrs.get("MATLAB_empty", False)):
                 return np.zeros(0)
             _check_row(stored, dataset, path, size)
+            _check_chunks(stored, dataset, path, size)
             return np.asarray(stored[()]).ravel()
     except InputError:
         raise
@@ -68,6 +73,24 @@ def _check_row(stored: h5py.Dataset, name: str, path: Path, file_size: int) -> N
         raise InputError(f"{path}: {name} announces {count:,} values, more than such a file can hold")
     if sum(length != 1 for length in stored.shape) > 1 or not stored.shape:
         raise InputError(f"{path}: {name} must be one row of numbers, has shape {stored.shape}")
+
+
+def _check_chunks(stored: h5py.Dataset, name: str, path: Path, file_size: int) -> None:
+    """Raise InputError for packed chunks that HDF5 would unpack to more than their own size."""
+    if stored.chunks is None:
+        return
+    settings = stored.id.get_create_plist()
+    filters = [settings.get_filter(number)[0] for number in range(settings.get_nfilters())]
+    if len(set(filters)) < len(filters) or not set(filters) <= _FILTERS or stored.id.get_num_chunks() > _MOST_CHUNKS:
+        raise InputError(f"{path}: {name} is packed as MATLAB packs no list; save it again with -v7.3")
+    chunk_bytes = math.prod(stored.chunks) * stored.dtype.itemsize
+    count = stored.id.get_num_chunks() if h5py.h5z.FILTER_DEFLATE in filters else 0
+    for chunk in map(stored.id.get_chunk_info, range(count)):
+        packed = stored.id.read_direct_chunk(chunk.chunk_offset)[1] if chunk.size <= file_size else b""
+        inflater = zlib.decompressobj()
+        inflater.decompress(packed, chunk_bytes + _SPARE_BYTES)
+        if not inflater.eof:
+            raise InputError(f"{path}: a part of {name} is damaged, or holds more values than it announces")
 
 
 def check_whole_numbers(values: np.ndarray, path: Path, variable: str) -> None:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from datasets.regular import read_regular
 from utils.errors import InputError
 
 MOST_VALUES, _MOST_VARIABLES = 10_000_000, 1_000  # more than any list has, and few enough for any memory
@@ -42,8 +43,7 @@ class _Variable(NamedTuple):
 def read_matlab5(path: Path, variable: str) -> np.ndarray:
     """The array `variable` of a MATLAB 5 file; raises InputError naming the file and what it holds instead."""
     try:
-        with path.open("rb") as file:
-            content = file.read(_LARGEST_FILE + 1)
+        content = read_regular(path)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror})") from None
     if _HDF5 in (content[:8], content[512:520]):

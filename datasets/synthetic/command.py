@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from configs.command import CommandParser, run_command, say
+from datasets.regular import expanded
 from datasets.synthetic.image_layouts import MARKET1501, MSMT17
 from datasets.synthetic.layouts import ILIDS, LSVID, MARS, Layout
 from datasets.synthetic.own_layouts import FOLDER, MANIFEST, VIDEO
@@ -140,7 +141,7 @@ write_mars = partial(write_set, layout="mars")
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = CommandParser(__doc__, config="", keys=False, prog="python -m datasets.synthetic")
-    parser.add_argument("--root", type=Path, required=True, help="folder of the data set")
+    parser.add_argument("--root", type=expanded, required=True, help="folder of the data set")
     about = "how the files lie (default mars; ilids has 2 cameras and 1 tracklet in each)"
     parser.add_argument("--layout", choices=LAYOUTS, default="mars", help=about)
     for part in fields(Plan):

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import ExifTags, Image
 
 from configs import load_cfg
 from datasets import load_splits
@@ -316,3 +317,17 @@ def test_a_name_that_a_list_cannot_hold_is_said_alone(tmp_path):
     with pytest.raises(InputError, match=r"cannot hold 'train,b/\\udcff.jpg,dark': rename that file"):
         write_list(tmp_path / "fix.csv", rows)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_frames_that_other_programs_show_otherwise_are_counted_in_a_note(run, data):
+    frames = sorted((data / "bbox_train").rglob("*.jpg"))[:3]
+    tags = Image.Exif()
+    tags[ExifTags.Base.Orientation] = 8
+    for path in frames[:2]:
+        Image.open(path).save(path, exif=tags)
+    Image.open(frames[2]).convert("CMYK").save(frames[2])
+    rc, report, _ = run()
+    first, third = (path.relative_to(data).as_posix() for path in (frames[0], frames[2]))
+    (line,) = [line for line in report.splitlines() if "EXIF" in line]
+    assert line.startswith("note: 2 of ") and line.endswith(f"training sees the stored pixels: {first}, ...")
+    assert f" are CMYK and are converted to RGB without their colour profile: {third}\n" in report and rc == 0

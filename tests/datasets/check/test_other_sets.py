@@ -182,7 +182,10 @@ def test_a_dot_or_a_list_beside_the_pictures_is_looked_into_no_further(run, own,
     (tmp_path / "lists" / "list.csv").write_text("\n".join(["split,person,camera,tracklet,frame", *lines]))
     monkeypatch.chdir(tmp_path / "lists")
     for root in ("list.csv", str(tmp_path / "lists" / "list.csv")):
-        assert run("manifest", root)[0] == 0
+        assert run("manifest", root, "DATASETS.OUTSIDE", "allow")[0] == 0
+        code, report, _ = run("manifest", root)
+        assert code == 1 and "faults of the lists: 4\n" in report
+        assert "row 2: ../own/train/a/c1_1/1.png lies outside of the list's folder; DATASETS.OUTSIDE allow" in report
     # A frame right in the root, and one above it, are no reason to look into a folder.
     assert scan_folders(".", {"./1.png", "../own/train/a/c1_1/1.png"}) == (set(), set(), {})
     monkeypatch.chdir(own)

@@ -206,6 +206,7 @@ def test_the_error_of_a_frame_is_one_clean_line_also_from_a_worker(tmp_path, wor
     assert type(error) is (InputError if broken else MissingFileError)
     assert error.line.startswith(f"frame {path} {'cannot be decoded' if broken else 'does not exist'}")
     assert "\n" not in error.line and isinstance(error, FileNotFoundError) is not broken
+    assert broken or error.line.endswith("were moved, mend DATASETS.ROOT_DIR; a training goes on with --resume")
 
 
 class _Threads(torch.utils.data.Dataset):

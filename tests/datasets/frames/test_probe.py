@@ -3,18 +3,21 @@
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+import torch
+from PIL import ExifTags, Image
 
 from datasets.check import command as check
-from datasets.frames import probe
+from datasets.frames import probe, read_frame
 from datasets.frames.probe import open_frame, open_frames
 from utils.errors import InputError
 
@@ -55,6 +58,53 @@ def test_what_is_no_file_and_what_is_no_picture(tmp_path):
     assert [frame.fault.split(" (")[0] for frame in opened] == [
         *["does not exist"] * 3, "cannot be opened", "holds no byte", "is no image", "cannot be opened",
     ]  # fmt: skip
+
+
+def deep_png(path: Path) -> None:
+    """A PNG of 16 bits per colour, which Pillow cannot write."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 20, 40, 16, 2, 0, 0, 0)
+    rows = zlib.compress(bytes(40 * (1 + 20 * 6)))
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+
+
+def test_what_other_programs_show_otherwise_is_remarked_and_changes_no_pixel(tmp_path):
+    image = Image.open(picture(tmp_path / "plain.jpg"))
+    tags = Image.Exif()
+    tags[ExifTags.Base.Orientation] = 6
+    upright = Image.Exif()
+    upright[ExifTags.Base.Orientation] = 1
+    image.save(tmp_path / "upright.jpg", exif=upright)
+    for name in ("turned.jpg", "turned.png", "turned.webp"):
+        image.save(tmp_path / name, exif=tags)
+    image.convert("CMYK").save(tmp_path / "cmyk.jpg", exif=tags)
+    Image.fromarray(np.zeros((40, 20), np.uint16)).save(tmp_path / "grey.png")
+    deep_png(tmp_path / "deep.png")
+    for name in ("several.gif", "several.png", "several.webp"):
+        image.save(tmp_path / name, save_all=True, append_images=[image.rotate(180)])
+    expected = {"plain.jpg": (), "upright.jpg": (), "cmyk.jpg": (probe.TURNED, probe.CMYK)}
+    for path in sorted(tmp_path.iterdir()):
+        kind = {"turned": probe.TURNED, "grey": probe.DEEP, "deep": probe.DEEP, "several": probe.SEVERAL}.get(path.stem)
+        opened = open_frame(str(path))
+        assert (opened.fault, opened.width, opened.height) == ("", 20, 40)
+        assert opened.remarks == expected.get(path.name, (kind,)), path.name
+    # No reader turns a frame: all show the stored pixels.
+    assert torch.equal(read_frame(str(tmp_path / "turned.png"), (40, 20)), pixels_of(image))
+    assert read_frame(str(tmp_path / "turned.jpg"), (40, 20)).shape == (3, 40, 20)
+
+
+def pixels_of(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_damaged_metadata_is_no_fault_of_a_picture(tmp_path):
+    Image.new("RGB", (20, 40)).save(tmp_path / "a.jpg", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+    assert open_frame(str(tmp_path / "a.jpg"))[0::5] == ("", ())
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ WIDTH, HEIGHT = 768, 576  # of the video
 def write_plaza_csv(shared: Path, target_folder: Path) -> Path:
     """Write target_folder/plaza.csv with train, query and gallery as the MARS lists of the plaza crops have them.
 
-    `shared` holds data/plaza and data/plaza-video; the column `video` is the absolute path of vtest.avi. Junk is left
+    `shared` holds data/plaza and data/plaza-video; the video is linked beside the file. Junk is left
     out, distractors are person 0000; the three boxes that reach beyond the picture are cut off at its edge.
     """
     lists = parse_mars(shared / "data" / "plaza")
@@ -26,9 +26,11 @@ def write_plaza_csv(shared: Path, target_folder: Path) -> Path:
             for frame in (frame for tracklet in getattr(lists, split) for frame in tracklet.frames):
                 name = Path(frame).name  # 0001C1T0001F001.jpg: person, camera, tracklet, number in the tracklet
                 row = boxes[name]
-                video = (source / row["video"]).resolve()
+                link = target_folder / Path(row["video"]).name
+                if not link.exists():
+                    link.symlink_to((source / row["video"]).resolve())
                 x, y, w, h = (int(row[side]) for side in "xywh")
                 left, top, right, bottom = max(x, 0), max(y, 0), min(x + w, WIDTH), min(y + h, HEIGHT)
                 box = (left, top, right - left, bottom - top)
-                writer.writerow((split, name[:4], name[4:6], name[6:11], video, row["frame"], *box))
+                writer.writerow((split, name[:4], name[4:6], name[6:11], link.name, row["frame"], *box))
     return path

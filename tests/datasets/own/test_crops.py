@@ -55,7 +55,7 @@ def test_unusual_picture_names_stay_below_the_cache_folder_and_apart(folder, cac
     shutil.copy(folder / "pics" / "2.png", folder / "%2E%2E" / "out.png")
     sources = ["../out.png", "a:b %2E é.png", "%2E%2E/out.png", str(folder / "pics" / "1.png")]
     path = write_table(folder, *(f"train,p,c,t,{source},0,0,9,9" for source in sources), header=BOXED)
-    raw = parse_manifest(path, cache_dir=cache)
+    raw = parse_manifest(path, cache_dir=cache, outside="allow")
     frames = raw.train[0].frames
     assert len(set(frames)) == 4
     for frame, seed in zip(frames, (1, 2, 2, 1)):

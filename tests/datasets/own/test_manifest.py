@@ -1,5 +1,6 @@
 """A CSV file of pictures -> tracklets: ids, cameras, boxes, and one clear line per fault."""
 
+import os
 
 import numpy as np
 import pytest
@@ -22,6 +23,36 @@ from utils.errors import InputError, MissingFileError
 # ---- lists without boxes
 
 
+@pytest.mark.parametrize("source", ["/elsewhere/1.jpg", "../2.jpg", "a/../../2.jpg", "../mine2/2.jpg", ".."])
+def test_a_row_that_leaves_the_folder_of_the_list_is_refused_unless_the_key_allows_it(tmp_path, source):
+    path = write_table(tmp_path / "mine", "train,p,c,t,1.jpg", f"train,p,c,t,{source}")
+    expected = f"{path} row 3: {source} lies outside of the list's folder; DATASETS.OUTSIDE allow admits such files"
+    assert refusal(path) == expected
+    raw, faults = parse_all(path)
+    assert [fault.message for fault in faults] == [expected] and len(raw.train[0].frames) == 1
+    assert faults[0].frames == (os.path.join(path.parent, source),)  # so that it can be excluded
+    assert len(parse_manifest(path, outside="allow").train[0].frames) == 2
+    with pytest.raises(InputError, match="DATASETS.OUTSIDE 'yes' must be one of refuse, allow"):
+        parse_manifest(path, outside="yes")
+
+
+def test_paths_that_stay_in_the_folder_of_the_list_are_read_however_they_are_written(tmp_path, monkeypatch):
+    own = tmp_path / "mine"
+    sources = [f"{own}/1.jpg", "a/../2.jpg", "../mine/3.jpg", "a/...jpg", "~tmp.jpg"]
+    write_table(own, *(f"train,p,c,t,{source}" for source in sources))
+    monkeypatch.chdir(own)
+    for root in (own, "list.csv", "."):
+        assert len(parse_manifest(root).train[0].frames) == len(sources)
+
+
+def test_a_home_folder_in_a_list_is_named_and_not_taken_for_a_folder_called_so(tmp_path):
+    for source in ("~/1.jpg", "~root/1.jpg"):
+        path = write_table(tmp_path / "mine", f"train,p,c,t,{source}")
+        for outside in ("refuse", "allow"):
+            with pytest.raises(InputError, match=rf"row 2: {source} begins with ~, .*write the folder out"):
+                parse_manifest(path, outside=outside)
+
+
 def test_texts_become_ids_over_all_splits_and_rows_keep_their_order(tmp_path):
     path = write_table(
         tmp_path / "mine",
@@ -34,7 +65,7 @@ def test_texts_become_ids_over_all_splits_and_rows_keep_their_order(tmp_path):
         "gallery,carl,c1,a,g.jpg",
         "gallery,Zoë/1,c1,a,g2.jpg",
     )
-    raw = parse_manifest(path)
+    raw = parse_manifest(path, outside="allow")
     folder = str(path.parent)
     assert raw.persons == {1: "Zoë/1", 2: "anna b", 3: "carl"}
     assert raw.cameras == ("c1", "c2", "c10")
@@ -151,7 +182,7 @@ FAULTY_ROWS = [
     ("train,p,c,t,pics/1.png,40,0,4,4", "1.png is 40x30 pixels; the box 40,0,4,4 (x,y,w,h) lies outside"),
     ("train,p,c,t,pics/1.png,0,30,4,4", "1.png is 40x30 pixels; the box 0,30,4,4 (x,y,w,h) lies outside"),
     ("train,p,c,t,pics/9.png,0,0,4,4", "pics/9.png does not exist"),
-    ("train,p,c,t,pics,0,0,4,4", "pics is not a file"),
+    ("train,p,c,t,pics,0,0,4,4", "pics cannot be opened (Is a directory)"),
     ("train,p,c,t,pics/broken.png,0,0,4,4", "pics/broken.png cannot be decoded as a picture"),
     ("train,p,c,t,pics/short.png,0,0,4,4", "pics/short.png cannot be decoded as a picture"),
 ]  # fmt: skip

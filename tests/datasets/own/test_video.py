@@ -9,6 +9,7 @@ import av
 import numpy as np
 import pytest
 
+from datasets.frames import modes
 from datasets.own import video as video_module
 from datasets.own.manifest import parse_video
 from tests.datasets.own import manifest_files
@@ -132,7 +133,7 @@ FAULTY_ROWS = [
     ("train,p,c,t,cam1/a.mkv,5,64,0,5,4", "a.mkv frame 5 is 64x48 pixels; the box 64,0,5,4 (x,y,w,h) lies outside"),
     ("train,p,c,t,cam1/a.mkv,20,0,0,4,4", "a.mkv has 20 frames, but none of number 20 (the first is 0)"),
     ("train,p,c,u,cam1/none.mkv,5,0,0,4,4", "cam1/none.mkv does not exist"),
-    ("train,p,c,u,cam1,5,0,0,4,4", "cam1 is not a file"),
+    ("train,p,c,u,cam1,5,0,0,4,4", "cam1 cannot be opened (Is a directory)"),
     ("train,p,c,u,cam1/text.avi,5,0,0,4,4", "cam1/text.avi cannot be decoded as a video from frame 0"),
     ("train,p,c,u,cam1/empty.avi,5,0,0,4,4", "cam1/empty.avi cannot be decoded as a video from frame 0"),
     ("train,p,c,u,cam1/sound.wav,5,0,0,4,4", "cam1/sound.wav cannot be decoded as a video from frame 0 (the first is 0)"
@@ -210,6 +211,19 @@ def test_a_video_damaged_in_the_middle_is_a_fault_from_there_on(tmp_path, cache,
     assert 10 < len(kept) <= damaged  # FFmpeg's threads may hold frames back that come before the damage
     assert f"from frame {len(kept)} (the first is 0) on" in faults[0].message
     assert (len(faults), len(faults[0].frames)) == (1, count - len(kept))
+
+
+def test_a_video_of_unreasonable_size_is_refused_by_its_header_and_by_the_decoder(tmp_path, cache, monkeypatch):
+    path = tmp_path / "mine" / "a.avi"
+    write_video(path, "mjpeg", "yuvj420p")
+    table = write_table(tmp_path / "mine", "train,p,c,t,a.avi,0,0,0,4,4")
+    with monkeypatch.context() as patch:
+        patch.setattr(modes, "MOST_PIXELS", 64 * 48 - 1)
+        assert "decoded as a video from frame 0 (the first is 0) on (it is 64x48" in refusal(table, cache)
+    with monkeypatch.context() as patch:
+        patch.setattr(video_module, "MOST_PIXELS", 64 * 48 - 1)  # as if the size changed behind the header
+        assert "a.avi cannot be decoded as a video from frame 0" in refusal(table, cache)
+    assert len(parse_all(table, cache)[0].train) == 1
 
 
 def test_a_video_that_is_gone_or_another_one_is_noticed_although_there_are_crops(folder, cache):

@@ -7,6 +7,7 @@ import tarfile
 
 import pytest
 
+from datasets.sets import archive
 from datasets.sets.archive import unpack_tar
 from datasets.sets.cache_folder import RECORD
 from tests.datasets.sets.archive_files import is_image, listing, member, refused, write_tar
@@ -177,3 +178,42 @@ def test_what_is_no_archive_or_holds_no_image_is_refused(tmp_path):
         unpack_tar(tmp_path / "nowhere.tar", tmp_path / "cache", is_image)
     for files in ([], [("notes.txt", b"x")]):
         refused(write_tar(tmp_path / "t.tar", files=files), tmp_path / "cache", "holds none of the files")
+
+
+@pytest.mark.parametrize("name", ["flow.bin", "set/a.png"])
+@pytest.mark.parametrize(("mode", "ending"), [("w:gz", ".tar.gz"), ("w:xz", ".tar.xz"), ("w:bz2", ".tar.bz2")])
+def test_an_archive_that_grows_without_bound_is_refused_whatever_is_wanted(tmp_path, monkeypatch, name, mode, ending):
+    monkeypatch.setattr(archive, "_LARGEST_SMALL", 2**20)
+    files = [("set/b.png", b"second"), (name, bytes(2**21)), ("set/c.png", b"third")]
+    path = write_tar(tmp_path / f"s{ending}", files=files, mode=mode)
+    refused(path, tmp_path / "cache", "it grows to more than 0.0 GB when it is decompressed; nothing is unpacked")
+    monkeypatch.setattr(archive, "_LARGEST_SMALL", 2**22)
+    assert "set/c.png" in listing(unpack_tar(path, tmp_path / "cache", is_image))
+
+
+def test_zeros_without_end_after_the_members_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(archive, "_LARGEST_SMALL", 2**20)
+    path = write_tar(tmp_path / "s.tar")
+    content = path.read_bytes()
+    with gzip.open(tmp_path / "s.tar.gz", "wb") as file:
+        file.write(content + bytes(2**22))
+    refused(tmp_path / "s.tar.gz", tmp_path / "cache", "it grows to more than")
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_header_that_asks_for_much_memory_is_refused(tmp_path, kind):
+    path = tmp_path / "s.tar"
+    path.write_bytes(member("set/a.png", kind, size=2**33).tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    refused(path, tmp_path / "cache", "a header of 8,589,934,592 bytes is more than any archive needs")
+
+
+def test_too_many_members_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(archive, "_MOST_MEMBERS", 3)
+    path = write_tar(tmp_path / "s.tar", extra=[member("set/e.png")])
+    refused(path, tmp_path / "cache", "it has more than 3 members")
+    assert unpack_tar(write_tar(path), tmp_path / "cache", is_image)
+
+
+def test_a_member_that_only_claims_to_be_huge_is_refused_before_it_is_skipped(tmp_path):
+    path = write_tar(tmp_path / "s.tar.gz", extra=[member("flow.bin", size=2**40)], mode="w:gz")
+    refused(path, tmp_path / "cache", "it grows to more than")

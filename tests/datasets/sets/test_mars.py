@@ -144,6 +144,13 @@ def test_a_fault_in_a_list_is_named_with_its_file(root, name, content, fault):
     refused(f"{name}.*{fault}", load_splits, "MARS", str(root))
 
 
+def test_a_frame_that_names_a_folder_is_refused_although_its_name_begins_well(root):
+    path = root / "info" / "train_name.txt"
+    first = path.read_text().split()[0]
+    path.write_text(path.read_text().replace(first, f"{first[:6]}/../../../x.jpg", 1))
+    refused(f"row 1: frame {first[:6]}/../../../x.jpg names a folder", load_splits, "MARS", str(root))
+
+
 @pytest.mark.parametrize("name", LISTS)
 def test_a_list_of_garbage_or_cut_short_is_named(root, name):
     path = root / "info" / name
