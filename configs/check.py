@@ -23,6 +23,7 @@ _CHOICES = {
     "INPUT.RE_MODE": ("colour", "pixel"),
     "DATASETS.SPLIT": (*"0123456789", "all"),
     "DATASETS.TRAIN_HALF": ("last", "first"),
+    "DATASETS.ON_BAD_FRAME": ("error", "skip"),
     "SOLVER.SELECT_BY": ("test", "val", "last"),
     "SOLVER.AMP": ("auto", "bf16", "fp16", "off"),
     "SOLVER.MEMORY_PRECISION": ("tf32", "float32", "bf16", "fp16"),
@@ -44,6 +45,7 @@ _AT_LEAST = {
     "SOLVER.BASE_LR": 0, "SOLVER.BIAS_LR_FACTOR": 0, "SOLVER.WEIGHT_DECAY": 0, "SOLVER.WEIGHT_DECAY_BIAS": 0,
     "SOLVER.MARGIN": 0, "SOLVER.WARMUP_EPOCHS": 0, "SOLVER.ACCUM_STEPS": 1, "SOLVER.LOG_PERIOD": 1,
     "SOLVER.EVAL_PERIOD": 1, "TEST.RE_RANKING_K1": 1, "TEST.RE_RANKING_K2": 1, "TEST.CONTACT_SHEET": 0,
+    "DATASETS.BAD_FRAME_LIMIT": 0,
 }  # fmt: skip
 SWITCH_WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _FRAME_POSITIONS = 77  # of the temporal transformer TRANSF of Table 5

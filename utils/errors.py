@@ -20,6 +20,10 @@ class NonFiniteLossError(RuntimeError):
     """The loss became inf or nan; the message names epoch, step and terms (exit code 1)."""
 
 
+class WorkerLostError(RuntimeError):
+    """A loader process was killed or stopped; the message names it and says how to go on (exit code 1)."""
+
+
 def printable(text: object) -> str:
     """The text with line breaks and other control characters escaped, so that a message stays one line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))

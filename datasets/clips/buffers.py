@@ -12,12 +12,16 @@ import mmap
 import multiprocessing
 import weakref
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data.dataloader import _BaseDataLoaderIter
+
+from datasets.clips.workers import WatchedWorkers
 
 _keys = itertools.count()
 _open_here: "weakref.WeakValueDictionary[int, BatchBuffers]" = weakref.WeakValueDictionary()
@@ -109,13 +113,32 @@ def channels_first(clips_BTHW3: Tensor) -> Tensor:
     return clips_BTHW3.permute(0, 1, 4, 2, 3)
 
 
+class WithBadFrames(NamedTuple):
+    """A batch in which unreadable frames were replaced, as a data set gives it to its loader."""
+
+    batch: tuple
+    faults: dict[str, str]  # path -> what is wrong with the file, in one line
+
+
 class ClipLoader(DataLoader):
     """A DataLoader of whole batches of clips that gives its data set `buffers`, which live as long as its workers.
 
-    The data set names the bytes of its largest batch `batch_bytes`.
+    The data set names the bytes of its largest batch `batch_bytes`; unreadable frames are noted in its `bad_frames`,
+    None where they are an error. Raises WorkerLostError as `WatchedWorkers` does.
     """
 
     def __iter__(self) -> Iterator:
+        batches = self._batches()
+        return batches if self.dataset.bad_frames is None else self._noting_bad_frames(batches)
+
+    def _noting_bad_frames(self, batches: Iterator) -> Iterator:
+        for batch in batches:
+            if isinstance(batch, WithBadFrames):
+                self.dataset.bad_frames.add(batch.faults)
+                batch = batch.batch
+            yield batch
+
+    def _batches(self) -> Iterator:
         if self.persistent_workers and self._iterator is not None:
             return super().__iter__()  # the workers of the first pass, with the memory that they inherited
         self.dataset.buffers = buffers = self._buffers()
@@ -124,6 +147,12 @@ class ClipLoader(DataLoader):
         if self.num_workers:
             self.dataset.buffers = None  # the workers have inherited it; this process frees it with the iterator
         return iterator
+
+    def _get_iterator(self) -> _BaseDataLoaderIter:
+        if not self.num_workers:
+            return super()._get_iterator()
+        self.check_worker_number_rationality()
+        return WatchedWorkers(self)
 
     def _buffers(self) -> BatchBuffers | None:
         context = self.multiprocessing_context or multiprocessing
