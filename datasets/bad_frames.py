@@ -28,5 +28,5 @@ class BadFrames:
             if 0 < self.limit < len(self.files):
                 raise InputError(
                     f"{len(self.files)} frames cannot be read, more than DATASETS.BAD_FRAME_LIMIT {self.limit}; "
-                    "restore or leave them out (python -m datasets.check --fix-list, DATASETS.EXCLUDE), or raise the limit"
+                    "restore them, or leave them out (python -m datasets.check --fix-list, DATASETS.EXCLUDE)"
                 )

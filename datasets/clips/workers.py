@@ -34,8 +34,12 @@ class WatchedWorkers(_MultiProcessingDataLoaderIter):
     def _get_data(self) -> Any:
         try:
             return super()._get_data()
+        except WorkerLostError:
+            raise
         except RuntimeError:
-            self._raise_if_lost()
+            ended = [w for w in self._workers if not w.is_alive()]
+            if ended:
+                self._give_up(f"{_named(ended)} {_how_it_ended(ended[0].exitcode or 0)}")
             raise
 
     def _try_get_data(self, timeout: float = _LOOK_SECONDS) -> tuple[bool, Any]:
@@ -52,13 +56,7 @@ class WatchedWorkers(_MultiProcessingDataLoaderIter):
         self._looks = {w.pid: self._looks.get(w.pid, 0) + 1 for w in self._workers if _is_stopped(w)}
         stopped = [w for w in self._workers if self._looks.get(w.pid, 0) >= _STOPPED_LOOKS]
         if stopped:
-            self._give_up(f"{_named(stopped)} has been stopped (SIGSTOP) and reads no frames")
-
-    def _raise_if_lost(self) -> None:
-        """Raise WorkerLostError when a process has ended."""
-        ended = [w for w in self._workers if not w.is_alive()]
-        if ended:
-            self._give_up(f"{_named(ended)} {_how_it_ended(ended[0].exitcode or 0)}")
+            self._give_up(f"{_named(stopped)} was stopped (SIGSTOP) and did not go on")
 
     def _give_up(self, what: str) -> NoReturn:
         """End all processes and raise; nothing is sent to them, as a killed one may hold the locks of the queues."""
@@ -73,8 +71,8 @@ class WatchedWorkers(_MultiProcessingDataLoaderIter):
             queue.cancel_join_thread()
         check_interrupt()  # a signal to the whole group ends the loader processes, too
         raise WorkerLostError(
-            f"{what}; lower DATALOADER.NUM_WORKERS or give more memory, also shared memory (/dev/shm), and start the "
-            "command again, a training with --resume"
+            f"{what}; start the command again (a training with --resume); if memory is short, lower "
+            "DATALOADER.NUM_WORKERS or give more memory, also shared memory (/dev/shm)"
         ) from None
 
     def _shutdown_workers(self) -> None:
