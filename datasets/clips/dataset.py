@@ -9,12 +9,11 @@ import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from datasets.bad_frames import BadFrames
-from datasets.clips.buffers import Batch, BatchBuffers, WithBadFrames
+from datasets.clips.buffers import Batch, BatchBuffers, WithBadFrames, numbers
 from datasets.clips.replacement import read_nearest_into
 from datasets.clips.sampling import dense_clips, first_per_chunk, random_per_chunk
 from datasets.clips.transforms import ClipAugment
@@ -104,7 +103,7 @@ class TrainClips(_Clips):
             read_nearest_into(clip_THW3, places, self.source, faults, self.interpolation)
             augmentation.apply(clip_THW3)
         tracklets = [self.tracklets[index] for index, _ in draws]
-        pids, camids = torch.tensor([t.pid for t in tracklets]), torch.tensor([t.camid for t in tracklets])
+        pids, camids = numbers(t.pid for t in tracklets), numbers(t.camid for t in tracklets)
         made = ClipBatch(batch.finish(), pids, camids)
         return WithBadFrames(made, faults) if faults else made
 
@@ -140,8 +139,8 @@ class EvalClips(_Clips):
         faults: dict[str, str] | None = None if self.bad_frames is None else {}
         places = [(self.tracklets[row].frames, place) for row, indices in clips for place in indices]
         read_nearest_into(batch.frames_NHW3, places, self.source, faults)
-        rows = torch.tensor([row for row, _ in clips])
-        camids = torch.tensor([self.tracklets[row].camid for row, _ in clips])
+        rows = numbers(row for row, _ in clips)
+        camids = numbers(self.tracklets[row].camid for row, _ in clips)
         made = EvalBatch(batch.finish(), camids, rows)
         return WithBadFrames(made, faults) if faults else made
 

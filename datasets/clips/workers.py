@@ -3,6 +3,7 @@
 import signal
 import sys
 import threading
+from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from time import monotonic
@@ -36,7 +37,8 @@ class WatchedWorkers(_MultiProcessingDataLoaderIter):
             return super()._get_data()
         except WorkerLostError:
             raise
-        except RuntimeError:
+        except Exception:
+            connection.wait([w.sentinel for w in self._workers], timeout=_LOOK_SECONDS)  # what it sent may break first
             ended = [w for w in self._workers if not w.is_alive()]
             if ended:
                 self._give_up(f"{_named(ended)} {_how_it_ended(ended[0].exitcode or 0)}")
