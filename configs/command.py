@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from configs.errors import ConfigError
-from utils.errors import InputError, NonFiniteLossError, printable
+from utils.errors import InputError, NonFiniteLossError, WorkerLostError, printable
 from utils.logger import close_logging, setup_logging
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def run_command(work: Callable[[], int | None]) -> int:
     except InputError as error:
         logger.error("error: %s", error.line)
         return 2
-    except NonFiniteLossError as error:
+    except (NonFiniteLossError, WorkerLostError) as error:
         logger.error("error: %s", error)
         return 1
     except KeyboardInterrupt as stop:

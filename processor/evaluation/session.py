@@ -31,7 +31,8 @@ def evaluate_part(experiment: Experiment, model: TFCLIP, sampling: str, part: st
     query, gallery = experiment.part(part)
     protocol = experiment.protocol(sampling, part, model.encoder.camera_embed is not None)
     tracklets, splits = query + gallery, experiment.splits
-    loader = build_test_loader(experiment.cfg, tracklets, sampling, frame_source(splits.pack, splits.root))
+    source = frame_source(splits.pack, splits.root)
+    loader = build_test_loader(experiment.cfg, tracklets, sampling, source, splits.bad_frames)
     return evaluate(model, loader, tracklets, len(query), protocol, experiment.test_runtime)
 
 

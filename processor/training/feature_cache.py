@@ -82,12 +82,16 @@ def describe_machine(device: torch.device) -> dict[str, str]:
 
 
 def cached_features(
-    cache_dir: Path, description: Mapping[str, Any], num_tracklets: int, compute: Callable[[], Tensor]
+    cache_dir: Path,
+    description: Mapping[str, Any],
+    num_tracklets: int,
+    compute: Callable[[], Tensor],
+    sound: Callable[[], bool] = lambda: True,
 ) -> Tensor:
     """Tracklet features (n, E) float32 on the CPU: from the cache, or from `compute`, whose result is then kept.
 
     `description` is plain data for JSON. A file that is damaged or describes something else is replaced; when the file
-    cannot be written, a warning says so.
+    cannot be written, a warning says so. `sound`, asked after `compute`, says whether its result may be kept.
     """
     text = json.dumps({"format": _FORMAT, **description}, sort_keys=True, indent=1)
     path = cache_dir / _FOLDER / f"{blake2b(text.encode(), digest_size=16).hexdigest()}.pt"
@@ -96,6 +100,9 @@ def cached_features(
         logger.info("tracklet features taken from %s (same frames, weights, sizes, code)", path)
         return features
     features = compute().cpu()
+    if not sound():
+        logger.info("tracklet features are not kept: frames that cannot be read were replaced")
+        return features
     content = {"description": text, "features": features, "checksum": _checksum(features)}
 
     def write(temporary: Path) -> None:

@@ -67,7 +67,10 @@ def tracklet_features(experiment: Experiment, model: TFCLIP) -> Tensor:
     def compute() -> Tensor:
         return compute_tracklet_features(model, build_memory_loader(cfg, splits), len(splits.train), runtime)
 
-    return cached_features(Path(cache_dir(cfg)), description, len(splits.train), compute)
+    def sound() -> bool:
+        return splits.bad_frames is None or not splits.bad_frames.files
+
+    return cached_features(Path(cache_dir(cfg)), description, len(splits.train), compute, sound)
 
 
 def compute_tracklet_features(model: TFCLIP, loader: DataLoader, num_tracklets: int, runtime: Runtime) -> Tensor:
