@@ -77,7 +77,9 @@ def assert_textbook(q, g, k1: int, k2: int, lambda_value: float) -> None:
 def small_blocks(monkeypatch):
     """Blocks of a few rows, so that a small case has many, uneven ones."""
     monkeypatch.setattr(nearest_items, "_BLOCK_ROWS", 9)
-    for name, rows in [("_SET_ROWS", 13), ("_GALLERY_ROWS", 17), ("_QUERY_ROWS", 5), ("_PART_ENTRIES", 40)]:
+    monkeypatch.setattr(nearest_items, "_PART_ROWS", 4)
+    reranking_rows = {"_SET_ROWS": 13, "_PAIRS": 7, "_GALLERY_ROWS": 17, "_QUERY_ROWS": 5, "_PART_ENTRIES": 40}
+    for name, rows in reranking_rows.items():
         monkeypatch.setattr(reranking, name, rows)
 
 
