@@ -14,8 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from utils.precision import autocast, float32_products
+
 _BLOCK_ROWS = 1024  # items of a block
-_PART_ROWS = 256  # items that a thread compares with a block
+_PART_ROWS = 256  # items that a thread compares with a block, or whose copies it adds
+_COPIED_QUERIES = 64  # queries whose distances a thread copies at once
 _T = TypeVar("_T")
 
 
@@ -128,6 +131,36 @@ def nearest_items(items: Items, num_near: int, original_QG: NDArray[np.float32])
     return Nearest(rows_UK[items.column_N], dist_UK[items.column_N], largest_U[items.column_N])
 
 
+def nearest_items_on(
+    device: torch.device, items: Items, num_near: int, original_QG: NDArray[np.float32]
+) -> Nearest:
+    """`nearest_items`, computed by torch on `device`, which then holds the features and a few blocks of distances."""
+    num_distinct = len(items.squares_U)
+    features_UF, squares_U = torch.from_numpy(np.concatenate(items.parts)), torch.from_numpy(items.squares_U)
+    features_UF, squares_U = features_UF.to(device), squares_U.to(device)
+    numbers_U = torch.arange(num_distinct, device=device)
+    place_Q, place_G = np.split(items.column_N, [items.num_query])
+    place_G = torch.from_numpy(place_G).to(device)
+    keys, largest = [], []
+    for block in blocks(num_distinct, _BLOCK_ROWS):
+        dist_BU = squares_U[block, None] + squares_U
+        with autocast(device, None), float32_products(False):
+            dist_BU.sub_(features_UF[block] @ features_UF.T, alpha=2).clamp_(min=0)
+        largest.append(dist_BU.amax(dim=1).clamp_(min=1e-12))
+        # Distances are not negative, so that their bits, and after these the columns, order as they do.
+        keys_BU = dist_BU.view(torch.int32).long().bitwise_left_shift_(32).bitwise_or_(numbers_U)
+        keys.append(keys_BU.topk(min(num_near, num_distinct), largest=False).values.cpu())
+        queries = np.flatnonzero((place_Q >= block.start) & (place_Q < block.stop))
+        rows = torch.from_numpy(place_Q[queries] - block.start).to(device)
+        original_QG[queries] = dist_BU[rows][:, place_G].cpu().numpy()
+    keys_UK, largest_U = torch.cat(keys).numpy(), torch.cat(largest).cpu().numpy()
+    dist_UK = (keys_UK >> 32).astype(np.int32).view(np.float32) / largest_U[:, None]
+    columns_UK = (keys_UK & 0xFFFFFFFF).astype(np.int32)
+    original_QG /= largest_U[place_Q, None]
+    rows_UK, dist_UK = _with_copies(items, columns_UK, dist_UK, min(num_near, len(items.column_N)))
+    return Nearest(rows_UK[items.column_N], dist_UK[items.column_N], largest_U[items.column_N])
+
+
 def _scan(
     dist_RB: NDArray[np.float32],
     block: slice,
@@ -187,10 +220,13 @@ def _copy_pairs(items: Items, block: slice, dist_RB: NDArray[np.float32], origin
         (place_Q >= size, (place_G >= 0) & (place_G < size), True),
     ):
         queries, gallery = np.flatnonzero(queries), np.flatnonzero(gallery)
-        if by_row:
-            original_QG[np.ix_(queries, gallery)] = dist_RB[np.ix_(place_Q[queries], place_G[gallery])]
-        else:
-            original_QG[np.ix_(queries, gallery)] = dist_RB[np.ix_(place_G[gallery], place_Q[queries])].T
+        places_Q, places_G = place_Q[queries], place_G[gallery]
+
+        def copy(part: slice, queries=queries, gallery=gallery, q=places_Q, g=places_G, by_row=by_row) -> None:
+            taken = dist_RB[np.ix_(q[part], g)] if by_row else dist_RB[np.ix_(g, q[part])].T
+            original_QG[np.ix_(queries[part], gallery)] = taken
+
+        in_threads(copy, blocks(len(queries), _COPIED_QUERIES))
 
 
 def _merge(kept_nK: NDArray[np.float32], columns_nK: NDArray[np.int32], found: _Found) -> None:
@@ -228,12 +264,18 @@ def _with_copies(
     by_column = np.argsort(items.column_N, kind="stable")
     copies_U = np.bincount(items.column_N)
     first_U = np.cumsum(copies_U) - copies_U
-    counts = copies_U[columns_UK.ravel()]
-    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    rows = by_column[np.repeat(first_U[columns_UK.ravel()], counts) + within]
-    dist = np.repeat(dist_UK.ravel(), counts)
-    owners = np.repeat(np.repeat(np.arange(len(columns_UK)), columns_UK.shape[1]), counts)
-    order = np.lexsort((rows, dist, owners))
-    first = np.searchsorted(owners, np.arange(len(columns_UK)))
-    taken = order[first[:, None] + np.arange(num_near)]
-    return rows[taken].astype(np.int32), dist[taken]
+
+    def add_copies(part: slice) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        columns_PK = columns_UK[part]
+        counts = copies_U[columns_PK.ravel()]
+        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        rows = by_column[np.repeat(first_U[columns_PK.ravel()], counts) + within]
+        dist = np.repeat(dist_UK[part].ravel(), counts)
+        owners = np.repeat(np.repeat(np.arange(len(columns_PK)), columns_PK.shape[1]), counts)
+        order = np.lexsort((rows, dist, owners))
+        first = np.searchsorted(owners, np.arange(len(columns_PK)))
+        taken = order[first[:, None] + np.arange(num_near)]
+        return rows[taken].astype(np.int32), dist[taken]
+
+    rows, dist = zip(*in_threads(add_copies, blocks(len(columns_UK), _PART_ROWS)))
+    return np.concatenate(rows), np.concatenate(dist)

@@ -3,12 +3,14 @@
 Q queries, G gallery items, N = Q + G items (queries first), F features, B items of a block, K kept nearest items.
 """
 
+from functools import partial
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-from utils.nearest_items import Items, Nearest, blocks, in_threads, nearest_items
+from utils.nearest_items import Items, Nearest, blocks, in_threads, nearest_items, nearest_items_on
 
 _SET_ROWS = 512  # items whose neighbour sets a thread expands at once
 _PAIRS = 256  # pairs of items whose features it holds
@@ -18,15 +20,21 @@ _PART_ENTRIES = 2**17  # pairs of weights that are compared at once; more do not
 
 
 def k_reciprocal_rerank(
-    q_feats: ArrayLike, g_feats: ArrayLike, k1: int = 20, k2: int = 6, lambda_value: float = 0.3
+    q_feats: ArrayLike,
+    g_feats: ArrayLike,
+    k1: int = 20,
+    k2: int = 6,
+    lambda_value: float = 0.3,
+    device: torch.device | None = None,
 ) -> NDArray[np.float32]:
     """Re-ranked distances (Q, G) of features (Q, F) and (G, F) as they are given.
 
     Squared Euclidean distances of all items, divided by their column maximum; Jaccard distance of the k1-reciprocal
     neighbour sets after expansion over k2 neighbours; lambda_value weighs the original distance. The release uses k1
-    50, k2 15; the textbook values are 20 and 6. Memory beside the result: blocks of distances and, per item, the
-    nearest items and the neighbour set. Raises ValueError for k1, k2 below 1, lambda_value outside 0..1 or features
-    that are not finite.
+    50, k2 15; the textbook values are 20 and 6. Distances and nearest items are found on `device` (None: the CPU),
+    whose rounding decides near ties; the rest takes all cores. Memory beside the result: blocks of distances and, per
+    item, the nearest items and the neighbour set. Raises ValueError for k1, k2 below 1, lambda_value outside 0..1 or
+    features that are not finite.
     """
     if k1 < 1 or k2 < 1 or not 0 <= lambda_value <= 1:
         raise ValueError(f"k1 and k2 must be 1 or more, lambda in 0..1; found {k1}, {k2}, {lambda_value}")
@@ -34,7 +42,8 @@ def k_reciprocal_rerank(
     result_QG = np.empty((items.num_query, items.num_gallery), dtype=np.float32)
     if not result_QG.size:
         return result_QG
-    near = nearest_items(items, max(k1 + 1, k2), result_QG)
+    find = nearest_items if device is None or device.type == "cpu" else partial(nearest_items_on, device)
+    near = find(items, max(k1 + 1, k2), result_QG)
     weights_NN = _set_weights(items, near, k1)
     # With k2 1 each item keeps its own weights, even when the nearest item is an earlier copy of it.
     means_NN = _pattern(near.rows_NK[:, :k2] if k2 > 1 else np.arange(len(near.rows_NK))[:, None])
