@@ -24,6 +24,7 @@ _CHOICES = {
     "DATASETS.SPLIT": (*"0123456789", "all"),
     "DATASETS.TRAIN_HALF": ("last", "first"),
     "DATASETS.OUTSIDE": ("refuse", "allow"),
+    "DATASETS.ON_BAD_FRAME": ("error", "skip"),
     "SOLVER.SELECT_BY": ("test", "val", "last"),
     "SOLVER.AMP": ("auto", "bf16", "fp16", "off"),
     "SOLVER.MEMORY_PRECISION": ("tf32", "float32", "bf16", "fp16"),
@@ -46,6 +47,7 @@ _AT_LEAST = {
     "SOLVER.MARGIN": 0, "SOLVER.WARMUP_EPOCHS": 0, "SOLVER.ACCUM_STEPS": 1, "SOLVER.LOG_PERIOD": 1,
     "SOLVER.EVAL_PERIOD": 1, "SOLVER.SAVE_EVERY_STEPS": 0, "TEST.RE_RANKING_K1": 1,
     "TEST.RE_RANKING_K2": 1, "TEST.CONTACT_SHEET": 0,
+    "DATASETS.BAD_FRAME_LIMIT": 0,
 }  # fmt: skip
 SWITCH_WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _FRAME_POSITIONS = 77  # of the temporal transformer TRANSF of Table 5

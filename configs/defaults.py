@@ -61,6 +61,8 @@ _C.DATASETS.TRAIN_ITEMS = "auto"  # 'tracklets', 'chunks LENGTH', 'windows LENGT
 _C.DATASETS.EXCLUDE = ""  # file of frames to leave out, as datasets.check --fix-list writes it
 _C.DATASETS.PACK = ""  # one LMDB file with all frames, by datasets.pack; empty: frames are read from their files
 _C.DATASETS.OUTSIDE = "refuse"  # rows of manifest and video that name files outside of the CSV's folder: or 'allow'
+_C.DATASETS.ON_BAD_FRAME = "error"  # a frame that cannot be read: 'error', or 'skip': the nearest one of its tracklet
+_C.DATASETS.BAD_FRAME_LIMIT = 100  # files that ON_BAD_FRAME 'skip' may replace in a run; 0: any number
 _C.DATASETS.VAL_FRACTION = 0.1  # share of training identities held out when SOLVER.SELECT_BY is 'val'
 _C.DATASETS.CACHE_DIR = ""  # unpacked archives, crops, features of the memory pass; empty: OUTPUT_DIR/cache
 

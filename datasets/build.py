@@ -1,6 +1,7 @@
 """Data set name -> splits; config and splits -> loaders."""
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
+from datasets.bad_frames import BadFrames
 from datasets.clips import ClipAugment, ClipLoader, EvalClips, IdentitySampler, TrainClips, keep_batch
 from datasets.exclusion import read_exclusions, unless_excluded
 from datasets.frames import FILES, FrameSource, frame_source
@@ -124,7 +126,8 @@ def configured_splits(cfg: CfgNode, name: str = "", root: str = "", validation: 
         seed=cfg.SOLVER.SEED,
         **options,
     )
-    return replace(splits, pack=pack)
+    bad_frames = BadFrames(cfg.DATASETS.BAD_FRAME_LIMIT) if cfg.DATASETS.ON_BAD_FRAME == "skip" else None
+    return replace(splits, pack=pack, bad_frames=bad_frames)
 
 
 def check_split_key(cfg: CfgNode) -> None:
@@ -164,19 +167,31 @@ def cache_dir(cfg: CfgNode) -> str:
 def check_frames_present(splits: ReIDSplits) -> None:
     """Look for the first frame of each split, so that a wrong folder is noticed before weights are read.
 
-    Raises MissingFileError naming the first frame of the split, or InputError when the data set's pack lacks it.
+    Where unreadable frames are replaced, any frame of a tracklet will do. Raises MissingFileError naming the first
+    frame of the split, or InputError when the data set's pack lacks it.
     """
-    source = frame_source(splits.pack, splits.root)
+    source, skip = frame_source(splits.pack, splits.root), splits.bad_frames is not None
     for name in ("train", "query", "gallery", "val_query", "val_gallery"):
         tracklets = getattr(splits, name)
         if splits.pack:
             for tracklet in tracklets:  # one frame of each: a look-up takes microseconds
-                source.content(tracklet.frames[0])
-        elif tracklets and not Path(tracklets[0].frames[0]).exists():
+                _look_up(tracklet.frames if skip else tracklet.frames[:1], source)
+        elif tracklets and not any(map(os.path.exists, tracklets[0].frames if skip else tracklets[0].frames[:1])):
             raise MissingFileError(
                 f"{tracklets[0].frames[0]} is missing although the lists of the data set name it: "
                 f"unpack the {name} images there, or mend DATASETS.ROOT_DIR"
             )
+
+
+def _look_up(frames: Sequence[str], source: FrameSource) -> None:
+    """Find the first of the frames that is readable; raises the InputError of the last one where none is."""
+    for frame in frames[:-1]:
+        try:
+            source.content(frame)
+            return
+        except InputError:
+            pass
+    source.content(frames[-1])
 
 
 def build_train_loader(cfg: CfgNode, splits: ReIDSplits, share: slice = slice(None)) -> DataLoader:
@@ -204,6 +219,7 @@ def build_train_loader(cfg: CfgNode, splits: ReIDSplits, share: slice = slice(No
         len(range(cfg.SOLVER.IMS_PER_BATCH)[share]),
         frame_source(splits.pack, splits.root),
         cfg.INPUT.INTERPOLATION,
+        splits.bad_frames,
     )
     sampler = build_sampler(cfg, splits, share)
     # The workers stay from epoch to epoch, with their files open and batches of the next epoch sooner at hand.
@@ -237,14 +253,23 @@ def build_erasing(cfg: CfgNode, device: torch.device) -> Callable[[Tensor], Tens
 
 def build_memory_loader(cfg: CfgNode, splits: ReIDSplits, tracklets: Sequence[Tracklet]) -> DataLoader:
     """All frames of these training tracklets, without augmentation (CLIP-Memory)."""
-    return build_test_loader(cfg, tracklets, "dense", frame_source(splits.pack, splits.root))
+    return build_test_loader(cfg, tracklets, "dense", frame_source(splits.pack, splits.root), splits.bad_frames)
 
 
 def build_test_loader(
-    cfg: CfgNode, tracklets: Sequence[Tracklet], sampling: str, source: FrameSource = FILES
+    cfg: CfgNode,
+    tracklets: Sequence[Tracklet],
+    sampling: str,
+    source: FrameSource = FILES,
+    bad_frames: BadFrames | None = None,
 ) -> DataLoader:
-    """Batches of at most TEST.FRAMES_PER_BATCH frames, read from `source`; clips of several tracklets share a batch."""
-    dataset = EvalClips(tracklets, cfg.INPUT.SEQ_LEN, cfg.INPUT.SIZE_TEST, sampling, cfg.TEST.FRAMES_PER_BATCH, source)
+    """Batches of at most TEST.FRAMES_PER_BATCH frames, read from `source`; clips of several tracklets share a batch.
+
+    Unreadable frames are replaced and noted in `bad_frames`; None: they are an error.
+    """
+    dataset = EvalClips(
+        tracklets, cfg.INPUT.SEQ_LEN, cfg.INPUT.SIZE_TEST, sampling, cfg.TEST.FRAMES_PER_BATCH, source, bad_frames
+    )
     return ClipLoader(dataset, batch_size=None, **_loader_options(cfg))
 
 

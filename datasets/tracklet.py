@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
+from datasets.bad_frames import BadFrames
 from utils.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -85,6 +86,7 @@ class ReIDSplits:
     left_out: str = ""  # what DATASETS.EXCLUDE took away, in words
     train_items: str = "tracklets"  # what `train` holds, as DATASETS.TRAIN_ITEMS names it
     pack: str = ""  # the one file that holds all frames (datasets.frames.store); empty: each has a file of its own
+    bad_frames: BadFrames | None = field(default=None, compare=False)  # None: an unreadable frame is an error
 
     def summary(self) -> str:
         """A table of identities, tracklets, frames and cameras per split, one line each."""

@@ -64,6 +64,12 @@ class Experiment:
         trained = sorted({t.camid for t in self.splits.train})
         return TrainedCameras(self.dataset, self.splits.cameras, tuple(trained))
 
+    def share_bad_frames(self) -> None:
+        """Let all ranks know which frames one of them could not read; raises InputError above the limit."""
+        if self.splits.bad_frames is not None:
+            for faults in self.runtime.ranks.collect(dict(self.splits.bad_frames.files)):
+                self.splits.bad_frames.add(faults)
+
     def part(self, name: str) -> tuple[tuple[Tracklet, ...], tuple[Tracklet, ...]]:
         """(queries, other gallery tracklets) of 'test' or 'val'."""
         splits = self.splits

@@ -21,7 +21,7 @@ class NonFiniteLossError(RuntimeError):
 
 
 class LostProcessError(RuntimeError):
-    """A process that the run needs has gone; the message names it (exit code 1)."""
+    """A loader process or another rank has gone; the message names it and says how to go on (exit code 1)."""
 
 
 def printable(text: object) -> str:

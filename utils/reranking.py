@@ -3,31 +3,38 @@
 Q queries, G gallery items, N = Q + G items (queries first), F features, B items of a block, K kept nearest items.
 """
 
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-from utils.nearest_items import Items, Nearest, blocks, nearest_items
+from utils.nearest_items import Items, Nearest, blocks, in_threads, nearest_items, nearest_items_on
 
-_SET_ROWS = 4096  # items whose neighbour sets are expanded at once
+_SET_ROWS = 512  # items whose neighbour sets a thread expands at once
+_PAIRS = 256  # pairs of items whose features it holds
 _GALLERY_ROWS = 8192  # gallery items whose expanded weights are held at once
 _QUERY_ROWS = 64  # queries that a thread compares with them
 _PART_ENTRIES = 2**17  # pairs of weights that are compared at once; more do not fit the cache
 
 
 def k_reciprocal_rerank(
-    q_feats: ArrayLike, g_feats: ArrayLike, k1: int = 20, k2: int = 6, lambda_value: float = 0.3
+    q_feats: ArrayLike,
+    g_feats: ArrayLike,
+    k1: int = 20,
+    k2: int = 6,
+    lambda_value: float = 0.3,
+    device: torch.device | None = None,
 ) -> NDArray[np.float32]:
     """Re-ranked distances (Q, G) of features (Q, F) and (G, F) as they are given.
 
     Squared Euclidean distances of all items, divided by their column maximum; Jaccard distance of the k1-reciprocal
     neighbour sets after expansion over k2 neighbours; lambda_value weighs the original distance. The release uses k1
-    50, k2 15; the textbook values are 20 and 6. Memory beside the result: blocks of distances and, per item, the
-    nearest items and the neighbour set. Raises ValueError for k1, k2 below 1, lambda_value outside 0..1 or features
-    that are not finite.
+    50, k2 15; the textbook values are 20 and 6. Distances and nearest items are found on `device` (None: the CPU),
+    whose rounding decides near ties; the rest takes all cores. Memory beside the result: blocks of distances and, per
+    item, the nearest items and the neighbour set. Raises ValueError for k1, k2 below 1, lambda_value outside 0..1 or
+    features that are not finite.
     """
     if k1 < 1 or k2 < 1 or not 0 <= lambda_value <= 1:
         raise ValueError(f"k1 and k2 must be 1 or more, lambda in 0..1; found {k1}, {k2}, {lambda_value}")
@@ -35,7 +42,8 @@ def k_reciprocal_rerank(
     result_QG = np.empty((items.num_query, items.num_gallery), dtype=np.float32)
     if not result_QG.size:
         return result_QG
-    near = nearest_items(items, max(k1 + 1, k2), result_QG)
+    find = nearest_items if device is None or device.type == "cpu" else partial(nearest_items_on, device)
+    near = find(items, max(k1 + 1, k2), result_QG)
     weights_NN = _set_weights(items, near, k1)
     # With k2 1 each item keeps its own weights, even when the nearest item is an earlier copy of it.
     means_NN = _pattern(near.rows_NK[:, :k2] if k2 > 1 else np.arange(len(near.rows_NK))[:, None])
@@ -83,8 +91,8 @@ def _set_weights(items: Items, near: Nearest, k1: int) -> sparse.csr_array:
     half_NN = _reciprocal_sets(near.rows_NK, round(k1 / 2))
     known_NN = _pattern(near.rows_NK)
     known_NN.data = np.exp(-near.dist_NK.ravel())
-    parts = []
-    for block in blocks(len(items.column_N), _SET_ROWS):
+
+    def weigh(block: slice) -> sparse.csr_array:
         sets_BN = _expanded_sets(block, own_NN, half_NN)
         known_BN = sets_BN.multiply(known_NN[block]).tocsr()
         absent_BN = (sets_BN - known_BN.sign()).tocsr()
@@ -93,8 +101,9 @@ def _set_weights(items: Items, near: Nearest, k1: int) -> sparse.csr_array:
         weights_BN = (known_BN + absent_BN).tocsr()
         sums_B = np.maximum(weights_BN.sum(axis=1), 1e-12)  # the set is empty if many copies come before the item
         weights_BN.data /= np.repeat(sums_B, np.diff(weights_BN.indptr))
-        parts.append(weights_BN)
-    return sparse.vstack(parts, format="csr")
+        return weights_BN
+
+    return sparse.vstack(in_threads(weigh, blocks(len(items.column_N), _SET_ROWS)), format="csr")
 
 
 def _distances_of_pairs(items: Items, near: Nearest, block: slice, pairs_BN: sparse.csr_array) -> NDArray[np.float32]:
@@ -102,9 +111,8 @@ def _distances_of_pairs(items: Items, near: Nearest, block: slice, pairs_BN: spa
     first = np.repeat(np.arange(block.start, block.stop), np.diff(pairs_BN.indptr))
     first, second = items.column_N[first], items.column_N[pairs_BN.indices]
     products = np.empty(len(second), dtype=np.float32)
-    for start, stop in zip(pairs_BN.indptr, pairs_BN.indptr[1:]):
-        if start < stop:
-            products[start:stop] = items.features(second[start:stop]) @ items.features(first[start : start + 1])[0]
+    for part in blocks(len(second), _PAIRS):  # not by BLAS, whose threads would be in each other's way
+        np.einsum("nf,nf->n", items.features(first[part]), items.features(second[part]), out=products[part])
     dist = items.squares_U[first] + items.squares_U[second] - 2 * products
     return np.maximum(dist, 0) / np.repeat(near.largest_N[block], np.diff(pairs_BN.indptr))
 
@@ -119,10 +127,15 @@ def _blend_jaccard(
     """
     num_query, num_gallery = result_QG.shape
     result_QG *= lambda_value
-    query_QN = means_NN[:num_query] @ weights_NN
+
+    def mean_weights(start: int, stop: int) -> sparse.csr_array:
+        rows = (slice(start + part.start, start + part.stop) for part in blocks(stop - start, _SET_ROWS))
+        return sparse.vstack(in_threads(lambda part: means_NN[part] @ weights_NN, rows), format="csr")
+
+    query_QN = mean_weights(0, num_query)
     sums_Q = query_QN.sum(axis=1)
     for block in blocks(num_gallery, _GALLERY_ROWS):
-        gallery_BN = means_NN[num_query + block.start : num_query + block.stop] @ weights_NN
+        gallery_BN = mean_weights(num_query + block.start, num_query + block.stop)
         sums_B = gallery_BN.sum(axis=1)
         owners_NB = gallery_BN.T.tocsr()  # per set member the gallery items that have it, and their weights
 
@@ -132,8 +145,7 @@ def _blend_jaccard(
             np.maximum(larger_PB, np.maximum(smaller_PB, 1e-12), out=larger_PB)
             result_QG[part, block] += (1 - lambda_value) * (1 - smaller_PB / larger_PB)
 
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            list(pool.map(blend, blocks(num_query, _QUERY_ROWS)))
+        in_threads(blend, blocks(num_query, _QUERY_ROWS))
 
 
 def _sums_of_smaller(query_PN: sparse.csr_array, owners_NB: sparse.csr_array) -> NDArray[np.float32]:

@@ -11,13 +11,17 @@ import math
 import mmap
 import multiprocessing
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data.dataloader import _BaseDataLoaderIter
+
+from datasets.clips.workers import WatchedWorkers
 
 _keys = itertools.count()
 _open_here: "weakref.WeakValueDictionary[int, BatchBuffers]" = weakref.WeakValueDictionary()
@@ -104,18 +108,55 @@ class Batch:
         return _SentSlot(self.buffers.key, self.slot, self.shape)
 
 
+class _SentNumbers:
+    """Numbers that a worker sends: the receiver unpickles them as a tensor (n,).
+
+    torch would send a tensor through a file and a connection of its own, which costs the receiver half a millisecond.
+    """
+
+    def __init__(self, numbers: Iterable[int]) -> None:
+        self.numbers = list(numbers)
+
+    def __reduce__(self) -> tuple:
+        return torch.tensor, (self.numbers,)
+
+
+def numbers(values: Iterable[int]) -> Tensor:
+    """The values as a tensor (n,); in a worker an object that unpickles to it."""
+    return torch.tensor(list(values)) if get_worker_info() is None else _SentNumbers(values)
+
+
 def channels_first(clips_BTHW3: Tensor) -> Tensor:
     """A view (B, T, 3, H, W)."""
     return clips_BTHW3.permute(0, 1, 4, 2, 3)
 
 
+class WithBadFrames(NamedTuple):
+    """A batch in which unreadable frames were replaced, as a data set gives it to its loader."""
+
+    batch: tuple
+    faults: dict[str, str]  # path -> what is wrong with the file, in one line
+
+
 class ClipLoader(DataLoader):
     """A DataLoader of whole batches of clips that gives its data set `buffers`, which live as long as its workers.
 
-    The data set names the bytes of its largest batch `batch_bytes`.
+    The data set names the bytes of its largest batch `batch_bytes`; unreadable frames are noted in its `bad_frames`,
+    None where they are an error. Raises LostProcessError as `WatchedWorkers` does.
     """
 
     def __iter__(self) -> Iterator:
+        batches = self._batches()
+        return batches if self.dataset.bad_frames is None else self._noting_bad_frames(batches)
+
+    def _noting_bad_frames(self, batches: Iterator) -> Iterator:
+        for batch in batches:
+            if isinstance(batch, WithBadFrames):
+                self.dataset.bad_frames.add(batch.faults)
+                batch = batch.batch
+            yield batch
+
+    def _batches(self) -> Iterator:
         if self.persistent_workers and self._iterator is not None:
             return super().__iter__()  # the workers of the first pass, with the memory that they inherited
         self.dataset.buffers = buffers = self._buffers()
@@ -124,6 +165,9 @@ class ClipLoader(DataLoader):
         if self.num_workers:
             self.dataset.buffers = None  # the workers have inherited it; this process frees it with the iterator
         return iterator
+
+    def _get_iterator(self) -> _BaseDataLoaderIter:
+        return WatchedWorkers(self) if self.num_workers else super()._get_iterator()
 
     def _buffers(self) -> BatchBuffers | None:
         context = self.multiprocessing_context or multiprocessing

@@ -9,14 +9,15 @@ import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datasets.clips.buffers import Batch, BatchBuffers
+from datasets.bad_frames import BadFrames
+from datasets.clips.buffers import Batch, BatchBuffers, WithBadFrames, numbers
+from datasets.clips.replacement import read_nearest_into
 from datasets.clips.sampling import dense_clips, first_per_chunk, random_per_chunk
 from datasets.clips.transforms import ClipAugment
-from datasets.frames import FILES, FrameSource, read_frames_into
+from datasets.frames import FILES, FrameSource
 from datasets.tracklet import Tracklet
 
 
@@ -40,14 +41,24 @@ class _Clips(Dataset):
     """What both data sets of clips share."""
 
     def __init__(
-        self, tracklets: Sequence[Tracklet], clip_length: int, size: Sequence[int], source: FrameSource, batch_size: int
+        self,
+        tracklets: Sequence[Tracklet],
+        clip_length: int,
+        size: Sequence[int],
+        source: FrameSource,
+        batch_size: int,
+        bad_frames: BadFrames | None,
     ) -> None:
-        """`size` is [height, width] in pixels, `batch_size` the largest number of clips in a batch."""
+        """`size` is [height, width] in pixels, `batch_size` the largest number of clips in a batch.
+
+        With `bad_frames` unreadable frames are replaced, and the loader notes there what comes with the batch.
+        """
         self.tracklets = tracklets
         self.clip_length = clip_length
         self.size = size
         self.source = source
         self.batch_bytes = batch_size * clip_length * size[0] * size[1] * 3
+        self.bad_frames = bad_frames
         self.buffers: BatchBuffers | None = None
 
 
@@ -67,31 +78,34 @@ class TrainClips(_Clips):
         batch_size: int,
         source: FrameSource = FILES,
         interpolation: str = "bilinear",
+        bad_frames: BadFrames | None = None,
     ) -> None:
-        super().__init__(tracklets, clip_length, size, source, batch_size)
+        super().__init__(tracklets, clip_length, size, source, batch_size, bad_frames)
         self.augment = augment
         self.interpolation = interpolation
 
     def __len__(self) -> int:
         return len(self.tracklets)
 
-    def __getitems__(self, draws: Sequence[tuple[int, int]]) -> ClipBatch:
+    def __getitems__(self, draws: Sequence[tuple[int, int]]) -> ClipBatch | WithBadFrames:
         """Everything random is drawn before the first frame is read."""
         height, width = self.size
-        plans = []  # of each clip: paths of its frames, augmentation
+        plans = []  # of each clip: its frames in the tracklet, augmentation
         for index, seed in draws:
             rng = random.Random(seed)
             frames = self.tracklets[index].frames
-            paths = [frames[place] for place in random_per_chunk(len(frames), self.clip_length, rng)]
-            plans.append((paths, self.augment.draw(self.clip_length, height, width, rng)))
+            places = [(frames, place) for place in random_per_chunk(len(frames), self.clip_length, rng)]
+            plans.append((places, self.augment.draw(self.clip_length, height, width, rng)))
         batch = Batch(len(draws), self.clip_length, height, width, self.buffers)
         clips = batch.frames_NHW3.reshape(len(draws), self.clip_length, height, width, 3)
-        for clip_THW3, (paths, augmentation) in zip(clips, plans):  # augmented while it is still in the cache
-            read_frames_into(clip_THW3, paths, self.source, self.interpolation)
+        faults: dict[str, str] | None = None if self.bad_frames is None else {}
+        for clip_THW3, (places, augmentation) in zip(clips, plans):  # augmented while it is still in the cache
+            read_nearest_into(clip_THW3, places, self.source, faults, self.interpolation)
             augmentation.apply(clip_THW3)
         tracklets = [self.tracklets[index] for index, _ in draws]
-        pids, camids = torch.tensor([t.pid for t in tracklets]), torch.tensor([t.camid for t in tracklets])
-        return ClipBatch(batch.finish(), pids, camids)
+        pids, camids = numbers(t.pid for t in tracklets), numbers(t.camid for t in tracklets)
+        made = ClipBatch(batch.finish(), pids, camids)
+        return WithBadFrames(made, faults) if faults else made
 
 
 class EvalClips(_Clips):
@@ -109,23 +123,26 @@ class EvalClips(_Clips):
         sampling: str,
         frames_per_batch: int,
         source: FrameSource = FILES,
+        bad_frames: BadFrames | None = None,
     ) -> None:
         clips = [(row, clip) for row, t in enumerate(tracklets) for clip in _places(t, clip_length, sampling)]
         per_batch = max(1, frames_per_batch // clip_length)
         self.batches = [clips[start : start + per_batch] for start in range(0, len(clips), per_batch)]
-        super().__init__(tracklets, clip_length, size, source, min(per_batch, len(clips)))
+        super().__init__(tracklets, clip_length, size, source, min(per_batch, len(clips)), bad_frames)
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, index: int) -> EvalBatch:
+    def __getitem__(self, index: int) -> EvalBatch | WithBadFrames:
         clips = self.batches[index]
         batch = Batch(len(clips), self.clip_length, *self.size, self.buffers)
-        paths = [self.tracklets[row].frames[place] for row, indices in clips for place in indices]
-        read_frames_into(batch.frames_NHW3, paths, self.source)
-        rows = torch.tensor([row for row, _ in clips])
-        camids = torch.tensor([self.tracklets[row].camid for row, _ in clips])
-        return EvalBatch(batch.finish(), camids, rows)
+        faults: dict[str, str] | None = None if self.bad_frames is None else {}
+        places = [(self.tracklets[row].frames, place) for row, indices in clips for place in indices]
+        read_nearest_into(batch.frames_NHW3, places, self.source, faults)
+        rows = numbers(row for row, _ in clips)
+        camids = numbers(self.tracklets[row].camid for row, _ in clips)
+        made = EvalBatch(batch.finish(), camids, rows)
+        return WithBadFrames(made, faults) if faults else made
 
 
 def _places(tracklet: Tracklet, clip_length: int, sampling: str) -> list[list[int]]:

@@ -212,7 +212,7 @@ def _measure_loader(bench: Bench) -> Iterator[Measurement]:
             finally:
                 torch.set_num_threads(threads)
             bench.measure_limits(["decode"])  # the best of as many rounds, in turn
-        yield from parts.loader_lines(workers, max(rates), like_release)
+        yield from parts.loader_lines(workers, *map(max, zip(*rates)), like_release)
 
 
 def _measure_step(bench: Bench) -> Iterator[Measurement]:

@@ -37,23 +37,26 @@ def _decode_limit(workers: int) -> Limit:
     return Limit(f"raw decode x {cores}", cores, "decode")
 
 
-def loader_lines(workers: int, rate: float, like_release: bool) -> list[Measurement]:
+def loader_lines(workers: int, rate: float, received: float, like_release: bool) -> list[Measurement]:
     """A train loader with `workers` processes, 0 for none, of `rate` frames/s.
 
-    `like_release` says that the frames are such as the release's rate is known for.
+    The process that gets the batches takes a second of its core's time for `received` frames. `like_release` says that
+    the frames are such as the release's rate is known for.
     """
     where = f"{workers} worker{'s' if workers > 1 else ''}" if workers else "in this process"
     release = [Limit("release (known, not measured)", _RELEASE_LOADER)] if like_release else []
     return [
         Measurement("loader", where, rate, "frames/s", [_decode_limit(workers)]),
         Measurement("loader", f"{where}, per core", rate / max(1, workers), "frames/s/core", release),
+        *([Measurement("loader", f"{where}, receiver", 1e6 / received, "us of a core/frame")] if workers else []),
     ]
 
 
-def training_loader_rate(loader: DataLoader, batches: int, seconds: float) -> float:
+def training_loader_rate(loader: DataLoader, batches: int, seconds: float) -> tuple[float, float]:
     """Frames per second of a train loader that goes round its first `batches` batches again and again.
 
-    One round before that fills the page cache. Counted from when what the workers had ready is used up, for `seconds`.
+    Of time, and of what this process takes of its cores. One round before that fills the page cache. Counted from when
+    what the workers had ready is used up, for `seconds`.
     """
     sampler = loader.batch_sampler
     drawn: list = []
@@ -65,16 +68,16 @@ def training_loader_rate(loader: DataLoader, batches: int, seconds: float) -> fl
         pass
     sampler.batches = drawn[:batches] * (1 + _MANY_BATCHES // batches)
     skipped = _SKIPPED_BATCHES + loader.num_workers * (loader.prefetch_factor or 0)
-    frames, start, last = 0, 0.0, 0.0
+    frames, start, last, start_here = 0, 0.0, 0.0, 0.0
     for number, batch in enumerate(loader, start=1):
         last = time.perf_counter()
         if number <= skipped:
-            start = last
+            start, start_here = last, time.process_time()
         else:
             frames += batch.clips.shape[0] * batch.clips.shape[1]
             if last - start >= seconds:
                 break
-    return frames / (last - start)
+    return frames / (last - start), frames / (time.process_time() - start_here)
 
 
 def step_lines(
@@ -114,14 +117,18 @@ def step_seconds(
         else:
             marks.append(time.perf_counter())
 
-    def batches() -> Iterator[ClipBatch]:
-        sent = ClipBatch(*(tensor.pin_memory() for tensor in batch)) if on_gpu else batch
-        for _ in range(warm_up + steps):
-            mark()
-            yield sent
-        mark()
+    class Batches:
+        def __len__(self) -> int:
+            return warm_up + steps
 
-    train_one_epoch(run, criterion, batches(), runtime, 0.0, _NO_LOG, num_parts)
+        def __iter__(self) -> Iterator[ClipBatch]:
+            sent = ClipBatch(*(tensor.pin_memory() for tensor in batch)) if on_gpu else batch
+            for _ in range(len(self)):
+                mark()
+                yield sent
+            mark()
+
+    train_one_epoch(run, criterion, Batches(), runtime, 0.0, _NO_LOG, num_parts)
     synchronize(runtime.device)
     pairs = zip(marks[warm_up:], marks[warm_up + 1 :])
     return [before.elapsed_time(after) / 1000 if on_gpu else after - before for before, after in pairs]

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from datasets.frames import frame_source, read_frame
+from datasets.clips import read_nearest_into
+from datasets.frames import frame_source
 from datasets.tracklet import ReIDSplits, Tracklet
 from processor.evaluation.evaluator import Evaluation
 from utils.files import write_atomically
@@ -31,11 +32,14 @@ def save_contact_sheet(path: Path, evaluation: Evaluation, splits: ReIDSplits, m
 
     def paste(tracklet: Tracklet, left: int, top: int, colour: str, note: str) -> None:
         """The tracklet's middle frame in a border; below it person and camera, and the note."""
-        middle = tracklet.frames[len(tracklet.frames) // 2]
-        frame = read_frame(middle, _FRAME, source).permute(1, 2, 0).numpy()  # (H, W, 3)
+        frame_1HW3 = np.empty((1, *_FRAME, 3), np.uint8)
+        faults: dict[str, str] | None = None if splits.bad_frames is None else {}
+        read_nearest_into(frame_1HW3, [(tracklet.frames, len(tracklet.frames) // 2)], source, faults)
+        if faults:
+            splits.bad_frames.add(faults)
         right, bottom = left + _FRAME[1] + 2 * _BORDER, top + _FRAME[0] + 2 * _BORDER
         draw.rectangle((left, top, right - 1, bottom - 1), fill=colour)
-        sheet.paste(Image.fromarray(np.ascontiguousarray(frame)), (left + _BORDER, top + _BORDER))
+        sheet.paste(Image.fromarray(frame_1HW3[0]), (left + _BORDER, top + _BORDER))
         draw.multiline_text((left, bottom + 2), f"{_who(tracklet, splits)}\n{note}", _INK, font, spacing=1)
 
     draw.text((_GAP, _GAP), "query", _INK, font)

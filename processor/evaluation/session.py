@@ -32,9 +32,13 @@ def evaluate_part(experiment: Experiment, model: TFCLIP, sampling: str, part: st
     """Rank the queries of the test part or of the validation part ('val'); the gallery of the latter includes them."""
     query, gallery = experiment.part(part)
     protocol = experiment.protocol(sampling, part, model.encoder.camera_embed is not None)
-    source = frame_source(experiment.splits.pack, experiment.splits.root)
-    build_loader = partial(build_test_loader, experiment.cfg, sampling=sampling, source=source)
-    return evaluate(model, build_loader, query + gallery, len(query), protocol, experiment.test_runtime)
+    splits = experiment.splits
+    source = frame_source(splits.pack, splits.root)
+    options = {"sampling": sampling, "source": source, "bad_frames": splits.bad_frames}
+    build_loader = partial(build_test_loader, experiment.cfg, **options)
+    evaluation = evaluate(model, build_loader, query + gallery, len(query), protocol, experiment.test_runtime)
+    experiment.share_bad_frames()
+    return evaluation
 
 
 def report(experiment: Experiment, rows: Mapping[str, Mapping], evaluation: Evaluation, extra: Mapping) -> None:

@@ -91,11 +91,13 @@ def cached_features(
     num_tracklets: int,
     compute: Callable[[], Tensor],
     ranks: Ranks = ALONE,
+    sound: Callable[[], bool] = lambda: True,
 ) -> Tensor:
     """Tracklet features (n, E) float32 on the CPU: from the cache, or from `compute`, whose result is then kept.
 
     `description` is plain data for JSON. A file that is damaged or describes something else is replaced; when the file
-    cannot be written, a warning says so. Rank 0 reads and writes for all.
+    cannot be written, a warning says so. `sound`, asked after `compute`, says whether its result may be kept. Rank 0
+    reads and writes for all.
     """
     text = json.dumps({"format": _FORMAT, **description}, sort_keys=True, indent=1)
     path = cache_dir / _FOLDER / f"{blake2b(text.encode(), digest_size=16).hexdigest()}.pt"
@@ -104,7 +106,9 @@ def cached_features(
         logger.info("tracklet features taken from %s (same frames, weights, sizes, code)", path)
         return features
     features = compute().cpu()
-    if ranks.is_main:
+    if not sound():
+        logger.info("tracklet features are not kept: frames that cannot be read were replaced")
+    elif ranks.is_main:
         _keep(path, text, features)
     return features
 

@@ -75,8 +75,12 @@ def tracklet_features(experiment: Experiment, model: TFCLIP) -> Tensor:
     def compute() -> Tensor:
         return compute_tracklet_features(model, partial(build_memory_loader, cfg, splits), splits.train, runtime)
 
+    def sound() -> bool:
+        experiment.share_bad_frames()
+        return splits.bad_frames is None or not splits.bad_frames.files
+
     description = runtime.ranks.on_main(describe)
-    return cached_features(Path(cache_dir(cfg)), description, len(splits.train), compute, runtime.ranks)
+    return cached_features(Path(cache_dir(cfg)), description, len(splits.train), compute, runtime.ranks, sound)
 
 
 def compute_tracklet_features(

@@ -180,6 +180,7 @@ def _fit(experiment: Experiment, run: RunState, loader: torch.utils.data.DataLoa
                 run, criterion, loader, experiment.runtime, lr, cfg.SOLVER.LOG_PERIOD, cfg.SOLVER.ACCUM_STEPS,
                 cfg.SOLVER.IMS_PER_BATCH, partial(run.save, experiment, files.LAST), cfg.SOLVER.SAVE_EVERY_STEPS,
             )  # fmt: skip
+        experiment.share_bad_frames()
         run.lr_schedule.step()
         run.epoch = epoch + 1
         row = {"epoch": run.epoch, "lr": lr, "seconds": round(means["seconds"], 2)}  # the scores follow after a test

@@ -2,6 +2,7 @@
 
 import math
 import tracemalloc
+from functools import partial
 
 import numpy as np
 import pytest
@@ -77,7 +78,9 @@ def assert_textbook(q, g, k1: int, k2: int, lambda_value: float) -> None:
 def small_blocks(monkeypatch):
     """Blocks of a few rows, so that a small case has many, uneven ones."""
     monkeypatch.setattr(nearest_items, "_BLOCK_ROWS", 9)
-    for name, rows in [("_SET_ROWS", 13), ("_GALLERY_ROWS", 17), ("_QUERY_ROWS", 5), ("_PART_ENTRIES", 40)]:
+    monkeypatch.setattr(nearest_items, "_PART_ROWS", 4)
+    reranking_rows = {"_SET_ROWS": 13, "_PAIRS": 7, "_GALLERY_ROWS": 17, "_QUERY_ROWS": 5, "_PART_ENTRIES": 40}
+    for name, rows in reranking_rows.items():
         monkeypatch.setattr(reranking, name, rows)
 
 
@@ -95,6 +98,31 @@ def test_distances_agree_with_the_textbook(k1, k2, lambda_value):
 @pytest.mark.parametrize(("k1", "k2", "lambda_value"), PARAMETERS[::3])
 def test_blocks_smaller_than_the_data_change_nothing(small_blocks, k1, k2, lambda_value):
     assert_textbook(*clusters(12, 58), k1, k2, lambda_value)
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """What a GPU computes is computed by the same functions of torch on the CPU."""
+    find = partial(nearest_items.nearest_items_on, torch.device("cpu"))
+    monkeypatch.setattr(reranking, "nearest_items", find)
+
+
+@pytest.mark.parametrize(("k1", "k2", "lambda_value"), PARAMETERS)
+def test_the_functions_for_a_gpu_agree_with_the_textbook(as_on_a_gpu, k1, k2, lambda_value):
+    assert_textbook(*clusters(12, 58), k1, k2, lambda_value)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_functions_for_a_gpu_order_ties_and_copies_as_the_textbook(as_on_a_gpu, small_blocks, seed):
+    q, g = whole_numbers(10, 50, highest=4, seed=seed)
+    q[: 2 * seed] = g[5 : 5 + 2 * seed]
+    assert_textbook(q, g, 6, 3, 0.2)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_gives_the_distances_of_the_cpu():
+    q, g = clusters(80, 400)
+    assert_close(k_reciprocal_rerank(q, g, device=torch.device("cuda")), k_reciprocal_rerank(q, g), 480, passes=3)
 
 
 @pytest.mark.parametrize("block_rows", [1, 9, 1024])

@@ -72,6 +72,7 @@ class Numbers(Dataset):
     def __init__(self, count: int) -> None:
         self.count = count
         self.batch_bytes = BYTES
+        self.bad_frames = None
         self.buffers = None
 
     def __len__(self) -> int:

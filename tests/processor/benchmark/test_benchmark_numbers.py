@@ -64,10 +64,12 @@ def test_a_pass_is_held_against_the_smaller_limit(flops, workers, limit, value):
 
 @pytest.mark.parametrize(("workers", "per_core"), [(0, 3660.0), (3, 1220.0)])
 def test_a_loader_is_held_against_decoding_and_on_such_frames_against_the_release(workers, per_core):
-    rate, core = (line.cells({"decode": 7320.0}) for line in parts.loader_lines(workers, 3660.0, True))
+    lines = parts.loader_lines(workers, 3660.0, 250_000.0, True)
+    rate, core, *receiver = (line.cells({"decode": 7320.0}) for line in lines)
     assert (rate["value"], rate["limit_value"]) == (3660.0, 7320.0 * max(1, workers))
     assert (core["value"], core["limit_value"], core["fraction"]) == (per_core, 1220, per_core / 1220)
-    assert not parts.loader_lines(workers, 3660.0, False)[1].limits
+    assert [line["value"] for line in receiver] == ([4.0] if workers else [])
+    assert not parts.loader_lines(workers, 3660.0, 250_000.0, False)[1].limits
 
 
 @pytest.mark.parametrize(("part", "items"), [("rank", "40 x 100"), ("rerank", "140 x 140")])
@@ -108,7 +110,10 @@ def test_each_step_is_timed_and_those_that_warm_up_are_not_counted(now, monkeypa
     assert parts.step_seconds(None, None, batch, runtime, 1, warm_up=2, steps=2) == [1.0, 2.0]
 
 
-def test_the_loader_goes_round_its_first_batches_and_what_was_ready_is_not_counted(now):
+def test_the_loader_goes_round_its_first_batches_and_what_was_ready_is_not_counted(now, monkeypatch):
+    here = [0.0]
+    monkeypatch.setattr(time, "process_time", lambda: here[0])
+
     class Sampler:
         batches: list = []
 
@@ -121,10 +126,11 @@ def test_the_loader_goes_round_its_first_batches_and_what_was_ready_is_not_count
         def __iter__(self):
             for batch in self.batch_sampler.batches:
                 self.seen.append(batch)
+                here[0] += 0.5
                 now[0] += 2.0 if len(self.seen) > 3 + 4 else 50.0  # a round of 3, then 2 in the queue and 2 more
                 yield ClipBatch(torch.empty(2, 5, 1), None, None)
 
-    assert parts.training_loader_rate(Loader(), 3, seconds=6.0) == 3 * 10 / 6
+    assert parts.training_loader_rate(Loader(), 3, seconds=6.0) == (3 * 10 / 6, 3 * 10 / 1.5)
     assert Loader.seen == (["0a", "0b", "1a"] * 4)[: 3 + 4 + 3]
 
 
