@@ -1,15 +1,21 @@
 """The full state of a run as one file: tensors and plain Python only, so that it is read without running code."""
 
-from collections.abc import Mapping
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+import yaml
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from utils.errors import InputError, MissingFileError
-from utils.files import write_atomically
+from utils.errors import InputError, MissingFileError, NonFiniteLossError, printable
+from utils.files import check_archive, save_archive
+from utils.metrics import SCORES
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,9 @@ class Checkpoint:
     precision: str  # number type of the forward pass
     cameras: dict[str, Any] | None = None  # the data set's cameras and which of them training sees
     train_list: str = ""  # hash of the training tracklets
+    step: int = 0  # steps taken in the epoch that is not finished
+    meters: dict[str, Any] | None = None  # sums over these steps; None at the end of an epoch
+    rank_rng: list[dict[str, Any]] | None = None  # random states of further processes, each as `rng`
 
     @classmethod
     def holds(cls, content: Mapping[str, Any]) -> bool:
@@ -37,27 +46,289 @@ class Checkpoint:
         return isinstance(content.get("model"), Mapping) and "epoch" in content
 
     def save(self, path: Path) -> None:
-        """Write the file; raises InputError when the system refuses."""
-        content = {field.name: getattr(self, field.name) for field in fields(self)}
+        """Write the file; the old one stays where the state is not finite or the system refuses.
 
-        def write(temporary: Path) -> None:
-            # A file object, so that a full disk is the system's own error.
-            with temporary.open("wb") as file:
-                torch.save(content, file)
-
-        write_atomically(path, write)
+        Raises NonFiniteLossError naming the first tensor with inf or nan, and InputError.
+        """
+        if broken := self.non_finite():
+            raise NonFiniteLossError(
+                f"after epoch {self.epoch}{f', step {self.step}' if self.step else ''} {_list(broken)}; {path} "
+                f"{_what_stays(path)}; lower SOLVER.BASE_LR in a new run, or go on with SOLVER.AMP off or bf16"
+            )
+        save_archive(path, {field.name: getattr(self, field.name) for field in fields(self)})
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
-        """Read the file on the CPU; raises MissingFileError, or InputError when it is broken or incomplete."""
+        """Read the file on the CPU, its checksums tested.
+
+        Raises MissingFileError, or InputError when the file is broken or incomplete, when a field is not of its form,
+        or when a tensor of the state is not finite.
+        """
         if not path.is_file():
             raise MissingFileError(f"{path} does not exist, so there is no run to resume; start it without --resume")
         try:
+            check_archive(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
         except Exception:  # torch.load raises many kinds for a broken file, with advice that does not help here
-            raise InputError(f"checkpoint {path} cannot be read; it is truncated or not a checkpoint") from None
+            raise InputError(f"checkpoint {path} cannot be read; it is truncated, damaged or no checkpoint") from None
         content = content if isinstance(content, dict) else {}
         lacking = [field.name for field in fields(cls) if field.default is MISSING and field.name not in content]
         if lacking:
             raise InputError(f"checkpoint {path} cannot be resumed: it lacks {', '.join(lacking)}")
-        return cls(**{field.name: content[field.name] for field in fields(cls) if field.name in content})
+        state = cls(**{field.name: content[field.name] for field in fields(cls) if field.name in content})
+        for name, (form, is_sound) in _FORMS.items():
+            if not _holds(is_sound, getattr(state, name)):
+                raise InputError(f"checkpoint {path} cannot be resumed: field {name} is not {form}")
+        if [row["epoch"] for row in state.history] != list(range(1, state.epoch + 1)):
+            raise InputError(f"checkpoint {path} cannot be resumed: field history has no row for each finished epoch")
+        if state.best and state.best["epoch"] > state.epoch:
+            raise InputError(f"checkpoint {path} cannot be resumed: field best names an epoch that is not finished")
+        if broken := state.non_finite():
+            raise InputError(f"checkpoint {path} cannot be resumed: {_list(broken)}")
+        return state
+
+    def check_fits(
+        self, source: Path, model: nn.Module, optimizer: Optimizer, memory_shape: tuple[int, ...] | None
+    ) -> None:
+        """Raise InputError, naming the file `source`, unless the state is one of this model and optimiser.
+
+        `memory_shape` is (C, E), or None for a run without memory.
+        """
+        own = {name: (tuple(value.shape), value.dtype) for name, value in model.state_dict().items()}
+        held = {name: (tuple(value.shape), value.dtype) for name, value in self.model.items()}
+        shape = None if self.clip_memory is None else tuple(self.clip_memory.shape)
+        fault = ""
+        if name := next((name for name in own | held if own.get(name) != held.get(name)), None):
+            there, here = (f"{part[name][0]} {part[name][1]}" if name in part else "absent" for part in (held, own))
+            fault = f"field model: {name} is {there} there, {here} in this run"
+        elif shape != memory_shape:
+            fault = f"field clip_memory: its shape is {shape}, {memory_shape} in this run"
+        elif wrong := _optimizer_misfit(self.optimizer, optimizer):
+            fault = f"field optimizer: {wrong}"
+        elif len(self.lr_schedule["base_lrs"]) != len(optimizer.param_groups):
+            fault = f"field lr_schedule: it is not of {len(optimizer.param_groups)} groups of weights"
+        if fault:
+            raise InputError(f"checkpoint {source} cannot be resumed: {printable(fault)}")
+
+    def non_finite(self) -> list[str]:
+        """The names of the tensors of model, optimiser and memory that hold inf or nan; one wait for the device."""
+        tensors = {name: value for name, value in self._tensors() if value.is_floating_point() and value.numel()}
+        # The largest absolute value of all is finite unless one is not; torch takes it in a few kernels.
+        if math.isfinite(nn.utils.get_total_norm(tensors.values(), math.inf)):
+            return []
+        return [name for name, value in tensors.items() if not value.isfinite().all()]
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        yield from self.model.items()
+        for number, state in self.optimizer["state"].items():
+            yield from ((f"optimizer {number}.{name}", v) for name, v in state.items() if isinstance(v, Tensor))
+        if self.clip_memory is not None:
+            yield "clip_memory", self.clip_memory
+
+
+def _list(broken: list[str]) -> str:
+    more = f" and {len(broken) - 1} more tensors" if len(broken) > 1 else ""
+    return f"{printable(broken[0])}{more} of the state hold{'' if more else 's'} inf or nan"
+
+
+def _what_stays(path: Path) -> str:
+    """What a file holds that is not written now."""
+    try:
+        epoch = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["epoch"]
+    except Exception:  # absent, or of another kind
+        return "is not written"
+    return f"keeps the state after epoch {epoch}"
+
+
+def _optimizer_misfit(state: dict[str, Any], optimizer: Optimizer) -> str:
+    """What in the state of an optimiser is not of this one; empty when all is."""
+    groups, own_groups = state["param_groups"], optimizer.param_groups
+    if [len(group["params"]) for group in groups] != [len(group["params"]) for group in own_groups]:
+        return "its groups of weights have other sizes than those of this run"
+    for number, (group, own) in enumerate(zip(groups, own_groups)):
+        for name, value in own.items():
+            needed = isinstance(value, (float, tuple))  # other settings are newer than some files
+            if name != "params" and (name in group or needed) and _form(group.get(name)) != _form(value):
+                return f"{name} of group {number} is {group.get(name)!r}, of another form than {value!r}"
+    probe = type(optimizer)([nn.Parameter(torch.zeros(1))])
+    probe.param_groups[0]["params"][0].grad = torch.zeros(1)
+    probe.step()
+    names = set(*(kept.keys() for kept in probe.state.values()))
+    weights = [weight for group in own_groups for weight in group["params"]]
+    numbers = [number for group in groups for number in group["params"]]
+    for number, weight in zip(numbers, weights):
+        kept = state["state"].get(number)
+        if kept is not None and set(kept) != names:
+            return f"weight {number} has {', '.join(map(str, kept)) or 'nothing'} instead of {', '.join(sorted(names))}"
+        for name, value in (kept or {}).items():
+            if name == "step":
+                sound = _is_number(value) or (value.is_floating_point() and value.dim() == 0)
+            else:
+                sound = isinstance(value, Tensor) and value.is_floating_point() and value.shape == weight.shape
+            if not sound:
+                return f"{name} of weight {number} is not of its shape {tuple(weight.shape)} or not of real numbers"
+    return ""
+
+
+def _form(value: Any) -> Any:
+    """What two settings of the same name share: switches may be None, numbers are real or not."""
+    if isinstance(value, (list, tuple)):
+        return [_form(part) for part in value]
+    return "switch" if value is None or isinstance(value, bool) else "number" if _is_number(value) else type(value)
+
+
+def _holds(is_sound: Callable[[Any], bool], value: Any) -> bool:
+    """Whether the value has the form; a value that the check itself stumbles over has not."""
+    try:
+        return bool(is_sound(value))
+    except Exception:
+        return False
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_tensor(value: Any) -> bool:
+    """Whether the value is an ordinary tensor with content."""
+    return isinstance(value, Tensor) and value.layout is torch.strided and value.device.type == "cpu"
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether the value is plain Python that JSON can hold."""
+    if isinstance(value, dict):
+        return all(isinstance(name, str) and _is_plain(part) for name, part in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or type(value) in (str, bool, int, float)
+
+
+def _is_model(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(k, str) and _is_tensor(v) for k, v in value.items()) and value
+
+
+def _is_optimizer(value: Any) -> bool:
+    groups, states = value["param_groups"], value["state"]
+    numbers = [number for group in groups for number in group["params"]]
+    return (
+        isinstance(groups, list)
+        and all(isinstance(group["params"], list) and _is_number(group["lr"]) for group in groups)
+        and all(_is_plain(group) for group in groups)
+        and all(map(_is_count, numbers))
+        and len(set(numbers)) == len(numbers)
+        and isinstance(states, dict)
+        and all(number in numbers and isinstance(state, dict) for number, state in states.items())
+        and all(isinstance(k, str) and (_is_tensor(v) or _is_number(v)) for s in states.values() for k, v in s.items())
+    )
+
+
+def _is_schedule(value: Any) -> bool:
+    lrs, functions = value["base_lrs"], value["lr_lambdas"]
+    return (
+        _is_plain(value)
+        and _is_count(value["last_epoch"])
+        and _is_count(value["_step_count"])
+        and isinstance(lrs, list)
+        and all(map(_is_number, lrs))
+        and isinstance(functions, list)
+        and len(functions) == len(lrs)
+        and all(function is None or isinstance(function, dict) for function in functions)
+    )
+
+
+def _is_scaler(value: Any) -> bool:
+    names = ("scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker")
+    return value == {} or (_is_plain(value) and all(_is_number(value[name]) and value[name] >= 0 for name in names))
+
+
+def _is_memory(value: Any) -> bool:
+    return value is None or (_is_tensor(value) and value.is_floating_point() and value.dim() == 2)
+
+
+def _is_best(value: Any) -> bool:
+    return value == {} or (_is_plain(value) and _is_count(value["epoch"]) and _is_number(value["score"]))
+
+
+def _is_history(value: Any) -> bool:
+    rows = isinstance(value, list) and all(isinstance(row, dict) and _is_count(row["epoch"]) for row in value)
+    return rows and all(isinstance(k, str) and _is_number(v) for row in value for k, v in row.items())
+
+
+def _is_untrained(value: Any) -> bool:
+    if value is None:
+        return True
+    intervals = value.get("ci95", {}).items()
+    return (
+        _is_plain(value)
+        and all(_is_number(value[name]) for name in SCORES if name in value)
+        and "mAP" in value
+        and all(name in SCORES and all(map(_is_number, ends)) and len(ends) == 2 for name, ends in intervals)
+    )
+
+
+def _is_rng(value: Any) -> bool:
+    """Whether the generators take the states; those that try are thrown away."""
+    version, internal, gauss = value["python"]
+    random.Random().setstate((version, tuple(internal), gauss))
+    name, keys, position, has_gauss, cached = value["numpy"]
+    np.random.RandomState().set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.Generator().set_state(value["torch"])
+    cuda = value["cuda"]
+    return (
+        (gauss is None or _is_number(gauss))
+        and keys.dtype == torch.int64
+        and _is_count(position)
+        and position <= len(keys)  # NumPy would read beyond them
+        and has_gauss in (0, 1)
+        and type(cached) is float
+        and isinstance(cuda, list)
+        and all(_is_tensor(state) and state.dtype == torch.uint8 and state.dim() == 1 for state in cuda)
+    )
+
+
+def _is_config(value: Any) -> bool:
+    sections = yaml.safe_load(value) if isinstance(value, str) else None
+    return isinstance(sections, dict) and all(isinstance(name, str) for name in sections)
+
+
+def _is_cameras(value: Any) -> bool:
+    if value is None:
+        return True
+    names, trained = value["names"], value["trained"]
+    return (
+        isinstance(value["dataset"], str)
+        and isinstance(names, (list, tuple))
+        and all(isinstance(name, str) for name in names)
+        and isinstance(trained, (list, tuple))
+        and all(_is_count(camera) and camera < len(names) for camera in trained)
+    )
+
+
+def _is_meters(value: Any) -> bool:
+    named = value is None or all(isinstance(name, str) for name in value)
+    return named and (value is None or all(_is_tensor(part) or _is_plain(part) for part in value.values()))
+
+
+_FORMS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # field -> what it is, whether a value is that
+    "model": ("a mapping of names to tensors", _is_model),
+    "optimizer": ("the state of an optimiser of torch", _is_optimizer),
+    "lr_schedule": ("the state of a learning-rate schedule of torch", _is_schedule),
+    "scaler": ("the state of a gradient scaler of torch", _is_scaler),
+    "clip_memory": ("a matrix of real numbers", _is_memory),
+    "epoch": ("a number of finished epochs", _is_count),
+    "best": ("an epoch with its score", _is_best),
+    "history": ("a list of rows of numbers", _is_history),
+    "untrained": ("a set of scores", _is_untrained),
+    "rng": ("the random states of Python, NumPy and torch", _is_rng),
+    "config": ("a config as YAML", _is_config),
+    "precision": ("the name of a number type", lambda value: isinstance(value, str)),
+    "cameras": ("a list of cameras", _is_cameras),
+    "train_list": ("a hash of tracklets", lambda value: isinstance(value, str)),
+    "step": ("a number of steps", _is_count),
+    "meters": ("a mapping of names to sums", _is_meters),
+    "rank_rng": ("a list of random states", lambda value: value is None or all([_is_rng(state) for state in value])),
+}

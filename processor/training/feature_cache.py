@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from datasets.frames import FrameStore
 from datasets.tracklet import ReIDSplits, below
 from utils.errors import InputError
-from utils.files import write_atomically
+from utils.files import save_archive
 
 logger = logging.getLogger(__name__)
 
@@ -98,13 +98,9 @@ def cached_features(
     features = compute().cpu()
     content = {"description": text, "features": features, "checksum": _checksum(features)}
 
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:  # an open file, so that a full disk raises OSError
-            torch.save(content, file)
-
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, write)
+        save_archive(path, content)
     except (OSError, InputError) as error:
         logger.warning("tracklet features are not kept: %s; DATASETS.CACHE_DIR names another folder", error)
     return features
