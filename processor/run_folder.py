@@ -55,6 +55,7 @@ def lock(output_dir: Path, advice: str = "wait for its end, or name another OUTP
         return
     if output_dir.exists() and not output_dir.is_dir():
         raise InputError(f"OUTPUT_DIR {output_dir} is a file; name a folder")
+    check_writable(output_dir)
     made = [folder for folder in (key[1], *key[1].parents) if not folder.exists()]
     try:
         descriptor = _take(output_dir, advice)

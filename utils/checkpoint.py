@@ -2,6 +2,7 @@
 
 import math
 import random
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -81,8 +82,8 @@ class Checkpoint:
                 raise InputError(f"checkpoint {path} cannot be resumed: field {name} is not {form}")
         if [row["epoch"] for row in state.history] != list(range(1, state.epoch + 1)):
             raise InputError(f"checkpoint {path} cannot be resumed: field history has no row for each finished epoch")
-        if state.best and state.best["epoch"] > state.epoch:
-            raise InputError(f"checkpoint {path} cannot be resumed: field best names an epoch that is not finished")
+        if state.lr_schedule["last_epoch"] != state.epoch or state.best.get("epoch", 0) > state.epoch:
+            raise InputError(f"checkpoint {path} cannot be resumed: fields epoch, lr_schedule and best do not agree")
         if broken := state.non_finite():
             raise InputError(f"checkpoint {path} cannot be resumed: {_list(broken)}")
         return state
@@ -105,8 +106,10 @@ class Checkpoint:
             fault = f"field clip_memory: its shape is {shape}, {memory_shape} in this run"
         elif wrong := _optimizer_misfit(self.optimizer, optimizer):
             fault = f"field optimizer: {wrong}"
-        elif len(self.lr_schedule["base_lrs"]) != len(optimizer.param_groups):
-            fault = f"field lr_schedule: it is not of {len(optimizer.param_groups)} groups of weights"
+        elif self.lr_schedule["_last_lr"] != [group["lr"] for group in self.optimizer["param_groups"]]:
+            fault = "field lr_schedule: its learning rates are not those of field optimizer"
+        elif self.lr_schedule["base_lrs"] != [group["initial_lr"] for group in optimizer.param_groups]:
+            fault = "field lr_schedule: it begins with other learning rates than this run"
         if fault:
             raise InputError(f"checkpoint {source} cannot be resumed: {printable(fault)}")
 
@@ -146,10 +149,11 @@ def _optimizer_misfit(state: dict[str, Any], optimizer: Optimizer) -> str:
     if [len(group["params"]) for group in groups] != [len(group["params"]) for group in own_groups]:
         return "its groups of weights have other sizes than those of this run"
     for number, (group, own) in enumerate(zip(groups, own_groups)):
-        for name, value in own.items():
-            needed = isinstance(value, (float, tuple))  # other settings are newer than some files
-            if name != "params" and (name in group or needed) and _form(group.get(name)) != _form(value):
-                return f"{name} of group {number} is {group.get(name)!r}, of another form than {value!r}"
+        for name in set(own) - {"params", "lr", "fused", "foreach"}:
+            # A switch may be newer than the file.
+            there = group.get(name, own[name] if isinstance(own[name], (bool, type(None))) else None)
+            if there != own[name]:
+                return f"{name} of group {number} is {there!r}, {own[name]!r} in this run"
     probe = type(optimizer)([nn.Parameter(torch.zeros(1))])
     probe.param_groups[0]["params"][0].grad = torch.zeros(1)
     probe.step()
@@ -161,26 +165,17 @@ def _optimizer_misfit(state: dict[str, Any], optimizer: Optimizer) -> str:
         if kept is not None and set(kept) != names:
             return f"weight {number} has {', '.join(map(str, kept)) or 'nothing'} instead of {', '.join(sorted(names))}"
         for name, value in (kept or {}).items():
-            if name == "step":
-                sound = _is_number(value) or (value.is_floating_point() and value.dim() == 0)
-            else:
-                sound = isinstance(value, Tensor) and value.is_floating_point() and value.shape == weight.shape
-            if not sound:
-                return f"{name} of weight {number} is not of its shape {tuple(weight.shape)} or not of real numbers"
+            shape, dtype = ((), torch.float32) if name == "step" else (tuple(weight.shape), weight.dtype)
+            if not isinstance(value, Tensor) or (tuple(value.shape), value.dtype) != (shape, dtype):
+                return f"{name} of weight {number} is no tensor {shape} {dtype}"
     return ""
-
-
-def _form(value: Any) -> Any:
-    """What two settings of the same name share: switches may be None, numbers are real or not."""
-    if isinstance(value, (list, tuple)):
-        return [_form(part) for part in value]
-    return "switch" if value is None or isinstance(value, bool) else "number" if _is_number(value) else type(value)
 
 
 def _holds(is_sound: Callable[[Any], bool], value: Any) -> bool:
     """Whether the value has the form; a value that the check itself stumbles over has not."""
     try:
-        return bool(is_sound(value))
+        with warnings.catch_warnings(action="ignore"):  # of a tensor in the place of a mapping
+            return bool(is_sound(value))
     except Exception:
         return False
 
@@ -228,15 +223,15 @@ def _is_optimizer(value: Any) -> bool:
 
 def _is_schedule(value: Any) -> bool:
     lrs, functions = value["base_lrs"], value["lr_lambdas"]
+    switches = set(value) - {"base_lrs", "lr_lambdas", "_last_lr", "last_epoch", "_step_count"}
     return (
         _is_plain(value)
         and _is_count(value["last_epoch"])
         and _is_count(value["_step_count"])
-        and isinstance(lrs, list)
-        and all(map(_is_number, lrs))
-        and isinstance(functions, list)
-        and len(functions) == len(lrs)
+        and all(isinstance(part, list) and len(part) == len(lrs) for part in (lrs, value["_last_lr"], functions))
+        and all(map(_is_number, (*lrs, *value["_last_lr"])))
         and all(function is None or isinstance(function, dict) for function in functions)
+        and all(isinstance(value[name], bool) for name in switches)
     )
 
 
@@ -246,7 +241,7 @@ def _is_scaler(value: Any) -> bool:
 
 
 def _is_memory(value: Any) -> bool:
-    return value is None or (_is_tensor(value) and value.is_floating_point() and value.dim() == 2)
+    return value is None or (_is_tensor(value) and value.dtype == torch.float32 and value.dim() == 2)
 
 
 def _is_best(value: Any) -> bool:
@@ -264,7 +259,7 @@ def _is_untrained(value: Any) -> bool:
     intervals = value.get("ci95", {}).items()
     return (
         _is_plain(value)
-        and all(_is_number(value[name]) for name in SCORES if name in value)
+        and all(_is_number(part) or name in ("ci95", "protocol") for name, part in value.items())
         and "mAP" in value
         and all(name in SCORES and all(map(_is_number, ends)) and len(ends) == 2 for name, ends in intervals)
     )
@@ -330,5 +325,5 @@ _FORMS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # field -> what it is,
     "train_list": ("a hash of tracklets", lambda value: isinstance(value, str)),
     "step": ("a number of steps", _is_count),
     "meters": ("a mapping of names to sums", _is_meters),
-    "rank_rng": ("a list of random states", lambda value: value is None or all([_is_rng(state) for state in value])),
+    "rank_rng": ("a list of random states", lambda v: v is None or (isinstance(v, list) and all(map(_is_rng, v)))),
 }
