@@ -80,7 +80,8 @@ class Checkpoint:
         for name, (form, is_sound) in _FORMS.items():
             if not _holds(is_sound, getattr(state, name)):
                 raise InputError(f"checkpoint {path} cannot be resumed: field {name} is not {form}")
-        if [row["epoch"] for row in state.history] != list(range(1, state.epoch + 1)):
+        rows = state.history
+        if len(rows) != state.epoch or any(row["epoch"] != number for number, row in enumerate(rows, start=1)):
             raise InputError(f"checkpoint {path} cannot be resumed: field history has no row for each finished epoch")
         if state.lr_schedule["last_epoch"] != state.epoch or state.best.get("epoch", 0) > state.epoch:
             raise InputError(f"checkpoint {path} cannot be resumed: fields epoch, lr_schedule and best do not agree")
@@ -149,15 +150,16 @@ def _optimizer_misfit(state: dict[str, Any], optimizer: Optimizer) -> str:
     if [len(group["params"]) for group in groups] != [len(group["params"]) for group in own_groups]:
         return "its groups of weights have other sizes than those of this run"
     for number, (group, own) in enumerate(zip(groups, own_groups)):
-        for name in set(own) - {"params", "lr", "fused", "foreach"}:
+        for name in sorted(set(own) - {"params", "lr", "fused", "foreach"}):
             # A switch may be newer than the file.
             there = group.get(name, own[name] if isinstance(own[name], (bool, type(None))) else None)
             if there != own[name]:
                 return f"{name} of group {number} is {there!r}, {own[name]!r} in this run"
-    probe = type(optimizer)([nn.Parameter(torch.zeros(1))])
-    probe.param_groups[0]["params"][0].grad = torch.zeros(1)
+    weight = nn.Parameter(torch.zeros(1))
+    weight.grad = torch.zeros(1)
+    probe = type(optimizer)([weight])
     probe.step()
-    names = set(*(kept.keys() for kept in probe.state.values()))
+    names = set(probe.state[weight])
     weights = [weight for group in own_groups for weight in group["params"]]
     numbers = [number for group in groups for number in group["params"]]
     for number, weight in zip(numbers, weights):
