@@ -261,7 +261,8 @@ def _is_untrained(value: Any) -> bool:
     intervals = value.get("ci95", {}).items()
     return (
         _is_plain(value)
-        and all(_is_number(part) or name in ("ci95", "protocol") for name, part in value.items())
+        and all(isinstance(value.get(name, {}), dict) for name in ("ci95", "protocol"))
+        and all(_is_number(part) for name, part in value.items() if name not in ("ci95", "protocol"))
         and "mAP" in value
         and all(name in SCORES and all(map(_is_number, ends)) and len(ends) == 2 for name, ends in intervals)
     )

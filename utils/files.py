@@ -192,7 +192,10 @@ def check_archive(path: Path) -> None:
         return
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip() if any(part.CRC for part in archive.infolist()) else None
+            parts = archive.infolist()
+            damaged = archive.testzip() if any(part.CRC for part in parts) else None
+            # What is marked as a folder has content for zipfile, but none for torch.
+            damaged = next((part.filename for part in parts if part.external_attr & 0x10 and part.file_size), damaged)
     except Exception:  # zipfile raises many kinds for a damaged table of contents
         damaged = "the table of contents"
     if damaged is not None:

@@ -7,6 +7,7 @@ import resource
 import stat
 import subprocess
 import time
+import zipfile
 from contextlib import nullcontext
 
 import numpy as np
@@ -179,6 +180,13 @@ def test_checksums_of_an_archive_are_tested_where_it_has_them(tmp_path):
         refusal(check_archive, path)
         == f"{path} is damaged: weights/data/0 differs from its checksum; copy or make it anew"
     )
+    torch.save(BIG, path)
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"weights/data/0") - 8] ^= 0x10  # an attribute in the table of contents: a folder
+    path.write_bytes(content)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+    assert "weights/data/0 differs from its checksum" in refusal(check_archive, path)
     torch.serialization.set_crc32_options(False)
     try:
         torch.save(BIG, path)
