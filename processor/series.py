@@ -30,20 +30,28 @@ def train(cfg: CfgNode, resume: bool = False, overwrite: bool = False) -> None:
     out = Path(cfg.OUTPUT_DIR)
     discard = out if overwrite else None
     if cfg.DATASETS.SPLIT != "all":
-        train_one(cfg, resume, discard)
+        with files.lock(out):
+            train_one(cfg, resume, discard)
         return
     check_split_key(cfg)
-    _check_series_dir(out, resume, overwrite)
-    for run in split_cfgs(cfg):
-        run_or_continue(run, f"split {run.DATASETS.SPLIT} of {cfg.DATASETS.NAMES}", discard)
-        discard = None
-    hold_messages()
-    _finish_series(cfg, files.TRAIN_LOG)
+    with files.lock(out):
+        _check_series_dir(out, resume, overwrite)
+        for run in split_cfgs(cfg):
+            run_or_continue(run, f"split {run.DATASETS.SPLIT} of {cfg.DATASETS.NAMES}", discard)
+            discard = None
+        hold_messages()
+        _finish_series(cfg, files.TRAIN_LOG)
 
 
 def evaluate(cfg: CfgNode) -> None:
     """What eval-main.py does: test one weight file on one data set or on several, or the ten models of the splits."""
-    files.check_writable(Path(cfg.OUTPUT_DIR))
+    out = Path(cfg.OUTPUT_DIR)
+    elsewhere = f"wait for its end, or test elsewhere: another OUTPUT_DIR with TEST.WEIGHT {out / files.BEST}"
+    with files.lock(out, elsewhere):
+        _evaluate(cfg)
+
+
+def _evaluate(cfg: CfgNode) -> None:
     check_model(cfg)
     if cfg.DATASETS.SPLIT != "all":
         test = evaluate_several if cfg.TEST.DATASETS else evaluate_one
@@ -57,7 +65,8 @@ def evaluate(cfg: CfgNode) -> None:
         )
     weights = [(run, _weight_file(run)) for run in split_cfgs(cfg)]
     for run, weight in weights:
-        evaluate_one(run, weight)
+        with files.lock(Path(run.OUTPUT_DIR)):
+            evaluate_one(run, weight)
         hold_messages()
     _finish_series(cfg, files.TEST_LOG)
 
@@ -82,10 +91,11 @@ def run_or_continue(cfg: CfgNode, title: str, discard: Path | None = None) -> No
     if discard is None and _went_to_its_end(cfg):
         logger.info("%s is finished in %s", title, folder)
         return
-    resume = discard is None and (folder / files.LAST).exists()
     hold_messages()  # for the log of this run
-    logger.info("%s in %s%s", title, folder, ", resumed" if resume else "")
-    train_one(cfg, resume, discard)
+    with files.lock(folder):
+        resume = discard is None and (folder / files.LAST).exists()
+        logger.info("%s in %s%s", title, folder, ", resumed" if resume else "")
+        train_one(cfg, resume, discard)
     check_interrupt()  # Ctrl-C may have been pressed while the last files were written
 
 

@@ -41,7 +41,7 @@ def train_one(cfg: CfgNode, resume: bool, discard: Path | None) -> None:
     files.check_output_dir(out, resume, overwrite=discard is not None)
     check_model(cfg)
     check_start(cfg, pretrained=not resume)
-    checkpoint = Checkpoint.load(out / files.LAST) if resume else None
+    checkpoint = files.load_last(out) if resume else None
     if checkpoint is not None:
         changes = changed_keys(checkpoint.config, cfg)
         check_continuation(checkpoint, changes, cfg.DATASETS.NAMES, cfg.SOLVER.MAX_EPOCHS, out)
@@ -59,6 +59,9 @@ def train_one(cfg: CfgNode, resume: bool, discard: Path | None) -> None:
         check_same_data(checkpoint, experiment.fingerprint, out / files.LAST)
     text = build_text_branch(cfg, model) if cfg.MODEL.MEMORY == "text" and checkpoint is None else None
     run = new_run(experiment, model.to(experiment.runtime.device))
+    if checkpoint is not None:
+        memory_shape = None if cfg.MODEL.MEMORY == "none" else (model.num_classes, model.encoder.embed_width)
+        checkpoint.check_fits(out / files.LAST, model, run.optimizer, memory_shape)
     _open_output_dir(experiment, resume, discard)
     try:
         with deferred_interrupts():

@@ -12,8 +12,11 @@ import time
 import pytest
 import torch
 
+from datasets.synthetic.command import write_mars
 from processor import run_folder
+from processor.run import eval_main, train_main
 from processor.run_folder import LOCK, discard_run, load_last, lock
+from tests.conftest import contents, load, one_error, tiny_options
 from tests.reference import DATA
 from utils.checkpoint import Checkpoint
 from utils.errors import InputError, MissingFileError
@@ -220,3 +223,42 @@ def test_two_writers_of_one_checkpoint_never_mix_nor_break_it(tmp_path):
         for writer in writers:
             writer.join()
     assert [writer.exitcode for writer in writers] == [0, 0] and [p.name for p in tmp_path.iterdir()] == ["last.pth"]
+
+
+def test_no_command_touches_the_folder_of_a_running_training(trained_run, tiny_argv, tmp_path, hold, caplog):
+    out = shutil.copytree(trained_run, tmp_path / "run")
+    process, _ = hold(out)
+    before = contents(out)
+    for main, flags in ((train_main, ()), (train_main, ("--resume",)), (train_main, ("--overwrite",)), (eval_main, ())):
+        line = one_error(caplog, main, tiny_argv(*flags))
+        assert f"OUTPUT_DIR {out} is in use by process {process.pid} on" in line
+        assert main is train_main or line.endswith(f"another OUTPUT_DIR with TEST.WEIGHT {out / 'best.pth'}")
+    assert contents(out) == before
+    assert eval_main(tiny_argv(TEST__WEIGHT=out / "best.pth", OUTPUT_DIR=tmp_path / "test")) == 0
+    series = {"DATASETS__NAMES": "iLIDS-VID", "DATASETS__SPLIT": "all"}
+    for main in (train_main, eval_main):
+        assert "is in use by" in one_error(caplog, main, tiny_argv(**series))
+
+
+def test_a_state_of_another_model_is_refused_before_anything_is_written(trained_run, tiny_argv, tmp_path, caplog):
+    out = shutil.copytree(trained_run, tmp_path / "run")
+    state = load(out / "last.pth")
+    state["optimizer"]["state"][0]["exp_avg"] = torch.ones(2)
+    torch.save(state, out / "last.pth")
+    before = contents(out)
+    line = one_error(caplog, train_main, tiny_argv("--resume", TEST__UNTRAINED=True))
+    assert "last.pth cannot be resumed: field optimizer: exp_avg of weight 0 is no tensor" in line
+    assert contents(out) == before
+
+
+def test_weights_that_became_nan_in_the_last_step_of_an_epoch_are_not_saved(tmp_path, caplog):
+    data, out = tmp_path / "mars", tmp_path / "run"
+    write_mars(data, train_ids=6, test_ids=4, cameras=2, tracklets=2, frames=(3, 5), size=(32, 16), workers=0)
+    recipe = {"SOLVER__BASE_LR": 1e3, "SOLVER__IMS_PER_BATCH": 12}  # two steps; the second has a loss for the last time
+    assert train_main(tiny_options(DATASETS__ROOT_DIR=data, OUTPUT_DIR=out, **recipe)) == 1
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert (
+        "more tensors of the state hold inf or nan" in line
+        and f"{out / 'last.pth'} keeps the state after epoch 0" in line
+    )
+    assert all(value.isfinite().all() for value in load(out / "last.pth")["model"].values())
