@@ -1,24 +1,191 @@
 """The folder of a run: the names of its files, and when a new run may write there."""
 
+import errno
 import json
+import logging
+import os
+import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from datasets.tracklet import ReIDSplits
 from loss.criterion import LOSS_TERMS
-from utils.errors import InputError
-from utils.files import save_csv, save_json
+from utils.checkpoint import Checkpoint
+from utils.errors import InputError, printable
+from utils.files import host_name, is_running, remove_left_behind, save_csv, save_json
 from utils.metrics import SCORES
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+logger = logging.getLogger(__name__)
 
 TRAIN_LOG, TEST_LOG, CONFIG, HISTORY = "train_log.txt", "test_log.txt", "config.yml", "history.csv"
 LAST, BEST, MEMORY, METRICS = "last.pth", "best.pth", "clip_memory.pt", "metrics.json"
 FEATURES, RANKS, SHEET, PAIRS = "features.npz", "ranks.csv", "contact_sheet.png", "camera_pairs.csv"
 LABELS, SPLITS_TABLE, TEXT_FEATURES = "labels.json", "splits.csv", "text_features.pt"
+LOCK = "run.lock"
 BEFORE_TRAINING = (MEMORY, TEXT_FEATURES)
 _RUN_FILES = (LAST, BEST, HISTORY, *BEFORE_TRAINING)
+_BEAT = 5.0  # seconds between two signs of life in the lock file
+_held: set[tuple[int, Path]] = set()  # process and folder of each lock
 _HISTORY_COLUMNS = ("epoch", "lr", *(f"loss_{name}" for name in LOSS_TERMS), "seconds", *SCORES)
+
+
+@contextmanager
+def lock(output_dir: Path, advice: str = "wait for its end, or name another OUTPUT_DIR") -> Iterator[None]:
+    """Within, no other process works in the folder; it is made, and removed at the end where nothing was put there.
+
+    A record lock (fcntl) on run.lock: the kernel frees it when the process ends, in whatever way, and forked loader
+    processes do not inherit it, as they would one of flock. Where the file system has no locks, or the file was left by
+    another host, which may not share its locks, the sign of life that a running process gives in the file decides; it
+    is waited for during four periods. Two processes that start there within one period are not kept apart. A process
+    may lock a folder again. Raises InputError, ending in `advice`, when another process has the folder.
+    """
+    key = (os.getpid(), output_dir.resolve())
+    if key in _held:
+        yield
+        return
+    if output_dir.exists() and not output_dir.is_dir():
+        raise InputError(f"OUTPUT_DIR {output_dir} is a file; name a folder")
+    check_writable(output_dir)
+    made = [folder for folder in (key[1], *key[1].parents) if not folder.exists()]
+    try:
+        descriptor = _take(output_dir, advice)
+        _held.add(key)
+        ended = threading.Event()
+        threading.Thread(target=_give_signs, args=(output_dir / LOCK, ended), daemon=True).start()
+        try:
+            remove_left_behind(output_dir)
+            yield
+        finally:
+            ended.set()
+            _held.remove(key)
+            with suppress(OSError):
+                (output_dir / LOCK).unlink()  # before it is freed: then it is not yet another's
+            os.close(descriptor)
+    finally:
+        with suppress(OSError):  # something was put there
+            for folder in made:
+                folder.rmdir()
+
+
+def _take(output_dir: Path, advice: str) -> int:
+    """The descriptor of the lock file, locked and with the name of this process in it."""
+    descriptor, is_locked, owner = _open_lock(output_dir, advice)
+    if owner and not (is_locked and owner["host"] == host_name()):
+        os.close(descriptor)
+        _await_sign(output_dir, owner, advice)
+        descriptor, _, _ = _open_lock(output_dir, advice)
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    owner = {"process": os.getpid(), "host": host_name(), "since": since, "command": sys.argv}
+    with suppress(OSError):  # on a full disk it holds without a name
+        os.truncate(descriptor, 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.write(descriptor, json.dumps(owner).encode())
+    return descriptor
+
+
+def _open_lock(output_dir: Path, advice: str) -> tuple[int, bool, dict[str, Any]]:
+    """The lock file's descriptor, whether the file system gave the lock, and who the file names: {} for nobody."""
+    path = output_dir / LOCK
+    while True:
+        create_output_dir(output_dir)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # another process has just removed its empty folder
+            continue
+        except OSError as error:
+            raise InputError(f"OUTPUT_DIR {output_dir} cannot be written ({error.strerror})") from None
+        owner = _read_owner(descriptor)
+        try:
+            if fcntl is not None:
+                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_locked = fcntl is not None
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                os.close(descriptor)
+                raise _in_use(output_dir, owner, advice) from None
+            is_locked = False
+        with suppress(FileNotFoundError):  # the owner before may have removed the file since it was opened
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor, is_locked, owner
+        os.close(descriptor)
+
+
+def _await_sign(output_dir: Path, owner: Mapping[str, Any], advice: str) -> None:
+    """Raise InputError when the process that the lock file names shows within four periods that it is running."""
+    if owner["host"] == host_name():
+        if owner["process"] != os.getpid() and is_running(owner["process"]):
+            raise _in_use(output_dir, owner, advice)
+        return
+    logger.info(
+        "OUTPUT_DIR %s was in use on host %s: waiting %.0f s for a sign that it still is",
+        output_dir, printable(owner["host"]), 4 * _BEAT,
+    )  # fmt: skip
+    signs = set()
+    for _ in range(9):
+        try:
+            with (output_dir / LOCK).open("rb") as file:  # opened anew: a network file system then asks its server
+                signs.add(os.fstat(file.fileno()).st_mtime_ns)
+        except OSError:
+            return
+        if len(signs) > 1:
+            raise _in_use(output_dir, owner, advice)
+        time.sleep(_BEAT / 2)
+
+
+def _give_signs(path: Path, ended: threading.Event) -> None:
+    """Renew the time of the lock file in each period."""
+    while not ended.wait(_BEAT):
+        with suppress(OSError):
+            os.utime(path)
+
+
+def _read_owner(descriptor: int) -> dict[str, Any]:
+    """What the lock file says of its process; {} when it says nothing."""
+    try:
+        owner = json.loads(os.read(descriptor, 1 << 20))
+        return {"process": int(owner["process"]), "host": str(owner["host"]), "since": str(owner["since"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _in_use(output_dir: Path, owner: Mapping[str, Any], advice: str) -> InputError:
+    by = "process {process} on host {host} since {since}".format(**owner) if owner else "another process"
+    return InputError(f"OUTPUT_DIR {output_dir} is in use by {printable(by)}: {advice}")
+
+
+def load_last(output_dir: Path) -> Checkpoint:
+    """The state in last.pth.
+
+    Raises InputError when last.pth is missing or broken, naming best.pth where that can take its place, and when
+    best.pth, which the final test will need, is broken.
+    """
+    try:
+        checkpoint = Checkpoint.load(output_dir / LAST)
+    except InputError as error:
+        raise type(error)(f"{error}{_spare(output_dir)}") from None
+    if (output_dir / BEST).is_file():
+        Checkpoint.load(output_dir / BEST)
+    return checkpoint
+
+
+def _spare(output_dir: Path) -> str:
+    """How to go on without last.pth; empty without a sound best.pth."""
+    best = output_dir / BEST
+    try:
+        epoch = Checkpoint.load(best).epoch
+    except InputError:
+        return ""
+    return f"; {best} is a full state: copy it over {LAST} to go on after epoch {epoch}"
 
 
 def check_output_dir(output_dir: Path, resume: bool | str, overwrite: bool) -> bool:
@@ -72,8 +239,12 @@ def create_output_dir(output_dir: Path) -> None:
 
 def discard_run(output_dir: Path) -> None:
     """Remove the files of a run or of a series of splits, and nothing else."""
-    for split in sorted(output_dir.glob("split[0-9]")):
-        discard_run(split)
+    splits = [split for split in sorted(output_dir.glob("split[0-9]")) if split.is_dir()]
+    with ExitStack() as locks:
+        for split in splits:  # none is touched while a run works in one
+            locks.enter_context(lock(split))
+        for split in splits:
+            discard_run(split)
     reports = (METRICS, FEATURES, RANKS, SHEET, PAIRS, LABELS, SPLITS_TABLE)
     for name in (*_RUN_FILES, *reports, TRAIN_LOG, TEST_LOG, CONFIG):
         (output_dir / name).unlink(missing_ok=True)

@@ -4,6 +4,7 @@ A finished run is skipped, one that was broken off is resumed.
 """
 
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from yacs.config import CfgNode
@@ -33,20 +34,28 @@ def train(cfg: CfgNode, resume: bool | str = False, overwrite: bool = False) -> 
     out = Path(cfg.OUTPUT_DIR)
     discard = out if overwrite else None
     if cfg.DATASETS.SPLIT != "all":
-        train_one(cfg, resume, discard)
+        with _locked(out):
+            train_one(cfg, resume, discard)
         return
     check_split_key(cfg)
-    current_ranks().on_main(lambda: _check_series_dir(out, resume, overwrite))
-    for run in split_cfgs(cfg):
-        run_or_continue(run, f"split {run.DATASETS.SPLIT} of {cfg.DATASETS.NAMES}", discard)
-        discard = None
-    hold_messages()
-    _finish_series(cfg, files.TRAIN_LOG)
+    with _locked(out):
+        current_ranks().on_main(lambda: _check_series_dir(out, resume, overwrite))
+        for run in split_cfgs(cfg):
+            run_or_continue(run, f"split {run.DATASETS.SPLIT} of {cfg.DATASETS.NAMES}", discard)
+            discard = None
+        hold_messages()
+        _finish_series(cfg, files.TRAIN_LOG)
 
 
 def evaluate(cfg: CfgNode) -> None:
     """What eval-main.py does: test one weight file on one data set or on several, or the ten models of the splits."""
-    current_ranks().on_main(lambda: files.check_writable(Path(cfg.OUTPUT_DIR)))
+    out = Path(cfg.OUTPUT_DIR)
+    elsewhere = f"wait for its end, or test elsewhere: another OUTPUT_DIR with TEST.WEIGHT {out / files.BEST}"
+    with _locked(out, elsewhere):
+        _evaluate(cfg)
+
+
+def _evaluate(cfg: CfgNode) -> None:
     check_model(cfg)
     if cfg.DATASETS.SPLIT != "all":
         test = evaluate_several if cfg.TEST.DATASETS else evaluate_one
@@ -60,9 +69,15 @@ def evaluate(cfg: CfgNode) -> None:
         )
     weights = [(run, _weight_file(run)) for run in split_cfgs(cfg)]
     for run, weight in weights:
-        evaluate_one(run, weight)
+        with _locked(Path(run.OUTPUT_DIR)):
+            evaluate_one(run, weight)
         hold_messages()
     _finish_series(cfg, files.TEST_LOG)
+
+
+def _locked(folder: Path, *advice: str) -> AbstractContextManager:
+    """The folder belongs to this command alone; rank 0 locks it for all ranks."""
+    return files.lock(folder, *advice) if current_ranks().is_main else nullcontext()
 
 
 def _weight_file(cfg: CfgNode) -> Path:
@@ -85,10 +100,11 @@ def run_or_continue(cfg: CfgNode, title: str, discard: Path | None = None) -> No
     if discard is None and ranks.on_main(lambda: _went_to_its_end(cfg)):
         logger.info("%s is finished in %s", title, folder)
         return
-    resume = discard is None and ranks.on_main((folder / files.LAST).exists)
     hold_messages()  # for the log of this run
-    logger.info("%s in %s%s", title, folder, ", resumed" if resume else "")
-    train_one(cfg, resume, discard)
+    with _locked(folder):
+        resume = discard is None and ranks.on_main((folder / files.LAST).exists)
+        logger.info("%s in %s%s", title, folder, ", resumed" if resume else "")
+        train_one(cfg, resume, discard)
     ranks.check_stop()  # Ctrl-C may have been pressed while the last files were written
 
 

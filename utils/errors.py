@@ -17,7 +17,7 @@ class MissingFileError(InputError, FileNotFoundError):
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss became inf or nan; the message names epoch, step and terms (exit code 1)."""
+    """The loss or the state of a run became inf or nan; the message names the place and the terms (exit code 1)."""
 
 
 class LostProcessError(RuntimeError):

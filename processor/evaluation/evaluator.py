@@ -133,7 +133,7 @@ def rank_tracklets(
         if protocol.re_ranking is None:
             metrics = rank_features(query, gallery, *ids, **choices, device=device)
         else:
-            re_ranked_QG = k_reciprocal_rerank(query, gallery, *protocol.re_ranking)
+            re_ranked_QG = k_reciprocal_rerank(query, gallery, *protocol.re_ranking, device=device)
             metrics = evaluate_ranking(re_ranked_QG, *ids, **choices)
     except ValueError as error:
         raise InputError(f"{protocol.dataset} cannot be scored: {error}") from None

@@ -44,6 +44,8 @@ def evaluate_part(experiment: Experiment, model: TFCLIP, sampling: str, part: st
 def report(experiment: Experiment, rows: Mapping[str, Mapping], evaluation: Evaluation, extra: Mapping) -> None:
     """Log the scores as a table and write the files that were asked for."""
     keys = experiment.cfg.TEST
+    if experiment.splits.bad_frames is not None:
+        extra = {**extra, "frames_replaced": len(experiment.splits.bad_frames.files)}
     asked = (keys.SAVE_FEATURES, keys.SAVE_RANKS, keys.CAMERA_PAIRS, keys.CONTACT_SHEET)
     if experiment.runtime.ranks.is_main:
         written = write_reports(experiment.out, evaluation, extra, experiment.splits, *asked)

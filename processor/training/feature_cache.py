@@ -20,7 +20,7 @@ from datasets.frames import FrameStore
 from datasets.tracklet import ReIDSplits, below
 from processor.distributed import ALONE, Ranks
 from utils.errors import InputError
-from utils.files import write_atomically
+from utils.files import save_archive
 
 logger = logging.getLogger(__name__)
 
@@ -116,13 +116,9 @@ def cached_features(
 def _keep(path: Path, text: str, features: Tensor) -> None:
     content = {"description": text, "features": features, "checksum": _checksum(features)}
 
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:  # an open file, so that a full disk raises OSError
-            torch.save(content, file)
-
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, write)
+        save_archive(path, content)
     except (OSError, InputError) as error:
         logger.warning("tracklet features are not kept: %s; DATASETS.CACHE_DIR names another folder", error)
 

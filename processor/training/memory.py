@@ -31,7 +31,7 @@ from processor.training.feature_cache import (
     describe_weights,
 )
 from processor.training.text_stage import TextRecipe, learn_text_features
-from utils.files import write_atomically
+from utils.files import save_archive
 
 logger = logging.getLogger(__name__)
 
@@ -47,9 +47,8 @@ def make_memory(experiment: Experiment, model: TFCLIP, text: TextBranch | None) 
         memory_CE = learn_text_features(text, features_nE, pids, text_recipe(experiment), experiment.runtime)
         name, file = "text features", files.TEXT_FEATURES
     logger.info("%s: %d identities x %d values", name, *memory_CE.shape)
-    on_cpu = memory_CE.cpu()
     if experiment.runtime.ranks.is_main:
-        write_atomically(experiment.out / file, lambda path: torch.save(on_cpu, path))
+        save_archive(experiment.out / file, memory_CE.cpu())
     return memory_CE.to(experiment.runtime.device)
 
 

@@ -65,6 +65,9 @@ def train_one(cfg: CfgNode, resume: bool | str, discard: Path | None) -> None:
         check_same_data(checkpoint, experiment.fingerprint, out / files.LAST)
     text = build_text_branch(cfg, model) if cfg.MODEL.MEMORY == "text" and checkpoint is None else None
     run = new_run(experiment, model.to(experiment.runtime.device))
+    if checkpoint is not None:
+        memory_shape = None if cfg.MODEL.MEMORY == "none" else (model.num_classes, model.encoder.embed_width)
+        checkpoint.check_fits(out / files.LAST, model, run.optimizer, memory_shape)
     if not ranks.is_main:  # the weights are those of rank 0, dropout and erasing are not
         seed_everything(cfg.SOLVER.SEED, ranks.rank)
     ranks.on_main(lambda: _open_output_dir(experiment, resume, discard))
@@ -83,7 +86,7 @@ def train_one(cfg: CfgNode, resume: bool | str, discard: Path | None) -> None:
 
 def _read_checkpoint(cfg: CfgNode, out: Path) -> Checkpoint:
     """last.pth, if the run can go on from it under this config."""
-    checkpoint = Checkpoint.load(out / files.LAST)
+    checkpoint = files.load_last(out)
     changes = changed_keys(checkpoint.config, cfg)
     check_continuation(checkpoint, changes, cfg.DATASETS.NAMES, cfg.SOLVER.MAX_EPOCHS, out)
     return checkpoint

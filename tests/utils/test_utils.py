@@ -1,17 +1,14 @@
-"""Checkpoints that are whole or absent, random state, meters, group means, log file, number type."""
+"""Random state, meters, group means, tables, log file, number type."""
 
 import logging
 import random
-from contextlib import nullcontext
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from utils.checkpoint import Checkpoint
-from utils.errors import InputError, MissingFileError
-from utils.files import save_csv, save_json, write_atomically
+from utils.errors import InputError
+from utils.files import save_csv
 from utils.group_means import GroupMeans
 from utils.logger import close_logging, log_to_file, setup_logging
 from utils.meters import Meters
@@ -19,10 +16,6 @@ from utils.precision import amp_dtype, autocast
 from utils.seed import get_rng_state, seed_everything, set_rng_state
 
 CPU = torch.device("cpu")
-NEEDED = (
-    "model", "optimizer", "lr_schedule", "scaler", "clip_memory", "epoch", "best", "rng", "untrained", "precision",
-    "history", "config",
-)  # fmt: skip
 
 
 @pytest.fixture
@@ -33,64 +26,6 @@ def logging_restored():
     close_logging()
     root.setLevel(level)
     assert root.handlers == handlers
-
-
-def names_in(folder) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-def test_the_old_file_stays_until_the_new_one_is_complete(tmp_path):
-    path = tmp_path / "last.pth"
-    path.write_text("old")
-    for fault in (RuntimeError, KeyboardInterrupt, None):
-
-        def write(temporary, fault=fault):
-            temporary.write_text("new")
-            assert path.read_text() == "old"
-            if fault:
-                raise fault
-
-        with pytest.raises(fault) if fault else nullcontext():
-            write_atomically(path, write)
-        assert path.read_text() == ("old" if fault else "new") and names_in(tmp_path) == ["last.pth"]
-
-
-def test_content_that_cannot_be_saved_leaves_the_old_checkpoint(tmp_path):
-    path = tmp_path / "last.pth"
-    state = Checkpoint(**dict.fromkeys(NEEDED, 0))
-    state.save(path)
-    with pytest.raises(Exception, match="pickle|lambda"):
-        replace(state, epoch=lambda: 2).save(path)
-    with pytest.raises(TypeError):
-        save_json(path, {1, 2})
-    assert Checkpoint.load(path) == state and names_in(tmp_path) == ["last.pth"]
-
-
-def test_a_checkpoint_comes_back_as_it_was(tmp_path):
-    state = {name: {"x": torch.arange(3)} for name in NEEDED} | {"epoch": 7, "rng": get_rng_state()}
-    Checkpoint(**state).save(tmp_path / "last.pth")
-    loaded = Checkpoint.load(tmp_path / "last.pth")
-    assert loaded.epoch == 7 and torch.equal(loaded.model["x"], torch.arange(3))
-    set_rng_state(loaded.rng)  # plain enough for weights_only, complete enough to restore
-
-
-def test_a_missing_truncated_or_incomplete_checkpoint_is_named_in_one_line(tmp_path):
-    path = tmp_path / "last.pth"
-    with pytest.raises(MissingFileError, match="last.pth does not exist.*without --resume"):
-        Checkpoint.load(path)
-    Checkpoint(**dict.fromkeys(NEEDED, 0)).save(path)
-    whole = path.read_bytes()
-    for content in (whole[: len(whole) // 2], whole[:10], b"", b"words"):
-        path.write_bytes(content)
-        with pytest.raises(InputError, match="last.pth cannot be read; it is truncated") as caught:
-            Checkpoint.load(path)
-        assert "\n" not in str(caught.value)
-    torch.save(dict.fromkeys(NEEDED[:-2], 0), path)
-    with pytest.raises(InputError, match="last.pth cannot be resumed: it lacks history, config$"):
-        Checkpoint.load(path)
-    torch.save([1, 2], path)
-    with pytest.raises(InputError, match="last.pth cannot be resumed: it lacks model"):
-        Checkpoint.load(path)
 
 
 def test_a_table_takes_rows_with_and_without_names(tmp_path):
