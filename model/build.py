@@ -12,6 +12,7 @@ from model.encoder import (
     create_vit,
     is_resnet,
     openai_file_name,
+    patch_size,
     timm_weights,
     weights_name,
 )
@@ -30,6 +31,7 @@ from model.text_encoder import (
 from model.text_prompt import TextBranch, TextPrompts
 from model.tfclip import TFCLIP
 from model.weights import load_pretrained
+from utils.errors import InputError
 
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")  # of weight files in a folder
 
@@ -128,8 +130,15 @@ def _build_encoder(cfg: CfgNode, num_cameras: int) -> CLIPImageEncoder | CLIPRes
 
 
 def check_model(cfg: CfgNode) -> None:
-    """Raise InputError for a MODEL.NAME that cannot be built, before any data are read."""
-    check_name(cfg.MODEL.NAME, cfg.MODEL.PRETRAIN_CHOICE)
+    """Raise InputError for a MODEL.NAME that cannot be built, or with this stride, before any data are read."""
+    name, stride = cfg.MODEL.NAME, cfg.MODEL.STRIDE_SIZE
+    check_name(name, cfg.MODEL.PRETRAIN_CHOICE)
+    patch = None if is_resnet(name) else cfg.MODEL.ENCODER.PATCH or patch_size(name)
+    if patch and max(stride) > patch:
+        raise InputError(
+            f"MODEL.STRIDE_SIZE {stride} is larger than a patch of {patch} pixels, so pixels would be skipped; "
+            f"set it to [{patch}, {patch}] or less"
+        )
 
 
 def _scratch_sizes(cfg: CfgNode) -> dict[str, int]:
