@@ -9,6 +9,7 @@ from configs import uses_weights_statistics
 from model.encoder import (
     CLIPImageEncoder,
     check_name,
+    check_stride,
     create_vit,
     is_resnet,
     openai_file_name,
@@ -31,7 +32,6 @@ from model.text_encoder import (
 from model.text_prompt import TextBranch, TextPrompts
 from model.tfclip import TFCLIP
 from model.weights import load_pretrained
-from utils.errors import InputError
 
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")  # of weight files in a folder
 
@@ -104,7 +104,7 @@ def pixel_statistics(cfg: CfgNode) -> PixelStatistics:
     if not uses_weights_statistics(cfg):
         keys = cfg.INPUT
         return PixelStatistics(tuple(keys.PIXEL_MEAN), tuple(keys.PIXEL_STD), "INPUT.PIXEL_MEAN, INPUT.PIXEL_STD")
-    check_model(cfg)
+    check_name(cfg.MODEL.NAME, cfg.MODEL.PRETRAIN_CHOICE)
     weights = timm_weights(cfg.MODEL.NAME)
     return PixelStatistics(tuple(weights.mean), tuple(weights.std), f"timm's record of {weights_name(cfg.MODEL.NAME)}")
 
@@ -131,14 +131,11 @@ def _build_encoder(cfg: CfgNode, num_cameras: int) -> CLIPImageEncoder | CLIPRes
 
 def check_model(cfg: CfgNode) -> None:
     """Raise InputError for a MODEL.NAME that cannot be built, or with this stride, before any data are read."""
-    name, stride = cfg.MODEL.NAME, cfg.MODEL.STRIDE_SIZE
+    name = cfg.MODEL.NAME
     check_name(name, cfg.MODEL.PRETRAIN_CHOICE)
     patch = None if is_resnet(name) else cfg.MODEL.ENCODER.PATCH or patch_size(name)
-    if patch and max(stride) > patch:
-        raise InputError(
-            f"MODEL.STRIDE_SIZE {stride} is larger than a patch of {patch} pixels, so pixels would be skipped; "
-            f"set it to [{patch}, {patch}] or less"
-        )
+    if patch:
+        check_stride(cfg.MODEL.STRIDE_SIZE, patch)
 
 
 def _scratch_sizes(cfg: CfgNode) -> dict[str, int]:

@@ -171,6 +171,15 @@ def patch_size(name: str) -> int | None:
     return int(found[1]) if found else None
 
 
+def check_stride(stride: Sequence[int], patch: int) -> None:
+    """Raise InputError for a MODEL.STRIDE_SIZE that skips pixels between patches of `patch` pixels."""
+    if max(stride) > patch:
+        raise InputError(
+            f"MODEL.STRIDE_SIZE {list(stride)} is larger than a patch of {patch} pixels, so pixels would be skipped; "
+            f"set it to [{patch}, {patch}] or less"
+        )
+
+
 def openai_file_name(name: str) -> str | None:
     """The file that OpenAI distributes for MODEL.NAME, such as ViT-B-16.pt; None for weights of others."""
     return OPENAI_FILES.get(_architecture(name)) if timm_weights(name).tag == "openai" else None
@@ -250,11 +259,7 @@ def _set_stride(vit: VisionTransformer, image_size: Sequence[int], stride: Seque
     grid = tuple((image_size[axis] - patch[axis]) // stride[axis] + 1 for axis in (0, 1))
     if min(grid) < 1:
         raise InputError(f"INPUT.SIZE_TRAIN {list(image_size)} is smaller than a patch of {patch} pixels")
-    if any(stride[axis] > patch[axis] for axis in (0, 1)):
-        raise InputError(
-            f"MODEL.STRIDE_SIZE {list(stride)} is larger than a patch of {patch[0]} pixels, so pixels would be skipped; "
-            f"set it to {list(patch)} or less"
-        )
+    check_stride(stride, patch[0])
     patch_embed.proj.stride = tuple(stride)
     patch_embed.grid_size = grid
     patch_embed.num_patches = grid[0] * grid[1]
