@@ -287,7 +287,7 @@ def resize_positions(positions: Tensor, grid: Sequence[int], old_grid: Sequence[
     if old_grid is None:
         side = round(len(patches) ** 0.5)
         old_grid = (side, side)
-    if old_grid[0] * old_grid[1] != len(patches):
+    if not len(patches) or old_grid[0] * old_grid[1] != len(patches):
         raise InputError(f"position embeddings of {len(positions)} tokens do not form a grid of {tuple(old_grid)}")
     image = patches.unflatten(0, tuple(old_grid)).permute(2, 0, 1)[None]  # (1, D, h, w)
     resized = F.interpolate(image.float(), size=tuple(grid), mode="bilinear", align_corners=False, antialias=False)
