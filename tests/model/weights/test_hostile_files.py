@@ -15,7 +15,7 @@ from tests.conftest import SHARED, tiny_model
 from tests.model.weights.test_weights import Clip, checkpoint_of
 from tests.refusals import refused
 
-MEMORY = 2**29  # bytes, that a refusal may take beside what the tests hold already
+MEMORY = 3 * 2**26  # bytes, that a refusal may take beside what the tests hold already
 
 
 @pytest.fixture
@@ -105,10 +105,10 @@ def test_archives_that_unpack_to_far_more_than_they_are(tmp_path, cheap, kind):
         if kind == "torchscript":
             file.writestr("a/code/x.py", "")
         with file.open("a/data/0", "w", force_zip64=True) as member:
-            for _ in range(1024):
+            for _ in range(96):
                 member.write(bytes(2**20))
-    assert path.stat().st_size < 2**21
-    refused("bomb.pt of [0-9,]+ bytes would unpack to 1,073,74", read_weight_file, path)
+    assert path.stat().st_size < 2**20
+    refused("bomb.pt of [0-9,]+ bytes would unpack to 100,66", read_weight_file, path)
 
 
 def test_an_archive_packed_again_is_read(tmp_path):
