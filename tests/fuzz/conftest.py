@@ -9,6 +9,7 @@ import resource
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,16 @@ def accepts(read: Callable, *arguments: Any, names: tuple[str, ...]) -> bool:
         assert line.isprintable() and any(name in line for name in names), line
         return False
     return True
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """An input, of which a failure prints only the beginning."""
+
+    value: Any
+
+    def __repr__(self) -> str:
+        return f"{self.value!r:.300}"
 
 
 class Child:
@@ -112,7 +123,7 @@ class Child:
 
 
 @pytest.fixture
-def fuzz(request, record_property):
+def fuzz(request, record_property, tmp_path_factory):
     """fuzz(inputs, strategy, work, child=False): feed `work` (input -> accepted) with drawn inputs, and count."""
 
     def run(inputs: int, strategy: SearchStrategy, work: Callable[[Any], bool], child: bool = False) -> None:
@@ -120,10 +131,17 @@ def fuzz(request, record_property):
         attempt = Child(work) if child else work
 
         @settings(settings.get_profile("fuzz"), max_examples=inputs * TIMES)
-        @given(strategy)
-        def each(value):
-            counts[attempt(value)] += 1
+        @given(strategy.map(Drawn))
+        def each(drawn):
+            try:
+                counts[attempt(drawn.value)] += 1
+            except Exception as error:
+                if not isinstance(drawn.value, bytes):
+                    raise
+                kept.write_bytes(drawn.value)
+                raise AssertionError(f"{type(error).__name__}: {error} (the input: {kept})") from error
 
+        kept = tmp_path_factory.mktemp("found") / "input"
         start = time.perf_counter()
         try:
             each()
