@@ -1,19 +1,21 @@
 # make demo: environment, synthetic data, training, evaluation, table and contact sheet.
 # make test: environment, the optional text tower too, and all tests but the slow ones.
 # make test-slow: the slow tests alone; make test-all: every test.
+# make fuzz: new inputs, more than 20,000 in all, for everything that is read; a table says how many were refused.
 # PYTHON chooses the interpreter of the virtual environment, VENV its folder.
 
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 TEXT_TOWER := open_clip_torch>=3.0
+FUZZ_TIMES ?= 16
 DEMO_DATA := data/synthetic-mars
 DEMO_OUTPUT := runs/demo
 # One process of one thread per core; each takes whole files, in the order of tests/conftest.py.
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-slow test-all environment
+.PHONY: demo test test-slow test-all fuzz environment
 
 environment: $(VENV)/installed
 
@@ -38,3 +40,6 @@ test-slow: $(VENV)/installed-optional
 
 test-all: $(VENV)/installed-optional
 	$(PYTEST)
+
+fuzz: $(VENV)/installed-optional
+	FUZZ_TIMES=$(FUZZ_TIMES) $(PYTEST) tests/fuzz
