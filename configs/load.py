@@ -23,7 +23,7 @@ from utils.errors import file_fault
 
 _QUOTES = "a value of several words needs quotes, such as DATASETS.TRAIN_ITEMS 'windows 8 4'"
 _LARGEST_INT = 2**64 - 1  # what torch takes as a seed
-_MOST_BYTES, _MOST_NODES, _MOST_DEPTH = 2**20, 10_000, 20  # of a YAML file; a config has about 100 nodes in 4 levels
+_MOST_BYTES, _MOST_NODES, _MOST_DEPTH = 2**18, 10_000, 20  # of a YAML file; a config has about 100 nodes in 4 levels
 
 
 def load_cfg(path: str | Path | Sequence[str | Path] | None = None, opts: Sequence[str] = ()) -> CfgNode:

@@ -40,7 +40,7 @@ def test_deep_files_are_refused(tmp_path, text):
         ("SOLVER:\n\tSEED: 1\n", ", line 2: not valid YAML"), ("? [a]\n: b\n", ", line 1: not valid YAML"),
         ("SOLVER: {SEED: 1}\n---\nSOLVER: {SEED: 2}\n", ", line 2: not valid YAML"), ("a\0b", "not valid YAML"),
         (b"\x80\x02}q\x00.", r"\(not text\)"), (b"\xff\xfeM\x00O\x00", r"\(not text\)"),
-        ("%" * 2**20 + "\n", "has more than 1,048,576 bytes"),
+        ("#" * 2**18 + "\n", "has more than 262,144 bytes"),
         ('"SOLVER\\nSEED": 1\n', r"unknown key SOLVER\\nSEED: "),
         ("SOLVER:\n  SEED: |\n    a\n    b\n", r": SOLVER.SEED must be a whole number, found 'a\\nb"),
     ],
