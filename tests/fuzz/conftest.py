@@ -112,9 +112,13 @@ class Child:
         def highest() -> int:
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
+        self.pipe.close()  # the parent's end: so that the child hears when the parent has ended
         before = highest()
         while True:
-            value = pipe.recv()
+            try:
+                value = pipe.recv()
+            except EOFError:
+                return
             try:
                 accepted, fault = self.work(value), ""
             except BaseException as error:
