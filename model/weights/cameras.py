@@ -45,7 +45,8 @@ class TrainedCameras:
             raise ValueError("dataset, names or trained is missing") from None
         if not all(isinstance(name, str) for name in (dataset, *names)):
             raise ValueError("a name is no text")
-        if not all(isinstance(row, int) and 0 <= row < len(names) for row in trained):
+        # Data that name no cameras have one all the same, number 0.
+        if not all(isinstance(row, int) and 0 <= row < max(1, len(names)) for row in trained):
             raise ValueError(f"a trained camera is none of the {len(names)} named ones")
         return cls(dataset, names, trained)
 
