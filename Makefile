@@ -2,19 +2,21 @@
 # make test: environment, the optional text tower too, and all tests but the slow ones.
 # make test-slow: the slow tests alone; make test-all: every test.
 # make gpu-check: what needs a GPU, with a table at the end; RUN=python3 takes an interpreter that has all packages.
+# make fuzz: new inputs, more than 20,000 in all, for everything that is read; a table says how many were refused.
 # PYTHON chooses the interpreter of the virtual environment, VENV its folder.
 
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 TEXT_TOWER := open_clip_torch>=3.0
+FUZZ_TIMES ?= 16
 DEMO_DATA := data/synthetic-mars
 DEMO_OUTPUT := runs/demo
 # One process of one thread per core; each takes whole files, in the order of tests/conftest.py.
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-slow test-all gpu-check environment
+.PHONY: demo test test-slow test-all gpu-check fuzz environment
 
 environment: $(VENV)/installed
 
@@ -43,3 +45,6 @@ test-all: $(VENV)/installed-optional
 # Without environment where RUN is given: nothing is installed then.
 gpu-check: $(if $(filter file,$(origin RUN)),environment)
 	$(RUN) -m pytest -m gpu tests/gpu
+
+fuzz: $(VENV)/installed-optional
+	FUZZ_TIMES=$(FUZZ_TIMES) $(PYTEST) tests/fuzz

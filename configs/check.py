@@ -1,6 +1,6 @@
 """Values and contradictions of a config, found before data or weights are read."""
 
-import math
+import os
 import re
 from collections.abc import Iterator
 from functools import reduce
@@ -36,26 +36,37 @@ _CHOICES = {
     "TEST.GALLERY_INCLUDES_QUERY": ("auto", "True", "False"),
     "TEST.SAME_CAMERA_FILTER": ("auto", "True", "False"),
 }
-_AT_LEAST = {
-    "MODEL.SSP.LAYERS": 1,
-    "MODEL.ENCODER.WIDTH": 0, "MODEL.ENCODER.DEPTH": 0, "MODEL.ENCODER.HEADS": 0, "MODEL.ENCODER.PATCH": 0,
-    "MODEL.ENCODER.EMBED": 0, "MODEL.ENCODER.TEXT_DEPTH": 0, "SOLVER.TEXT.MAX_EPOCHS": 1, "SOLVER.TEXT.BATCH_SIZE": 1,
-    "SOLVER.TEXT.BASE_LR": 0, "SOLVER.TEXT.MIN_LR": 0, "SOLVER.TEXT.WARMUP_EPOCHS": 0, "SOLVER.TEXT.WARMUP_LR": 0,
-    "SOLVER.TEXT.WEIGHT_DECAY": 0, "INPUT.SEQ_LEN": 1, "INPUT.PADDING": 0, "DATALOADER.NUM_WORKERS": 0,
-    "DATALOADER.NUM_INSTANCE": 2, "SOLVER.SEED": 0, "SOLVER.IMS_PER_BATCH": 1, "SOLVER.MAX_EPOCHS": 1,
-    "SOLVER.BASE_LR": 0, "SOLVER.BIAS_LR_FACTOR": 0, "SOLVER.WEIGHT_DECAY": 0, "SOLVER.WEIGHT_DECAY_BIAS": 0,
-    "SOLVER.MARGIN": 0, "SOLVER.WARMUP_EPOCHS": 0, "SOLVER.ACCUM_STEPS": 1, "SOLVER.LOG_PERIOD": 1,
-    "SOLVER.EVAL_PERIOD": 1, "SOLVER.SAVE_EVERY_STEPS": 0, "TEST.RE_RANKING_K1": 1,
-    "TEST.RE_RANKING_K2": 1, "TEST.CONTACT_SHEET": 0,
-    "DATASETS.BAD_FRAME_LIMIT": 0,
+_RATE = (1e-12, 10)  # of a learning rate; with less, weights stay as they are
+_RANGES = {  # least and most, of each number of a list; the most is far above what an experiment needs
+    "MODEL.SIE_COE": (0, 1_000), "MODEL.SSP.LAYERS": (1, 64), "MODEL.STRIDE_SIZE": (1, 1_024),
+    "MODEL.ENCODER.WIDTH": (0, 8_192), "MODEL.ENCODER.DEPTH": (0, 256), "MODEL.ENCODER.HEADS": (0, 512),
+    "MODEL.ENCODER.PATCH": (0, 1_024), "MODEL.ENCODER.EMBED": (0, 8_192), "MODEL.ENCODER.TEXT_DEPTH": (0, 256),
+    "INPUT.SIZE_TRAIN": (1, 4_096), "INPUT.SIZE_TEST": (1, 4_096), "INPUT.SEQ_LEN": (1, 1_024),
+    "INPUT.PADDING": (0, 4_095), "INPUT.PROB": (0, 1), "INPUT.RE_PROB": (0, 1), "INPUT.PIXEL_MEAN": (0, 1),
+    "INPUT.PIXEL_STD": (0.001, 1), "DATASETS.VAL_FRACTION": (0, 1), "DATALOADER.NUM_WORKERS": (0, 1_024),
+    "DATALOADER.NUM_INSTANCE": (2, 4_096), "SOLVER.SEED": (0, 2**64 - 1), "SOLVER.IMS_PER_BATCH": (1, 65_536),
+    "SOLVER.MAX_EPOCHS": (1, 1_000_000), "SOLVER.BASE_LR": _RATE, "SOLVER.BIAS_LR_FACTOR": (0, 1_000),
+    "SOLVER.WEIGHT_DECAY": (0, 100), "SOLVER.WEIGHT_DECAY_BIAS": (0, 100), "SOLVER.MARGIN": (0, 1_000),
+    "SOLVER.WARMUP_EPOCHS": (0, 1_000_000), "SOLVER.WARMUP_FACTOR": (0, 1), "SOLVER.GAMMA": (0, 1),
+    "SOLVER.ACCUM_STEPS": (1, 65_536), "SOLVER.LOG_PERIOD": (1, 10**9), "SOLVER.EVAL_PERIOD": (1, 10**9),
+    "SOLVER.TEXT.MAX_EPOCHS": (1, 1_000_000), "SOLVER.TEXT.BATCH_SIZE": (1, 1_000_000),
+    "SOLVER.TEXT.BASE_LR": _RATE, "SOLVER.TEXT.MIN_LR": (0, 10), "SOLVER.TEXT.WARMUP_EPOCHS": (0, 1_000_000),
+    "SOLVER.TEXT.WARMUP_LR": (0, 10), "SOLVER.TEXT.WEIGHT_DECAY": (0, 100), "TEST.FRAMES_PER_BATCH": (1, 65_536),
+    "TEST.RE_RANKING_K1": (1, 10_000), "TEST.RE_RANKING_K2": (1, 10_000), "TEST.RE_RANKING_LAMBDA": (0, 1),
+    "TEST.CONTACT_SHEET": (0, 2_000), "SOLVER.SAVE_EVERY_STEPS": (0, 10**9), "DATASETS.BAD_FRAME_LIMIT": (0, 10**9),
 }  # fmt: skip
+_LOSS_WEIGHT = (0, 1_000)  # the range of every MODEL.*_LOSS_WEIGHT
+_MOST_WEIGHTS = 3e9  # the largest CLIP's image encoder has 1.8e9
+_MOST_PATCHES = 2**14  # of a frame
+_MOST_BATCH_GIB = 16  # of frames, a byte per colour
+PATHS = (
+    "MODEL.PRETRAIN_PATH", "DATASETS.ROOT_DIR", "DATASETS.EXCLUDE", "DATASETS.PACK", "DATASETS.CACHE_DIR",
+    "TEST.WEIGHT", "OUTPUT_DIR",
+)  # fmt: skip
+_LONGEST_NAME, _LONGEST_PATH = 255, 4_000  # bytes that Linux takes, the second less what a run adds to OUTPUT_DIR
 SWITCH_WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _FRAME_POSITIONS = 77  # of the temporal transformer TRANSF of Table 5
 _CNN_STRIDE = 16  # pixels per position of CLIP's ResNets with the last stride 1
-_SHARES = (
-    "DATASETS.VAL_FRACTION", "INPUT.PROB", "INPUT.RE_PROB", "SOLVER.WARMUP_FACTOR", "SOLVER.GAMMA",
-    "TEST.RE_RANKING_LAMBDA",
-)  # fmt: skip
 
 
 def check_cfg(cfg: CfgNode) -> None:
@@ -92,19 +103,21 @@ def _range_faults(cfg: CfgNode) -> Iterator[str]:
         if _value(cfg, key) not in allowed:
             yield f"{key} must be one of {', '.join(allowed)}, found '{_value(cfg, key)}'"
     weights = [f"MODEL.{key}" for key in cfg.MODEL if key.endswith("_LOSS_WEIGHT")]
-    for key, least in (_AT_LEAST | dict.fromkeys(weights, 0)).items():
-        if not least <= _value(cfg, key) < math.inf:
-            yield f"{key} must be {least} or more, found {_value(cfg, key)}"
+    for key, (least, most) in (_RANGES | dict.fromkeys(weights, _LOSS_WEIGHT)).items():
+        value = _value(cfg, key)
+        if not all(least <= number <= most for number in (value if isinstance(value, list) else [value])):
+            yield f"{key} must lie between {least} and {most}, found {value}"
     items = cfg.DATASETS.TRAIN_ITEMS
-    if not re.fullmatch(r"\s*(auto|tracklets|chunks(\s+0*[1-9]\d*)|windows(\s+0*[1-9]\d*){2})\s*", items):
+    if not re.fullmatch(r"\s*(auto|tracklets|chunks(\s+0*[1-9]\d{0,8})|windows(\s+0*[1-9]\d{0,8}){2})\s*", items):
         words = "auto, tracklets, 'chunks LENGTH' or 'windows LENGTH STEP' (in frames)"
         yield f"DATASETS.TRAIN_ITEMS must be {words}, found '{items}'"
     for key in ("DATASETS.ROOT_DIR", "OUTPUT_DIR"):
         if not _value(cfg, key).strip():
             yield f"{key} is empty; name a folder"
-    for key in _SHARES:
-        if not 0 <= _value(cfg, key) <= 1:
-            yield f"{key} must lie between 0 and 1, found {_value(cfg, key)}"
+    for key, path in [(key, _value(cfg, key)) for key in PATHS] + [("TEST.DATASETS", p) for p in cfg.TEST.DATASETS]:
+        fault = _path_fault(path)
+        if fault:
+            yield f"{key} {fault}: '{path:.60}'"
     for entry in cfg.TEST.DATASETS:
         name, colon, path = entry.partition(":")
         if not (name.strip() and colon and path.strip()):
@@ -113,15 +126,33 @@ def _range_faults(cfg: CfgNode) -> Iterator[str]:
         yield "TEST.DATASETS tests one model, DATASETS.SPLIT all has ten; take a split from 0 to 9"
 
 
+def _path_fault(path: str) -> str:
+    """Why no file can have this path; empty if one can."""
+    try:
+        coded = os.fsencode(path)
+    except UnicodeEncodeError:
+        return "holds a character that no file name can have"
+    if b"\0" in coded:
+        return "holds a null character, which no file name can have"
+    if max(map(len, coded.split(b"/"))) > _LONGEST_NAME:
+        return f"has a part longer than the {_LONGEST_NAME} bytes of a file name"
+    return f"is longer than {_LONGEST_PATH} bytes" if len(coded) > _LONGEST_PATH else ""
+
+
 def _input_faults(cfg: CfgNode) -> Iterator[str]:
     """Sizes and numbers of channels of the frames, and their augmentation."""
     for key in ("INPUT.SIZE_TRAIN", "INPUT.SIZE_TEST", "MODEL.STRIDE_SIZE"):
         size = _value(cfg, key)
-        if len(size) != 2 or min(size) < 1:
-            yield f"{key} must be two positive numbers [vertical, horizontal], found {size}"
+        if len(size) != 2:
+            yield f"{key} must be two numbers [vertical, horizontal], found {size}"
     there, here = cfg.INPUT.SIZE_TEST, cfg.INPUT.SIZE_TRAIN
     if there != here:
         yield f"INPUT.SIZE_TEST {there} must equal INPUT.SIZE_TRAIN {here}: the position embeddings have one grid"
+    stride = cfg.MODEL.STRIDE_SIZE
+    if any(step > side for step, side in zip(stride, here)):
+        yield f"MODEL.STRIDE_SIZE {stride} is larger than INPUT.SIZE_TRAIN {here}"
+    if here[0] // stride[0] * (here[1] // stride[1]) > _MOST_PATCHES:
+        yield f"INPUT.SIZE_TRAIN {here} has more than {_MOST_PATCHES} patches at MODEL.STRIDE_SIZE {stride}"
     if cfg.INPUT.PADDING >= min(here):
         yield f"INPUT.PADDING {cfg.INPUT.PADDING} must be less than the sides of INPUT.SIZE_TRAIN {here}"
     if cfg.INPUT.RE_LEGACY and cfg.INPUT.RE_MODE != "colour":
@@ -129,17 +160,22 @@ def _input_faults(cfg: CfgNode) -> Iterator[str]:
     for key in ("INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD"):
         if len(_value(cfg, key)) != 3:
             yield f"{key} must be three numbers (red, green, blue), found {_value(cfg, key)}"
-    if min(cfg.INPUT.PIXEL_STD) <= 0:
-        yield f"INPUT.PIXEL_STD must be positive, found {cfg.INPUT.PIXEL_STD}"
     for key in ("PIXEL_MEAN", "PIXEL_STD"):
         if uses_weights_statistics(cfg) and list(cfg.INPUT[key]) != list(get_cfg().INPUT[key]):
             yield (
                 f"INPUT.{key} {cfg.INPUT[key]} is not used: the pixel statistics of the weights are in force; set "
                 "INPUT.PIXEL_STATISTICS keys to use it"
             )
-    frames, length = cfg.TEST.FRAMES_PER_BATCH, cfg.INPUT.SEQ_LEN
+    frames, length, clips = cfg.TEST.FRAMES_PER_BATCH, cfg.INPUT.SEQ_LEN, cfg.SOLVER.IMS_PER_BATCH
     if frames < length:
         yield f"TEST.FRAMES_PER_BATCH {frames} must hold a clip of INPUT.SEQ_LEN {length}"
+    for keys, in_batch in (
+        (f"TEST.FRAMES_PER_BATCH {frames}", frames),
+        (f"SOLVER.IMS_PER_BATCH {clips} of INPUT.SEQ_LEN {length}", clips * length),
+    ):
+        gib = 3 * in_batch * here[0] * here[1] / 2**30
+        if gib > _MOST_BATCH_GIB:
+            yield f"{keys}: a batch of INPUT.SIZE_TRAIN {here} would have {gib:.0f} GiB of pixels; lower one of them"
 
 
 def _branch_faults(cfg: CfgNode) -> Iterator[str]:
@@ -226,5 +262,14 @@ def _encoder_faults(cfg: CfgNode) -> Iterator[str]:
             yield f"MODEL.ENCODER.{key} must be a multiple of 64 (SSP and TMD have heads 64 wide)"
     if sizes.WIDTH and sizes.HEADS and sizes.WIDTH % sizes.HEADS:
         yield f"MODEL.ENCODER.HEADS {sizes.HEADS} must divide MODEL.ENCODER.WIDTH {sizes.WIDTH}"
+    # Sizes that are not set count as those of ViT-L-14: the bound is for what no machine holds.
+    width, depth, embed = sizes.WIDTH or 1024, sizes.DEPTH or 24, sizes.EMBED or 768
+    text_depth = sizes.TEXT_DEPTH if cfg.MODEL.MEMORY == "text" else 0
+    weights = 12 * width**2 * depth + (16 * cfg.MODEL.SSP.LAYERS + 12 * text_depth) * embed**2
+    if weights > _MOST_WEIGHTS:
+        yield (
+            f"MODEL.ENCODER {dict(sizes)} with MODEL.SSP.LAYERS {cfg.MODEL.SSP.LAYERS} has about {weights / 1e9:.0f} "
+            f"billion weights; the most is {_MOST_WEIGHTS / 1e9:.0f} billion"
+        )
     if sizes.PATCH and min(cfg.INPUT.SIZE_TRAIN) < sizes.PATCH:
         yield f"INPUT.SIZE_TRAIN {cfg.INPUT.SIZE_TRAIN} is smaller than a patch of {sizes.PATCH} pixels"

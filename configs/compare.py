@@ -7,7 +7,7 @@ from yacs.config import CfgNode
 
 from configs.defaults import get_cfg
 from configs.legacy import in_todays_keys
-from configs.load import flatten
+from configs.load import flatten, parse_yaml
 
 
 def changed_keys(old_text: str, cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
@@ -17,7 +17,7 @@ def changed_keys(old_text: str, cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
     when the text is no config.
     """
     try:
-        tree = yaml.safe_load(old_text)
+        tree = parse_yaml(old_text, yaml.SafeLoader)
     except yaml.YAMLError as error:
         raise ValueError(f"not a config: {error}") from None
     if not isinstance(tree, dict):

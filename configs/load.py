@@ -5,6 +5,7 @@ import difflib
 import math
 import os
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import reduce
 from operator import getitem
@@ -14,17 +15,15 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode
 
-from configs.check import SWITCH_WORDS, check_cfg
+from configs.check import PATHS, SWITCH_WORDS, check_cfg
 from configs.defaults import get_cfg
 from configs.errors import ConfigError
 from configs.legacy import advice, in_todays_keys
+from utils.errors import file_fault
 
-_PATHS = (
-    "MODEL.PRETRAIN_PATH", "DATASETS.ROOT_DIR", "DATASETS.EXCLUDE", "DATASETS.PACK", "DATASETS.CACHE_DIR",
-    "TEST.WEIGHT", "OUTPUT_DIR",
-)  # fmt: skip
 _QUOTES = "a value of several words needs quotes, such as DATASETS.TRAIN_ITEMS 'windows 8 4'"
 _LARGEST_INT = 2**64 - 1  # what torch takes as a seed
+_MOST_BYTES, _MOST_NODES, _MOST_DEPTH = 2**18, 10_000, 20  # of a YAML file; a config has about 100 nodes in 4 levels
 
 
 def load_cfg(path: str | Path | Sequence[str | Path] | None = None, opts: Sequence[str] = ()) -> CfgNode:
@@ -44,7 +43,7 @@ def load_cfg(path: str | Path | Sequence[str | Path] | None = None, opts: Sequen
             raise ConfigError(f"{source}: {_unknown_key(key, value, leaves)}")
         *sections, leaf = key.split(".")
         coerced = _coerce(key, value, leaves[key], source)
-        reduce(getitem, sections, cfg)[leaf] = os.path.expanduser(coerced) if key in _PATHS else coerced
+        reduce(getitem, sections, cfg)[leaf] = os.path.expanduser(coerced) if key in PATHS else coerced
     check_cfg(cfg)
     cfg.freeze()
     return cfg
@@ -61,13 +60,18 @@ def file_keys(path: str | Path) -> list[str]:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ConfigError(f"config file {path} {'is a folder' if path.is_dir() else 'does not exist'}")
+    if fault := file_fault(path):
+        raise ConfigError(f"config file {path} {fault}")
     try:
-        # BaseLoader keeps every value as text, to be read as on the command line; YAML would make 1.10 a number.
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"config file {path} cannot be read ({error.strerror})") from None
+    if len(content) > _MOST_BYTES:
+        raise ConfigError(f"config file {path} has more than {_MOST_BYTES:,} bytes, so it is no config")
+    try:
+        # BaseLoader keeps every value as text, to be read as on the command line; YAML would make 1.10 a number.
+        tree = parse_yaml(content.decode("utf-8"), yaml.BaseLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
@@ -77,6 +81,45 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected sections such as MODEL:, found {type(tree).__name__}")
     return tree
+
+
+def parse_yaml(text: str, loader: type) -> Any:
+    """What `loader`, a class of yaml's, makes of a text.
+
+    Raises yaml.YAMLError also for a key that comes twice and for what no config has: deep nesting, or aliases that
+    stand for very much.
+    """
+    source = loader(text)
+    try:
+        node = source.get_single_node()
+        _check_nodes(node)
+        return None if node is None else source.construct_document(node)
+    except RecursionError:
+        raise yaml.MarkedYAMLError(problem="nested too deeply") from None
+    finally:
+        source.dispose()
+
+
+def _check_nodes(root: yaml.Node | None) -> None:
+    """Raise yaml.MarkedYAMLError for a key that comes twice, and for more depth or nodes than a config has."""
+    todo, count = [(root, 0)] if root else [], 0
+    while todo:
+        node, depth = todo.pop()
+        count += 1
+        if count > _MOST_NODES or depth > _MOST_DEPTH:
+            raise yaml.MarkedYAMLError(
+                problem="more values than any config has" if count > _MOST_NODES else "nested too deeply",
+                problem_mark=node.start_mark,
+            )
+        parts = node.value if isinstance(node, yaml.CollectionNode) else []
+        if isinstance(node, yaml.MappingNode):
+            names: set[str] = set()
+            for key in (key for key, _ in parts if isinstance(key, yaml.ScalarNode)):
+                if key.value in names:
+                    raise yaml.MarkedYAMLError(problem=f"{key.value} comes twice", problem_mark=key.start_mark)
+                names.add(key.value)
+            parts = [part for pair in parts for part in pair]
+        todo += [(part, depth + 1) for part in parts]
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -131,7 +174,9 @@ def _literal(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return ast.literal_eval(value.strip())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Python's grammar, about a backslash in a Windows path
+            return ast.literal_eval(value.strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return value
 

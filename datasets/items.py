@@ -21,7 +21,7 @@ class TrainItems:
     def parse(cls, text: str) -> "TrainItems":
         """'tracklets', 'chunks LENGTH' or 'windows LENGTH STEP'; raises InputError for any other text."""
         kind, *numbers = text.split() or [""]
-        valid = all(number.isdecimal() and int(number) > 0 for number in numbers)
+        valid = all(number.isdecimal() and len(number) < 10 and int(number) > 0 for number in numbers)
         if not valid or len(numbers) != _NUMBERS.get(kind):
             raise InputError(
                 f"DATASETS.TRAIN_ITEMS '{text}' must be auto, tracklets, 'chunks LENGTH' or 'windows LENGTH STEP' "

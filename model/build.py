@@ -9,9 +9,11 @@ from configs import uses_weights_statistics
 from model.encoder import (
     CLIPImageEncoder,
     check_name,
+    check_stride,
     create_vit,
     is_resnet,
     openai_file_name,
+    patch_size,
     timm_weights,
     weights_name,
 )
@@ -102,7 +104,7 @@ def pixel_statistics(cfg: CfgNode) -> PixelStatistics:
     if not uses_weights_statistics(cfg):
         keys = cfg.INPUT
         return PixelStatistics(tuple(keys.PIXEL_MEAN), tuple(keys.PIXEL_STD), "INPUT.PIXEL_MEAN, INPUT.PIXEL_STD")
-    check_model(cfg)
+    check_name(cfg.MODEL.NAME, cfg.MODEL.PRETRAIN_CHOICE)
     weights = timm_weights(cfg.MODEL.NAME)
     return PixelStatistics(tuple(weights.mean), tuple(weights.std), f"timm's record of {weights_name(cfg.MODEL.NAME)}")
 
@@ -128,8 +130,12 @@ def _build_encoder(cfg: CfgNode, num_cameras: int) -> CLIPImageEncoder | CLIPRes
 
 
 def check_model(cfg: CfgNode) -> None:
-    """Raise InputError for a MODEL.NAME that cannot be built, before any data are read."""
-    check_name(cfg.MODEL.NAME, cfg.MODEL.PRETRAIN_CHOICE)
+    """Raise InputError for a MODEL.NAME that cannot be built, or with this stride, before any data are read."""
+    name = cfg.MODEL.NAME
+    check_name(name, cfg.MODEL.PRETRAIN_CHOICE)
+    patch = None if is_resnet(name) else cfg.MODEL.ENCODER.PATCH or patch_size(name)
+    if patch:
+        check_stride(cfg.MODEL.STRIDE_SIZE, patch)
 
 
 def _scratch_sizes(cfg: CfgNode) -> dict[str, int]:

@@ -3,7 +3,6 @@
 B clips, T frames, N tokens per frame (1 class + patches), D width, E projection width, K cameras.
 """
 
-import logging
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,8 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from utils.errors import InputError
-
-logger = logging.getLogger(__name__)
 
 TIMM_NAMES = {
     "ViT-B-16": "vit_base_patch16_clip_quickgelu_224.openai",
@@ -168,6 +165,21 @@ def is_resnet(name: str) -> bool:
     return re.fullmatch(r"resnet\w+_clip(\..+)?", timm_name(name)) is not None
 
 
+def patch_size(name: str) -> int | None:
+    """Pixels, the side of a patch of the CLIP ViT MODEL.NAME; None where the name does not say it."""
+    found = re.search(r"_patch(\d+)_", timm_name(name))
+    return int(found[1]) if found else None
+
+
+def check_stride(stride: Sequence[int], patch: int) -> None:
+    """Raise InputError for a MODEL.STRIDE_SIZE that skips pixels between patches of `patch` pixels."""
+    if max(stride) > patch:
+        raise InputError(
+            f"MODEL.STRIDE_SIZE {list(stride)} is larger than a patch of {patch} pixels, so pixels would be skipped; "
+            f"set it to [{patch}, {patch}] or less"
+        )
+
+
 def openai_file_name(name: str) -> str | None:
     """The file that OpenAI distributes for MODEL.NAME, such as ViT-B-16.pt; None for weights of others."""
     return OPENAI_FILES.get(_architecture(name)) if timm_weights(name).tag == "openai" else None
@@ -247,8 +259,7 @@ def _set_stride(vit: VisionTransformer, image_size: Sequence[int], stride: Seque
     grid = tuple((image_size[axis] - patch[axis]) // stride[axis] + 1 for axis in (0, 1))
     if min(grid) < 1:
         raise InputError(f"INPUT.SIZE_TRAIN {list(image_size)} is smaller than a patch of {patch} pixels")
-    if any(stride[axis] > patch[axis] for axis in (0, 1)):
-        logger.warning("MODEL.STRIDE_SIZE %s is larger than a patch of %s pixels: pixels are skipped", stride, patch)
+    check_stride(stride, patch[0])
     patch_embed.proj.stride = tuple(stride)
     patch_embed.grid_size = grid
     patch_embed.num_patches = grid[0] * grid[1]
@@ -276,7 +287,7 @@ def resize_positions(positions: Tensor, grid: Sequence[int], old_grid: Sequence[
     if old_grid is None:
         side = round(len(patches) ** 0.5)
         old_grid = (side, side)
-    if old_grid[0] * old_grid[1] != len(patches):
+    if not len(patches) or old_grid[0] * old_grid[1] != len(patches):
         raise InputError(f"position embeddings of {len(positions)} tokens do not form a grid of {tuple(old_grid)}")
     image = patches.unflatten(0, tuple(old_grid)).permute(2, 0, 1)[None]  # (1, D, h, w)
     resized = F.interpolate(image.float(), size=tuple(grid), mode="bilinear", align_corners=False, antialias=False)

@@ -1,5 +1,6 @@
 """Config -> optimiser and learning-rate schedule."""
 
+import logging
 from functools import partial
 
 from torch import nn
@@ -9,6 +10,8 @@ from yacs.config import CfgNode
 
 from solver.lr_schedule import lr_factor
 from solver.optimizer import parameter_groups
+
+logger = logging.getLogger(__name__)
 
 _LARGE = 10.0
 
@@ -33,9 +36,14 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
 
 def build_lr_schedule(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
     """The schedule of the method, stepped once after each epoch."""
+    warmup, epochs = cfg.SOLVER.WARMUP_EPOCHS, cfg.SOLVER.MAX_EPOCHS
+    if warmup > epochs:  # as a short trial of a recipe has it
+        logger.warning(
+            "SOLVER.WARMUP_EPOCHS %d is more than SOLVER.MAX_EPOCHS %d: SOLVER.BASE_LR is not reached", warmup, epochs
+        )
     factor = partial(
         lr_factor,
-        warmup_epochs=cfg.SOLVER.WARMUP_EPOCHS,
+        warmup_epochs=warmup,
         warmup_factor=cfg.SOLVER.WARMUP_FACTOR,
         steps=cfg.SOLVER.STEPS,
         gamma=cfg.SOLVER.GAMMA,

@@ -36,8 +36,19 @@ class TrainedCameras:
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> "TrainedCameras":
-        """The inverse of `state_dict`."""
-        return cls(state["dataset"], tuple(state["names"]), tuple(state["trained"]))
+        """The inverse of `state_dict`; raises ValueError for what that did not write."""
+        if not isinstance(state, Mapping):
+            raise ValueError(f"a {type(state).__name__}")
+        try:
+            dataset, names, trained = state["dataset"], tuple(state["names"]), tuple(state["trained"])
+        except (LookupError, TypeError):
+            raise ValueError("dataset, names or trained is missing") from None
+        if not all(isinstance(name, str) for name in (dataset, *names)):
+            raise ValueError("a name is no text")
+        # Data that name no cameras have one all the same, number 0.
+        if not all(isinstance(row, int) and 0 <= row < max(1, len(names)) for row in trained):
+            raise ValueError(f"a trained camera is none of the {len(names)} named ones")
+        return cls(dataset, names, trained)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain Python for a checkpoint."""

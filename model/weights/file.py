@@ -3,6 +3,7 @@
 Everything is read with torch's restricted unpickler (weights_only) or as plain tensors; no code of a file runs.
 """
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,12 @@ from model.weights import names as weight_names
 from model.weights.cameras import TrainedCameras
 from model.weights.torchscript import is_torchscript, read_torchscript_tensors
 from utils.checkpoint import Checkpoint
-from utils.errors import InputError, MissingFileError
+from utils.errors import InputError, MissingFileError, file_fault
+
+_ZIP = b"PK\x03\x04"
+_MOST_UNPACKED = 4  # times the size of an archive; weights are not compressed, and noise hardly can be
+_CODE_BYTES = 2**26  # of TorchScript's source code, which is compressed
+_WHOLE = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class WeightFile(NamedTuple):
@@ -29,17 +35,22 @@ class WeightFile(NamedTuple):
 
 def read_weight_file(path: Path) -> WeightFile:
     """The content of a weight file, its kind recognised by content; raises MissingFileError / InputError."""
-    if not path.is_file():
-        state = "is a folder" if path.is_dir() else "does not exist"
-        raise MissingFileError(f"weight file {path} {state}")
-    state = read_torchscript_tensors(path) if is_torchscript(path) else _read_plain(path)
+    if fault := file_fault(path):
+        raise MissingFileError(f"weight file {path} {fault}")
+    state = _read(path)
     is_checkpoint = Checkpoint.holds(state)
     config = state["config"] if is_checkpoint and isinstance(state.get("config"), str) else ""
-    cameras = TrainedCameras.from_state_dict(state["cameras"]) if is_checkpoint and state.get("cameras") else None
+    cameras = state.get("cameras") if is_checkpoint else None
+    try:
+        cameras = None if cameras is None else TrainedCameras.from_state_dict(cameras)
+    except ValueError as error:
+        raise InputError(f"weight file {path} holds no cameras as a run writes them ({error})") from None
     for wrapper in ("model", "state_dict"):
         if isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
-    state = {name.removeprefix("module."): value for name, value in state.items() if isinstance(value, Tensor)}
+    named = {name: value for name, value in state.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    _check_tensors(named, path)
+    state = {name.removeprefix("module."): value for name, value in named.items()}
     if is_checkpoint:
         return WeightFile("checkpoint", state, config, cameras)
     kind = weight_names.kind_of(state)
@@ -51,16 +62,19 @@ def read_weight_file(path: Path) -> WeightFile:
     )
 
 
-def _read_plain(path: Path) -> Mapping[str, Any]:
+def _read(path: Path) -> Mapping[Any, Any]:
     try:
         with path.open("rb") as file:
             head = file.read(9)
     except OSError as error:
         raise InputError(f"weight file {path} cannot be opened ({error.strerror})") from None
     try:
-        if head[8:9] == b"{":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        names = _member_names(path) if head.startswith(_ZIP) else []
+        if is_torchscript(names):
+            return read_torchscript_tensors(path)
+        content = load_file(path) if head[8:9] == b"{" else torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
     except Exception as error:  # torch.load raises many kinds for a broken file, with advice that does not help here
         if "Unsupported global" in str(error):
             raise InputError(
@@ -74,3 +88,30 @@ def _read_plain(path: Path) -> Mapping[str, Any]:
     if not isinstance(content, Mapping):
         raise InputError(f"weight file {path} holds a {type(content).__name__}, not named weights")
     return content
+
+
+def _member_names(path: Path) -> list[str]:
+    """Names of the members of a zip archive; raises InputError for one that would unpack to far more than it is."""
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    unpacked, size = sum(member.file_size for member in members), path.stat().st_size
+    if unpacked > _MOST_UNPACKED * size + _CODE_BYTES:
+        raise InputError(f"weight file {path} of {size:,} bytes would unpack to {unpacked:,}, as no weights do")
+    return [member.filename for member in members]
+
+
+def _check_tensors(state: Mapping[str, Tensor], path: Path) -> None:
+    """Raise InputError for tensors other than plain numbers, and for more values than are stored in the file."""
+    stored = {}
+    for name, value in state.items():
+        if value.layout != torch.strided or value.is_nested or value.is_quantized or value.device.type != "cpu":
+            raise InputError(f"weight file {path}: {name} is no plain tensor (sparse, nested, quantized or empty)")
+        if not (value.dtype.is_floating_point or value.dtype in _WHOLE):
+            raise InputError(f"weight file {path}: {name} holds {value.dtype}, not real numbers")
+        storage = value.untyped_storage()
+        stored[storage.data_ptr()] = storage.nbytes()
+        if value.numel() * value.element_size() > storage.nbytes():
+            raise InputError(f"weight file {path}: {name} has {value.numel():,} values, but fewer are stored")
+    size = path.stat().st_size
+    if sum(stored.values()) > _MOST_UNPACKED * size + _CODE_BYTES:
+        raise InputError(f"weight file {path} of {size:,} bytes announces {sum(stored.values()):,} bytes of weights")

@@ -135,7 +135,13 @@ def fill_model(
     _check_tower(file, source, model)
     named = _rename(file, source, model, report)
     own = model.state_dict()
-    _fit_positions(model, file.kind, named)
+    try:
+        _fit_positions(model, file.kind, named)
+    except InputError as error:
+        raise ArchitectureError(f"weight file {source} is of another architecture: {error}; {_ADVICE}") from None
+    if file.cameras and _CAMERAS in named and named[_CAMERAS].shape[:1] != (len(file.cameras.names),):
+        names, shape = file.cameras.names, tuple(named[_CAMERAS].shape)
+        raise InputError(f"weight file {source} names {len(names)} cameras, but {_CAMERAS} is {shape}")
     fit = _fit_cameras(named, own, file, here, unseen, report) if allow_skipped else None
     skipped = _misfits(named, own) | _unused_cameras(named, own, fit)
     named = {name: value for name, value in named.items() if name not in skipped}
@@ -227,7 +233,9 @@ def _fit_positions(model: TFCLIP, kind: str, named: dict[str, Tensor]) -> None:
     encoder = model.encoder
     name, grid = f"encoder.{encoder.positions}", encoder.grid
     here, there = encoder.get_parameter(encoder.positions), named.get(name)
-    if kind not in ("openai", "timm") or there is None or there.shape[-1] != here.shape[-1]:
+    if kind not in ("openai", "timm") or there is None or there.dim() != here.dim():
+        return
+    if there.shape[-1] != here.shape[-1]:
         return
     tokens = there.flatten(0, -2)  # (N, D) of a ViT's (1, N, D); a ResNet's is (N, D)
     if len(tokens) - 1 != grid[0] ** 2 or grid[0] != grid[1]:

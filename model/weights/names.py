@@ -142,7 +142,7 @@ def to_our_shape(our_name: str, value: Tensor, from_timm: bool) -> Tensor:
     if from_timm:
         return value
     if our_name == "encoder.vit.head.weight":
-        return value.T
+        return value.T if value.dim() == 2 else value
     if our_name == "encoder.vit.cls_token":
         return value.reshape(1, 1, -1)
     if our_name == "encoder.vit.pos_embed":

@@ -34,16 +34,33 @@ UNKNOWN = [
     ("MODEL.I2T_LOSS_WEIGHT", "called MODEL.V2M_LOSS_WEIGHT here"), ("SOLVER.STAGE1.BASE_LR", "one training stage"),
     ("TEST.IMS_PER_BATCH", "called TEST.FRAMES_PER_BATCH here"), ("SOLVER.STAGE2.CHECKPOINT_PERIOD", "it is gone"),
 ]  # fmt: skip
-LEAST = [  # the smallest value of each number
-    *((f"MODEL.ENCODER.{size}", 0) for size in ("WIDTH", "DEPTH", "HEADS", "PATCH", "EMBED")),
-    *((f"MODEL.{term}_LOSS_WEIGHT", 0) for term in ("ID", "TRIPLET", "V2M")), ("TEST.CONTACT_SHEET", 0),
-    *((f"SOLVER.{key}", 0) for key in ("BASE_LR", "BIAS_LR_FACTOR", "WEIGHT_DECAY", "WEIGHT_DECAY_BIAS", "MARGIN",
-      "SEED", "WARMUP_EPOCHS")), ("DATALOADER.NUM_WORKERS", 0), ("DATALOADER.NUM_INSTANCE", 2),
-    ("INPUT.PADDING", 0),
-    *((key, 1) for key in ("MODEL.SSP.LAYERS", "INPUT.SEQ_LEN", "SOLVER.IMS_PER_BATCH", "SOLVER.MAX_EPOCHS",
-      "SOLVER.LOG_PERIOD", "SOLVER.EVAL_PERIOD", "TEST.RE_RANKING_K1", "TEST.RE_RANKING_K2")),
+RANGES = [  # the smallest and the largest value of each number
+    *((f"MODEL.ENCODER.{size}", 0, most) for size, most in
+      (("WIDTH", 8192), ("DEPTH", 256), ("HEADS", 512), ("PATCH", 1024), ("EMBED", 8192), ("TEXT_DEPTH", 256))),
+    *((f"MODEL.{term}_LOSS_WEIGHT", 0, 1000) for term in ("ID", "TRIPLET", "V2M")), ("MODEL.SIE_COE", 0, 1000),
+    ("MODEL.SSP.LAYERS", 1, 64), ("INPUT.SEQ_LEN", 1, 1024), ("INPUT.PADDING", 0, 4095), ("INPUT.PROB", 0, 1),
+    ("INPUT.RE_PROB", 0, 1), ("DATASETS.VAL_FRACTION", 0, 1), ("DATALOADER.NUM_WORKERS", 0, 1024),
+    ("DATALOADER.NUM_INSTANCE", 2, 4096), ("SOLVER.SEED", 0, 2**64 - 1), ("SOLVER.IMS_PER_BATCH", 1, 65536),
+    ("SOLVER.BASE_LR", 1e-12, 10), ("SOLVER.WARMUP_FACTOR", 0, 1), ("SOLVER.GAMMA", 0, 1),
+    *((f"SOLVER.{key}", 0, 1000) for key in ("BIAS_LR_FACTOR", "MARGIN")),
+    *((f"SOLVER.{key}", 0, 100) for key in ("WEIGHT_DECAY", "WEIGHT_DECAY_BIAS", "TEXT.WEIGHT_DECAY")),
+    ("SOLVER.MAX_EPOCHS", 1, 10**6), ("SOLVER.WARMUP_EPOCHS", 0, 10**6), ("SOLVER.ACCUM_STEPS", 1, 65536),
+    ("SOLVER.LOG_PERIOD", 1, 10**9), ("SOLVER.EVAL_PERIOD", 1, 10**9), ("SOLVER.TEXT.MAX_EPOCHS", 1, 10**6),
+    ("SOLVER.TEXT.WARMUP_EPOCHS", 0, 10**6), ("SOLVER.TEXT.BATCH_SIZE", 1, 10**6), ("SOLVER.TEXT.BASE_LR", 1e-12, 10),
+    ("SOLVER.TEXT.MIN_LR", 0, 10), ("SOLVER.TEXT.WARMUP_LR", 0, 10), ("TEST.FRAMES_PER_BATCH", 1, 65536),
+    ("TEST.RE_RANKING_K1", 1, 10000), ("TEST.RE_RANKING_K2", 1, 10000), ("TEST.RE_RANKING_LAMBDA", 0, 1),
+    ("TEST.CONTACT_SHEET", 0, 2000),
 ]  # fmt: skip
-SHARES = "INPUT.PROB INPUT.RE_PROB SOLVER.WARMUP_FACTOR SOLVER.GAMMA TEST.RE_RANKING_LAMBDA".split()
+# Beside which the largest value contradicts no other key.
+NEIGHBOURS = {
+    "DATALOADER.NUM_INSTANCE": "SOLVER.IMS_PER_BATCH 8192", "SOLVER.ACCUM_STEPS": "SOLVER.IMS_PER_BATCH 65536",
+    "SOLVER.IMS_PER_BATCH": "INPUT.SEQ_LEN 1", "MODEL.ENCODER.WIDTH": "MODEL.ENCODER.DEPTH 2",
+    "INPUT.PADDING": "INPUT.SIZE_TRAIN 4096 INPUT.SIZE_TEST 4096 MODEL.STRIDE_SIZE 32 TEST.FRAMES_PER_BATCH 8",
+    "INPUT.SEQ_LEN": "TEST.FRAMES_PER_BATCH 2048",
+    "MODEL.ENCODER.PATCH": "INPUT.SIZE_TRAIN 1024 INPUT.SIZE_TEST 1024",
+    "MODEL.ENCODER.EMBED": "MODEL.ENCODER.WIDTH 64", "MODEL.ENCODER.DEPTH": "MODEL.ENCODER.WIDTH 64",
+    "SOLVER.TEXT.MIN_LR": "SOLVER.TEXT.BASE_LR 10",
+}  # fmt: skip
 WORDS = {
     "MODEL.PRETRAIN_CHOICE": "openai timm none", "INPUT.PIXEL_STATISTICS": "auto keys weights",
     "MODEL.SSP.VARIANT": "full simple", "SOLVER.AMP": "auto bf16 fp16 off",
@@ -52,18 +69,37 @@ WORDS = {
     "INPUT.RE_MODE": "colour pixel",
 }  # fmt: skip
 TIMM, OWN_MEAN = "MODEL.PRETRAIN_CHOICE timm ", "INPUT.PIXEL_MEAN [0.5,0.5,0.5] "
-NONE, OBLONG = "MODEL.PRETRAIN_CHOICE none ", "INPUT.SIZE_TRAIN (32,12) INPUT.SIZE_TEST (32,12) "
+NONE = "MODEL.PRETRAIN_CHOICE none "
+OBLONG = "INPUT.SIZE_TRAIN (32,12) INPUT.SIZE_TEST (32,12) MODEL.STRIDE_SIZE 12 "
 CONTRADICTIONS = [  # refused options, start of the message, options nearby that are accepted
-    *((f"{key} {size}", f"{key} must be two positive numbers", "MODEL.STRIDE_SIZE 12")
+    *((f"{key} {size}", f"{key} must be two numbers", "MODEL.STRIDE_SIZE 12")
       for key in ("INPUT.SIZE_TRAIN", "INPUT.SIZE_TEST", "MODEL.STRIDE_SIZE")
-      for size in ("[256]", "[256,128,3]", "[0,16]", "[16,-1]", "[]")),
+      for size in ("[256]", "[256,128,3]", "[]")),
+    *((f"{key} {size}", f"{key} must lie between 1 and {most}, found [", "MODEL.STRIDE_SIZE 12")
+      for key, most in (("INPUT.SIZE_TRAIN", 4096), ("INPUT.SIZE_TEST", 4096), ("MODEL.STRIDE_SIZE", 1024))
+      for size in ("[0,16]", "[16,-1]", "[16,1000000]")),
+    ("MODEL.STRIDE_SIZE 129", "MODEL.STRIDE_SIZE [129, 129] is larger than INPUT.SIZE_TRAIN [256, 128]",
+     "MODEL.STRIDE_SIZE 128"),
+    ("MODEL.STRIDE_SIZE 1", "INPUT.SIZE_TRAIN [256, 128] has more than 16384 patches at MODEL.STRIDE_SIZE [1, 1]",
+     "MODEL.STRIDE_SIZE [1,2]"),
+    ("INPUT.SIZE_TRAIN 4096 INPUT.SIZE_TEST 4096 MODEL.STRIDE_SIZE 32", "TEST.FRAMES_PER_BATCH 512: a batch of INPUT."
+     "SIZE_TRAIN [4096, 4096] would have 24 GiB of pixels; lower one", "INPUT.SIZE_TRAIN 512 INPUT.SIZE_TEST 512"),
+    ("SOLVER.IMS_PER_BATCH 1024 INPUT.SEQ_LEN 512", "SOLVER.IMS_PER_BATCH 1024 of INPUT.SEQ_LEN 512: a batch of",
+     "SOLVER.IMS_PER_BATCH 1024"),
+    (NONE + "MODEL.ENCODER.WIDTH 8192 MODEL.ENCODER.DEPTH 256", "MODEL.ENCODER {'WIDTH': 8192, 'DEPTH': 256, 'HEADS': 0"
+     ", 'PATCH': 0, 'EMBED': 0, 'TEXT_DEPTH': 0} with MODEL.SSP.LAYERS 2 has about 206 billion weights; the most is 3",
+     NONE + "MODEL.ENCODER.WIDTH 1664 MODEL.ENCODER.DEPTH 48 MODEL.ENCODER.EMBED 1280"),
+    *((f"DATASETS.TRAIN_ITEMS {items}", "DATASETS.TRAIN_ITEMS must be auto, tracklets", "DATASETS.TRAIN_ITEMS auto")
+      for items in ("chunks", "chunks9999999999")),
     ("INPUT.SIZE_TEST [256,192]", "INPUT.SIZE_TEST [256, 192] must equal INPUT.SIZE_TRAIN [256, 128]", OBLONG),
     ("INPUT.PADDING 128", "INPUT.PADDING 128 must be less than the sides of INPUT.SIZE_TRAIN", "INPUT.PADDING 127"),
     ("INPUT.RE_MODE pixel INPUT.RE_LEGACY True", "INPUT.RE_LEGACY True belongs to INPUT.RE_MODE colour, found pixel",
      "INPUT.RE_MODE colour INPUT.RE_LEGACY True"),
     ("INPUT.PIXEL_MEAN [0.5,0.5]", "INPUT.PIXEL_MEAN must be three numbers", "INPUT.PIXEL_MEAN (0,0,0)"),
     ("INPUT.PIXEL_STD 0.5", "INPUT.PIXEL_STD must be three numbers", "INPUT.PIXEL_STD (1,1,1)"),
-    ("INPUT.PIXEL_STD [0.2,0,0.2]", "INPUT.PIXEL_STD must be positive", "INPUT.PIXEL_STD (0.2,0.1,0.2)"),
+    *((f"INPUT.PIXEL_STD [0.2,{std},0.2]", "INPUT.PIXEL_STD must lie between 0.001 and 1, found [0.2, ",
+       "INPUT.PIXEL_STD (0.2,0.1,0.2)") for std in ("0", "1e-40", "127.5")),
+    ("INPUT.PIXEL_MEAN 127.5", "INPUT.PIXEL_MEAN must lie between 0 and 1", "INPUT.PIXEL_MEAN (0,0,1)"),
     ("INPUT.PIXEL_MEAN [0.5,0.5,1e999]", "INPUT.PIXEL_MEAN ", "INPUT.PIXEL_MEAN [0.5,0.5,1]"),
     ("INPUT.PIXEL_STD [0.5,0.5,1e999]", "INPUT.PIXEL_STD ", "INPUT.PIXEL_STD [0.5,0.5,1]"),
     *((f"INPUT.PIXEL_STATISTICS {statistics} {choice} INPUT.PIXEL_{key} [0.5,0.5,0.5]",
@@ -74,7 +110,7 @@ CONTRADICTIONS = [  # refused options, start of the message, options nearby that
     (TIMM + "MODEL.MEMORY text", "MODEL.MEMORY text needs MODEL.PRETRAIN_CHOICE 'openai' or 'none'", TIMM),
     (TIMM + "MODEL.ENCODER.WIDTH 64", "MODEL.ENCODER.WIDTH needs MODEL.PRETRAIN_CHOICE 'none'",
      TIMM + "MODEL.PRETRAIN_PATH x.pt"),
-    ("MODEL.SIE_COE 1e999", "MODEL.SIE_COE ", "MODEL.SIE_COE -1"),
+    ("MODEL.SIE_COE 1e999", "MODEL.SIE_COE ", "MODEL.SIE_COE 3"),
     ("SOLVER.SEED 18446744073709551616", "SOLVER.SEED ", "SOLVER.SEED 18446744073709551615"),
     ("TEST.FRAMES_PER_BATCH 7", "TEST.FRAMES_PER_BATCH 7 must hold a clip of INPUT.SEQ_LEN 8", "INPUT.SEQ_LEN 512"),
     ("SOLVER.IMS_PER_BATCH 18", "SOLVER.IMS_PER_BATCH 18 must be divisible by DATALOADER.NUM_INSTANCE 4",
@@ -183,16 +219,30 @@ def test_a_missing_file_and_a_missing_partner_are_named_and_an_empty_file_means_
     assert from_yaml(tmp_path, "# nothing set\n") == load_cfg()
 
 
-@pytest.mark.parametrize(("key", "least"), LEAST)
-def test_a_number_below_its_range_is_refused(key, least):
-    refused(["MODEL.PRETRAIN_CHOICE", "none", key, str(least - 1)], f"{key} must be {least} or more, found {least - 1}")
+@pytest.mark.parametrize(("key", "least", "most"), RANGES)
+def test_a_number_lies_between_its_least_and_its_most(key, least, most):
+    options = ["MODEL.PRETRAIN_CHOICE", "none", "INPUT.SIZE_TRAIN", "[32, 16]", "INPUT.SIZE_TEST", "[32, 16]"]
+    options += NEIGHBOURS.get(key, "").split()
+    whole = isinstance(dict(flatten(get_cfg()))[key], int)
+    for value in (-1, least - 1 if whole else least / 2 - 1e-9, most + 1 if whole else most * 1.01, 1e9 * most):
+        refused([*options, key, f"{value}"], f"{key} must ")
+    assert dict(flatten(load_cfg(None, [*options, key, f"{most}"])))[key] == most
 
 
-@pytest.mark.parametrize("key", SHARES)
-def test_a_share_lies_between_0_and_1_with_both_ends(key):
-    for value in ("-0.01", "1.01"):
-        refused([key, value], f"{key} must lie between 0 and 1, found {value}")
-    assert [dict(flatten(load_cfg(None, [key, end])))[key] for end in ("0", "1")] == [0, 1]
+def test_every_number_of_a_config_has_a_range():
+    """A key without one would take 1e9 and build until the process is killed."""
+    numbers = [
+        key for key, value in flatten(get_cfg())
+        if type(value[0] if isinstance(value, list) and value else value) in (int, float)
+    ]  # fmt: skip
+    unbounded = []
+    for key in numbers:
+        try:
+            load_cfg(None, [key, "18446744073709551615"])
+            unbounded.append(key)
+        except ConfigError:
+            pass
+    assert len(numbers) > 40 and unbounded == ["SOLVER.SEED", "SOLVER.STEPS"]  # neither is the size of anything
 
 
 @pytest.mark.parametrize(("key", "words"), WORDS.items())

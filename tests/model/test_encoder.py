@@ -5,7 +5,10 @@ import timm
 import torch
 from torch.nn import functional as F
 
+from configs import load_cfg
+from model import check_model
 from model.encoder import CLIPImageEncoder, check_name, create_vit, is_resnet, resize_positions, weights_file
+from tests.conftest import tiny_cfg
 from tests.tolerance import assert_close, largest
 from utils.errors import InputError
 
@@ -235,6 +238,14 @@ def test_gradient_checkpointing_changes_nothing_and_runs_each_block_again(penult
     assert len(calls) == 4 * blocks
 
 
-def test_stride_beyond_the_patch_is_said(caplog):
-    create_vit("ViT-B-16", (64, 32), (16, 16), **SMALL)
-    assert "MODEL.STRIDE_SIZE (16, 16) is larger than a patch" in caplog.text
+def test_stride_beyond_the_patch_is_refused():
+    message = r"MODEL.STRIDE_SIZE \[8, 16\] is larger than a patch of 8 pixels, so .*; set it to \[8, 8\] or less"
+    with pytest.raises(InputError, match=message):
+        create_vit("ViT-B-16", (64, 32), (8, 16), **SMALL)
+    large = load_cfg(opts=["MODEL.NAME", "ViT-L-14"])
+    with pytest.raises(InputError, match=r"MODEL.STRIDE_SIZE \[16, 16\] is larger than a patch of 14 pixels"):
+        check_model(large)  # before data are read
+    check_model(load_cfg(opts=["MODEL.NAME", "ViT-L-14", "MODEL.STRIDE_SIZE", "14"]))
+    check_model(tiny_cfg(MODEL__STRIDE_SIZE="[8,8]"))
+    with pytest.raises(InputError, match="larger than a patch of 8 pixels"):
+        check_model(tiny_cfg(MODEL__STRIDE_SIZE="[8,9]"))

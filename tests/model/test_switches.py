@@ -183,7 +183,7 @@ def test_without_ssp_the_logits_are_plain_dot_products_with_the_memory():
         ("MODEL.TEMPORAL CONV1D_VEIW", "TAP, CONV1D, CONV1D_VIEW, TRANSF, TRANSF_CLS, found 'CONV1D_VEIW'"),
         ("MODEL.TEMPORAL LSTM", "MODEL.TEMPORAL must be one of TMD, TAP"),
         ("MODEL.MEMORY image", "MODEL.MEMORY must be one of clip, text, none"),
-        ("MODEL.SSP.LAYERS 0", "MODEL.SSP.LAYERS must be 1 or more"),
+        ("MODEL.SSP.LAYERS 0", "MODEL.SSP.LAYERS must lie between 1 and 64"),
         ("MODEL.NAME RN50", "MODEL.SIE_CAMERA True needs a ViT"),
         ("MODEL.NAME RN50 MODEL.SIE_CAMERA False MODEL.STRIDE_SIZE 12", "MODEL.STRIDE_SIZE"),
         ("MODEL.NAME RN50 MODEL.SIE_CAMERA False MODEL.TRIPLET_PENULTIMATE True", "PENULTIMATE True needs a ViT"),

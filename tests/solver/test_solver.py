@@ -88,3 +88,13 @@ def test_scheduler_steps_once_per_epoch_and_keeps_the_ratios():
         schedule.step()
         rate = 5e-6 * lr_factor(epoch, 10, 0.1, [30, 50, 70], 0.1)
         assert [group["lr"] / rate for group in optimizer.param_groups] == pytest.approx(ratios)
+
+
+def test_a_warm_up_longer_than_the_run_is_said(caplog):
+    """Not refused: a trial of one epoch keeps the other keys of its recipe."""
+    for epochs, warmup, said in ((1, 10, True), (10, 10, False)):
+        caplog.clear()
+        cfg = tiny_cfg(SOLVER__MAX_EPOCHS=epochs, SOLVER__WARMUP_EPOCHS=warmup)
+        build_lr_schedule(cfg, torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=cfg.SOLVER.BASE_LR))
+        warning = "SOLVER.WARMUP_EPOCHS 10 is more than SOLVER.MAX_EPOCHS 1: SOLVER.BASE_LR is not reached"
+        assert [record.getMessage() for record in caplog.records] == [warning] * said
