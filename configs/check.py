@@ -26,6 +26,7 @@ _CHOICES = {
     "DATASETS.OUTSIDE": ("refuse", "allow"),
     "DATASETS.ON_BAD_FRAME": ("error", "skip"),
     "SOLVER.SELECT_BY": ("test", "val", "last"),
+    "SOLVER.ON_NONFINITE": ("error", "skip"),
     "SOLVER.AMP": ("auto", "bf16", "fp16", "off"),
     "SOLVER.MEMORY_PRECISION": ("tf32", "float32", "bf16", "fp16"),
     "TEST.PRECISION": ("tf32", "float32", "bf16", "fp16"),
@@ -36,7 +37,7 @@ _CHOICES = {
     "TEST.GALLERY_INCLUDES_QUERY": ("auto", "True", "False"),
     "TEST.SAME_CAMERA_FILTER": ("auto", "True", "False"),
 }
-_RATE = (1e-12, 10)  # of a learning rate; with less, weights stay as they are
+_LEAST_RATE = 1e-12  # of a learning rate; with less, weights stay as they are
 _RANGES = {  # least and most, of each number of a list; the most is far above what an experiment needs
     "MODEL.SIE_COE": (0, 1_000), "MODEL.SSP.LAYERS": (1, 64), "MODEL.STRIDE_SIZE": (1, 1_024),
     "MODEL.ENCODER.WIDTH": (0, 8_192), "MODEL.ENCODER.DEPTH": (0, 256), "MODEL.ENCODER.HEADS": (0, 512),
@@ -45,15 +46,17 @@ _RANGES = {  # least and most, of each number of a list; the most is far above w
     "INPUT.PADDING": (0, 4_095), "INPUT.PROB": (0, 1), "INPUT.RE_PROB": (0, 1), "INPUT.PIXEL_MEAN": (0, 1),
     "INPUT.PIXEL_STD": (0.001, 1), "DATASETS.VAL_FRACTION": (0, 1), "DATALOADER.NUM_WORKERS": (0, 1_024),
     "DATALOADER.NUM_INSTANCE": (2, 4_096), "SOLVER.SEED": (0, 2**64 - 1), "SOLVER.IMS_PER_BATCH": (1, 65_536),
-    "SOLVER.MAX_EPOCHS": (1, 1_000_000), "SOLVER.BASE_LR": _RATE, "SOLVER.BIAS_LR_FACTOR": (0, 1_000),
+    "SOLVER.MAX_EPOCHS": (1, 1_000_000), "SOLVER.BASE_LR": (_LEAST_RATE, 1e30), "SOLVER.BIAS_LR_FACTOR": (0, 1_000),
     "SOLVER.WEIGHT_DECAY": (0, 100), "SOLVER.WEIGHT_DECAY_BIAS": (0, 100), "SOLVER.MARGIN": (0, 1_000),
     "SOLVER.WARMUP_EPOCHS": (0, 1_000_000), "SOLVER.WARMUP_FACTOR": (0, 1), "SOLVER.GAMMA": (0, 1),
     "SOLVER.ACCUM_STEPS": (1, 65_536), "SOLVER.LOG_PERIOD": (1, 10**9), "SOLVER.EVAL_PERIOD": (1, 10**9),
     "SOLVER.TEXT.MAX_EPOCHS": (1, 1_000_000), "SOLVER.TEXT.BATCH_SIZE": (1, 1_000_000),
-    "SOLVER.TEXT.BASE_LR": _RATE, "SOLVER.TEXT.MIN_LR": (0, 10), "SOLVER.TEXT.WARMUP_EPOCHS": (0, 1_000_000),
-    "SOLVER.TEXT.WARMUP_LR": (0, 10), "SOLVER.TEXT.WEIGHT_DECAY": (0, 100), "TEST.FRAMES_PER_BATCH": (1, 65_536),
+    "SOLVER.TEXT.BASE_LR": (_LEAST_RATE, 10), "SOLVER.TEXT.MIN_LR": (0, 10),
+    "SOLVER.TEXT.WARMUP_EPOCHS": (0, 1_000_000), "SOLVER.TEXT.WARMUP_LR": (0, 10), "SOLVER.TEXT.WEIGHT_DECAY": (0, 100),
+    "TEST.FRAMES_PER_BATCH": (1, 65_536),
     "TEST.RE_RANKING_K1": (1, 10_000), "TEST.RE_RANKING_K2": (1, 10_000), "TEST.RE_RANKING_LAMBDA": (0, 1),
     "TEST.CONTACT_SHEET": (0, 2_000), "SOLVER.SAVE_EVERY_STEPS": (0, 10**9), "DATASETS.BAD_FRAME_LIMIT": (0, 10**9),
+    "SOLVER.NONFINITE_LIMIT": (1, 10**9),
 }  # fmt: skip
 _LOSS_WEIGHT = (0, 1_000)  # the range of every MODEL.*_LOSS_WEIGHT
 _MOST_WEIGHTS = 3e9  # the largest CLIP's image encoder has 1.8e9

@@ -18,7 +18,7 @@ from model.weights import Cameras, TrainedCameras
 from processor.protocol import EvalProtocol, check_scorable
 from processor.runtime import Runtime
 from utils.environment import describe_environment
-from utils.errors import MissingFileError
+from utils.errors import MissingFileError, file_fault
 
 logger = logging.getLogger(__name__)
 
@@ -142,5 +142,5 @@ def log_environment(device: torch.device) -> None:
 
 def check_file(key: str, path: Path, advice: str) -> None:
     """Raise MissingFileError unless `path`, the value of `key`, is a file."""
-    if not path.is_file():
-        raise MissingFileError(f"{key}: {path} {'is a folder' if path.is_dir() else 'does not exist'}; {advice}")
+    if fault := file_fault(path):
+        raise MissingFileError(f"{key}: {path} {fault}; {advice}")

@@ -32,6 +32,7 @@ LAST, BEST, MEMORY, METRICS = "last.pth", "best.pth", "clip_memory.pt", "metrics
 FEATURES, RANKS, SHEET, PAIRS = "features.npz", "ranks.csv", "contact_sheet.png", "camera_pairs.csv"
 LABELS, SPLITS_TABLE, TEXT_FEATURES = "labels.json", "splits.csv", "text_features.pt"
 LOCK = "run.lock"
+NONFINITE = "nonfinite_epoch{epoch}_step{step}.csv"  # tracklets of a batch
 BEFORE_TRAINING = (MEMORY, TEXT_FEATURES)
 _RUN_FILES = (LAST, BEST, HISTORY, *BEFORE_TRAINING)
 _BEAT = 5.0  # seconds between two signs of life in the lock file
@@ -248,6 +249,8 @@ def discard_run(output_dir: Path) -> None:
     reports = (METRICS, FEATURES, RANKS, SHEET, PAIRS, LABELS, SPLITS_TABLE)
     for name in (*_RUN_FILES, *reports, TRAIN_LOG, TEST_LOG, CONFIG):
         (output_dir / name).unlink(missing_ok=True)
+    for path in output_dir.glob(NONFINITE.format(epoch="*", step="*")):
+        path.unlink()
 
 
 def write_history(output_dir: Path, history: Sequence[Mapping[str, Any]]) -> None:

@@ -40,6 +40,7 @@ class Checkpoint:
     step: int = 0  # finished steps of the unfinished epoch
     meters: dict[str, Any] | None = None  # sums of the losses over these steps
     rank_rng: list[dict[str, Any]] | None = None  # random states of the ranks after the first
+    skipped: int = 0  # steps that were left out because their loss was not finite
 
     @classmethod
     def holds(cls, content: Mapping[str, Any]) -> bool:
@@ -70,6 +71,8 @@ class Checkpoint:
         try:
             check_archive(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
+        except InputError:
+            raise
         except Exception:  # torch.load raises many kinds for a broken file, with advice that does not help here
             raise InputError(f"checkpoint {path} cannot be read; it is truncated, damaged or no checkpoint") from None
         content = content if isinstance(content, dict) else {}
@@ -336,5 +339,6 @@ _FORMS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # field -> what it is,
     "train_list": ("a hash of tracklets", lambda value: isinstance(value, str)),
     "step": ("a number of steps", _is_count),
     "meters": ("the sums of the losses of some steps", _is_meters),
+    "skipped": ("a number of steps", _is_count),
     "rank_rng": ("a list of random states", lambda v: v is None or (isinstance(v, list) and all(map(_is_rng, v)))),
 }

@@ -28,6 +28,8 @@ class MissingFileError(InputError, FileNotFoundError):
 class NonFiniteLossError(RuntimeError):
     """The loss or the state of a run became inf or nan; the message names the place and the terms (exit code 1)."""
 
+    step = 0  # of the epoch, from 1, where it is known
+
 
 class LostProcessError(RuntimeError):
     """A loader process or another rank has gone; the message names it and says how to go on (exit code 1)."""

@@ -25,6 +25,8 @@ _TEMPORARY = re.compile(r"\..+\.(?P<host>\w+)-(?P<process>\d+)-[0-9a-f]{8}\.tmp"
 _OLD = 24 * 3600  # seconds after which a temporary file of another host counts as left behind
 _NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _NO_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}  # what file systems without fsync say
+MOST_UNPACKED = 4  # times the size of a torch file
+CODE_BYTES = 2**26  # beyond that: of TorchScript's source code, which is compressed
 
 
 def write_atomically(path: Path, write: Callable[[Path], None], size: Callable[[], int] | None = None) -> None:
@@ -186,16 +188,22 @@ def save_archive(path: Path, content: Any) -> None:
 def check_archive(path: Path) -> None:
     """Raise InputError when a part of a torch file differs from its checksum (CRC-32), which torch.load does not test.
 
-    A file without checksums passes: one that is no archive, and one that torch was told to write without them.
+    Also for an archive that would unpack to far more than it is: tensors are not compressed, and hardly can be. A file
+    without checksums passes: one that is no archive, and one that torch was told to write without them.
     """
     if not zipfile.is_zipfile(path):
         return
     try:
         with zipfile.ZipFile(path) as archive:
             parts = archive.infolist()
+            unpacked, size = sum(part.file_size for part in parts), path.stat().st_size
+            if unpacked > MOST_UNPACKED * size + CODE_BYTES:
+                raise InputError(f"{path} of {size:,} bytes would unpack to {unpacked:,}, as no weights do")
             damaged = archive.testzip() if any(part.CRC for part in parts) else None
             # What is marked as a folder has content for zipfile, but none for torch.
             damaged = next((part.filename for part in parts if part.external_attr & 0x10 and part.file_size), damaged)
+    except InputError:
+        raise
     except Exception:  # zipfile raises many kinds for a damaged table of contents
         damaged = "the table of contents"
     if damaged is not None:

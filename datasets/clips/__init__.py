@@ -5,6 +5,7 @@ from datasets.clips.dataset import ClipBatch as ClipBatch
 from datasets.clips.dataset import EvalClips as EvalClips
 from datasets.clips.dataset import TrainClips as TrainClips
 from datasets.clips.dataset import keep_batch as keep_batch
+from datasets.clips.identity_sampler import Draw as Draw
 from datasets.clips.identity_sampler import IdentitySampler as IdentitySampler
 from datasets.clips.replacement import read_nearest_into as read_nearest_into
 from datasets.clips.transforms import ClipAugment as ClipAugment

@@ -45,7 +45,8 @@ class IdentitySampler(Sampler[list[Draw]]):
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Draw the batches of `epoch` (0-based), of which the first `start` are left out."""
+        """Draw the `batches` of `epoch` (0-based), of which the first `start` are not handed out."""
+        self.start = start
         rng = random.Random(f"{self.seed}/{epoch}")
         groups = {pid: self._groups(rows, rng) for pid, rows in sorted(self.rows_of.items())}
         self.batches: list[list[Draw]] = []
@@ -55,7 +56,6 @@ class IdentitySampler(Sampler[list[Draw]]):
             rows = [row for pid in chosen for row in groups[pid].pop(0)]
             self.batches.append([(row, rng.getrandbits(63)) for row in rows])
             available = [pid for pid in available if groups[pid]]
-        del self.batches[:start]
 
     def _groups(self, rows: list[int], rng: random.Random) -> list[list[int]]:
         size = self.tracklets_per_identity
@@ -65,7 +65,7 @@ class IdentitySampler(Sampler[list[Draw]]):
         return [shuffled[start : start + size] for start in range(0, len(rows) - size + 1, size)]
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        return (batch[self.share] for batch in self.batches)
+        return (batch[self.share] for batch in self.batches[self.start :])
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(self.batches) - self.start

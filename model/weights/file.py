@@ -17,10 +17,9 @@ from model.weights.cameras import TrainedCameras
 from model.weights.torchscript import is_torchscript, read_torchscript_tensors
 from utils.checkpoint import Checkpoint
 from utils.errors import InputError, MissingFileError, file_fault
+from utils.files import CODE_BYTES, MOST_UNPACKED, check_archive
 
 _ZIP = b"PK\x03\x04"
-_MOST_UNPACKED = 4  # times the size of an archive; weights are not compressed, and noise hardly can be
-_CODE_BYTES = 2**26  # of TorchScript's source code, which is compressed
 _WHOLE = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -69,8 +68,7 @@ def _read(path: Path) -> Mapping[Any, Any]:
     except OSError as error:
         raise InputError(f"weight file {path} cannot be opened ({error.strerror})") from None
     try:
-        names = _member_names(path) if head.startswith(_ZIP) else []
-        if is_torchscript(names):
+        if head.startswith(_ZIP) and is_torchscript(_member_names(path)):
             return read_torchscript_tensors(path)
         content = load_file(path) if head[8:9] == b"{" else torch.load(path, map_location="cpu", weights_only=True)
     except InputError:
@@ -91,13 +89,10 @@ def _read(path: Path) -> Mapping[Any, Any]:
 
 
 def _member_names(path: Path) -> list[str]:
-    """Names of the members of a zip archive; raises InputError for one that would unpack to far more than it is."""
+    """Names of the members of a sound zip archive; raises InputError for another one."""
+    check_archive(path)
     with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-    unpacked, size = sum(member.file_size for member in members), path.stat().st_size
-    if unpacked > _MOST_UNPACKED * size + _CODE_BYTES:
-        raise InputError(f"weight file {path} of {size:,} bytes would unpack to {unpacked:,}, as no weights do")
-    return [member.filename for member in members]
+        return archive.namelist()
 
 
 def _check_tensors(state: Mapping[str, Tensor], path: Path) -> None:
@@ -113,5 +108,5 @@ def _check_tensors(state: Mapping[str, Tensor], path: Path) -> None:
         if value.numel() * value.element_size() > storage.nbytes():
             raise InputError(f"weight file {path}: {name} has {value.numel():,} values, but fewer are stored")
     size = path.stat().st_size
-    if sum(stored.values()) > _MOST_UNPACKED * size + _CODE_BYTES:
+    if sum(stored.values()) > MOST_UNPACKED * size + CODE_BYTES:
         raise InputError(f"weight file {path} of {size:,} bytes announces {sum(stored.values()):,} bytes of weights")

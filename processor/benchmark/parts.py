@@ -117,18 +117,14 @@ def step_seconds(
         else:
             marks.append(time.perf_counter())
 
-    class Batches:
-        def __len__(self) -> int:
-            return warm_up + steps
-
-        def __iter__(self) -> Iterator[ClipBatch]:
-            sent = ClipBatch(*(tensor.pin_memory() for tensor in batch)) if on_gpu else batch
-            for _ in range(len(self)):
-                mark()
-                yield sent
+    def batches() -> Iterator[ClipBatch]:
+        sent = ClipBatch(*(tensor.pin_memory() for tensor in batch)) if on_gpu else batch
+        for _ in range(warm_up + steps):
             mark()
+            yield sent
+        mark()
 
-    train_one_epoch(run, criterion, Batches(), runtime, 0.0, _NO_LOG, num_parts)
+    train_one_epoch(run, criterion, batches(), runtime, 0.0, _NO_LOG, num_parts)
     synchronize(runtime.device)
     pairs = zip(marks[warm_up:], marks[warm_up + 1 :])
     return [before.elapsed_time(after) / 1000 if on_gpu else after - before for before, after in pairs]

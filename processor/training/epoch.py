@@ -3,7 +3,9 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from operator import length_hint
 
 import torch
 from torch import Tensor
@@ -22,6 +24,20 @@ from utils.progress import progress
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Safety:
+    """What an epoch does so that a stop, a death or a faulty batch costs little."""
+
+    save: Callable[[], None] | None = None  # the state of the run; also called before KeyboardInterrupt
+    save_every: int = 0  # steps; 0: never within the epoch
+    # Is told the losses of a step that are not finite, or whose gradients are not; the step is then left out, for which
+    # each step has to wait for the device. None: such a loss ends the epoch.
+    skip: Callable[[str], None] | None = None
+
+
+_NONE = Safety()
+
+
 def train_one_epoch(
     run: RunState,
     criterion: Criterion,
@@ -31,41 +47,45 @@ def train_one_epoch(
     log_period: int,
     num_parts: int = 1,
     batch_size: int = 0,
-    save: Callable[[], None] | None = None,
-    save_every: int = 0,
+    safety: Safety = _NONE,
 ) -> dict[str, float]:
     """One pass over the P x K batches -> means of the loss terms, seconds and frames per second.
 
     `lr`, the base learning rate of this epoch, is only shown; each batch, of `batch_size` clips on all ranks, is
-    computed in `num_parts` parts. The loader gives the batches after the first `run.step`. `save` is called after every
-    `save_every` steps (0: never), and before KeyboardInterrupt. Raises NonFiniteLossError, and KeyboardInterrupt
-    between steps.
+    computed in `num_parts` parts. The loader gives the batches after the first `run.step`. Raises NonFiniteLossError,
+    and KeyboardInterrupt between steps.
     """
     run.model.train()
     encode, classify = run.clip_features or run.model.clip_features, run.classify or run.model.classify
     compute = TrainingStep(encode, classify, criterion, run.memory, runtime, num_parts, run.erase, batch_size)
-    meters, finite, last = Meters(run.meters), FiniteCheck(run.epoch + 1), run.step + len(loader)
+    meters, finite, last = Meters(run.meters), FiniteCheck(run.epoch + 1), run.step + length_hint(loader)
     frames, before, start = 0, (run.meters or {}).get("seconds", 0.0), time.perf_counter()
 
     def save_here() -> None:
         finite.finish()
         run.meters = meters.state_dict() | {"seconds": before + time.perf_counter() - start}
-        save()
+        safety.save()
 
-    with progress(loader, f"epoch {run.epoch + 1}", "step", total=last, initial=run.step) as bar:
+    with progress(loader, f"epoch {run.epoch + 1}", "step", total=last or None, initial=run.step) as bar:
         for batch in _until_lost(bar):
             if runtime.ranks.told_to_stop():
-                if save is not None:
+                if safety.save is not None:
                     save_here()
                 runtime.ranks.check_stop()
             clips, pids, camids = runtime.move(*batch)  # clips (b, T, 3, H, W)
             run.optimizer.zero_grad(set_to_none=True)
+            statistics = [] if safety.skip is None else [buffer.clone() for buffer in run.model.buffers()]
             losses = compute(clips, pids, camids, run.scaler.scale)
-            finite.add(losses, run.step + 1)
+            run.step += 1
+            if safety.skip is not None and not _is_finite(losses, run):
+                for buffer, before_step in zip(run.model.buffers(), statistics):
+                    buffer.copy_(before_step)
+                safety.skip(_terms_text({name: value.detach() for name, value in losses.items()}))
+                continue
+            finite.add(losses, run.step)
             run.scaler.step(run.optimizer)
             run.scaler.update()
             meters.update(losses)
-            run.step += 1
             frames += (batch_size or clips.shape[0]) * clips.shape[1]
             if run.step == 1 or run.step % log_period == 0:
                 speed = frames / (time.perf_counter() - start)
@@ -73,7 +93,7 @@ def train_one_epoch(
                 bar.set_postfix_str(f"{text}, lr {lr:.2e}, {speed:,.0f} frames/s")
                 if run.step > 1:
                     logger.info("epoch %d step %d/%d: %s, lr %.2e", run.epoch + 1, run.step, last, text, lr)
-            if save_every and run.step % save_every == 0 and run.step < last:
+            if safety.save_every and run.step % safety.save_every == 0 and run.step < last:
                 save_here()
     finite.finish()
     seconds = time.perf_counter() - start
@@ -89,6 +109,18 @@ def _until_lost(batches: Iterable[ClipBatch]) -> Iterator[ClipBatch | None]:
         if not interrupt_requested():
             raise
         yield None
+
+
+def _is_finite(losses: Mapping[str, Tensor], run: RunState) -> bool:
+    """Whether loss and gradients are finite; in fp16 the scaler sees to the gradients."""
+    values = [losses["total"].detach()]
+    if not run.scaler.is_enabled():
+        values += [weight.grad for weight in run.model.parameters() if weight.grad is not None]
+    return bool(torch.nn.utils.get_total_norm(values, norm_type=math.inf).isfinite())
+
+
+def _terms_text(losses: Mapping[str, float | Tensor]) -> str:
+    return ", ".join(f"{name} {float(value):.4g}" for name, value in losses.items())
 
 
 class FiniteCheck:
@@ -122,8 +154,9 @@ class FiniteCheck:
             arrived.synchronize()
         terms = dict(zip(names, values.tolist()))
         if not math.isfinite(terms["total"]):
-            raise NonFiniteLossError(
-                f"the loss is not finite in epoch {self.epoch}, step {step}: "
-                f"{', '.join(f'{name} {value:.4g}' for name, value in terms.items())}; lower SOLVER.BASE_LR in a new "
-                "run, or go on with SOLVER.AMP off"
+            error = NonFiniteLossError(
+                f"the loss is not finite in epoch {self.epoch}, step {step}: {_terms_text(terms)}; lower "
+                "SOLVER.BASE_LR in a new run, or go on with SOLVER.AMP off"
             )
+            error.step = step
+            raise error

@@ -11,6 +11,7 @@ from yacs.config import CfgNode
 
 from configs import changed_keys
 from datasets import build_train_loader
+from datasets.clips import IdentitySampler
 from loss import build_criterion
 from loss.criterion import LOSS_TERMS
 from model import build_model, build_text_branch, check_model, check_text, pretrained_path
@@ -23,13 +24,14 @@ from processor.distributed import current_ranks
 from processor.evaluation import evaluate_part, report, scores_line
 from processor.experiment import Experiment, check_file, prepare
 from processor.runtime import current_device
-from processor.training.epoch import train_one_epoch
+from processor.training.epoch import Safety, train_one_epoch
 from processor.training.memory import make_memory
+from processor.training.nonfinite import note_skipped, save_batch
 from processor.training.resume import check_continuation, check_same_data, how_to_go_on
 from processor.training.state import RunState, new_run
 from utils.checkpoint import Checkpoint
 from utils.environment import TRAINING_NEEDS_LESS, explain_out_of_memory
-from utils.errors import InputError
+from utils.errors import InputError, NonFiniteLossError
 from utils.files import save_text
 from utils.interrupt import deferred_interrupts
 from utils.logger import log_to_file
@@ -171,6 +173,7 @@ def _fit(experiment: Experiment, run: RunState, loader: torch.utils.data.DataLoa
     """Per epoch: train, step the schedule, save, test."""
     cfg = experiment.cfg
     criterion = build_criterion(cfg)
+    safety = _safety(experiment, run, loader.batch_sampler)
     parts = experiment.runtime.ranks.size * cfg.SOLVER.ACCUM_STEPS
     frames = cfg.SOLVER.IMS_PER_BATCH * cfg.INPUT.SEQ_LEN // parts  # that pass the network at a time
     if _test_is_due(cfg, run):  # the epoch that a continued run ended with
@@ -179,10 +182,16 @@ def _fit(experiment: Experiment, run: RunState, loader: torch.utils.data.DataLoa
         loader.batch_sampler.set_epoch(epoch, run.step)
         lr = cfg.SOLVER.BASE_LR * run.lr_schedule.lr_lambdas[0](epoch)
         with explain_out_of_memory(TRAINING_NEEDS_LESS, frames):
-            means = train_one_epoch(
-                run, criterion, loader, experiment.runtime, lr, cfg.SOLVER.LOG_PERIOD, cfg.SOLVER.ACCUM_STEPS,
-                cfg.SOLVER.IMS_PER_BATCH, partial(run.save, experiment, files.LAST), cfg.SOLVER.SAVE_EVERY_STEPS,
-            )  # fmt: skip
+            try:
+                means = train_one_epoch(
+                    run, criterion, loader, experiment.runtime, lr, cfg.SOLVER.LOG_PERIOD, cfg.SOLVER.ACCUM_STEPS,
+                    cfg.SOLVER.IMS_PER_BATCH, safety,
+                )  # fmt: skip
+            except NonFiniteLossError as error:
+                if not error.step:
+                    raise
+                written = _save_nonfinite(experiment, run, loader.batch_sampler, error.step)
+                raise NonFiniteLossError(f"{error}; its tracklets: {written}") from None
         experiment.share_bad_frames()
         run.lr_schedule.step()
         run.epoch = epoch + 1
@@ -192,6 +201,27 @@ def _fit(experiment: Experiment, run: RunState, loader: torch.utils.data.DataLoa
         _log_epoch(run, means, cfg.SOLVER.MAX_EPOCHS)
         if _test_is_due(cfg, run):
             _test_epoch(experiment, run)
+
+
+def _safety(experiment: Experiment, run: RunState, sampler: IdentitySampler) -> Safety:
+    """Checkpoints within an epoch, and what becomes of a step whose loss is not finite."""
+    solver = experiment.cfg.SOLVER
+
+    def skip(terms: str) -> None:
+        run.skipped += 1
+        written = _save_nonfinite(experiment, run, sampler, run.step)
+        note_skipped(run.skipped, solver.NONFINITE_LIMIT, run.epoch + 1, run.step, terms, written)
+
+    save = partial(run.save, experiment, files.LAST)
+    return Safety(save, solver.SAVE_EVERY_STEPS, skip if solver.ON_NONFINITE == "skip" else None)
+
+
+def _save_nonfinite(experiment: Experiment, run: RunState, sampler: IdentitySampler, step: int) -> Path:
+    """The file with the tracklets of this step's batch."""
+    path = experiment.out / files.NONFINITE.format(epoch=run.epoch + 1, step=step)
+    if experiment.runtime.ranks.is_main:
+        save_batch(path, run.epoch + 1, step, sampler.batches[step - 1], experiment.splits)
+    return path
 
 
 def _test_is_due(cfg: CfgNode, run: RunState) -> bool:

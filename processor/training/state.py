@@ -33,6 +33,7 @@ class RunState:
     epoch: int = 0  # finished epochs
     step: int = 0  # finished steps of the epoch after them
     meters: dict[str, Any] | None = None  # sums of the losses over these steps
+    skipped: int = 0  # steps that were left out because their loss was not finite
     saved: tuple[int, int] = (0, 0)  # epoch and step in last.pth
     best: dict[str, Any] = field(default_factory=dict)  # score and epoch of the best test so far
     history: list[dict[str, Any]] = field(default_factory=list)  # one row per finished epoch
@@ -60,6 +61,7 @@ class RunState:
             train_list=train_list,
             step=self.step,
             meters=self.meters,
+            skipped=self.skipped,
         )
 
     def save(self, experiment: Experiment, name: str) -> None:
@@ -92,7 +94,7 @@ class RunState:
         device = next(self.model.parameters()).device
         self.memory = None if state.clip_memory is None else state.clip_memory.to(device)
         self.epoch, self.step, self.meters = state.epoch, state.step, state.meters
-        self.saved = self.epoch, self.step
+        self.saved, self.skipped = (self.epoch, self.step), state.skipped
         self.best, self.history, self.untrained = state.best, state.history, state.untrained
         rank_rng = [state.rng, *(state.rank_rng or [])]
         if ranks.is_main or len(rank_rng) == ranks.size:

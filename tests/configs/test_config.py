@@ -41,7 +41,7 @@ RANGES = [  # the smallest and the largest value of each number
     ("MODEL.SSP.LAYERS", 1, 64), ("INPUT.SEQ_LEN", 1, 1024), ("INPUT.PADDING", 0, 4095), ("INPUT.PROB", 0, 1),
     ("INPUT.RE_PROB", 0, 1), ("DATASETS.VAL_FRACTION", 0, 1), ("DATALOADER.NUM_WORKERS", 0, 1024),
     ("DATALOADER.NUM_INSTANCE", 2, 4096), ("SOLVER.SEED", 0, 2**64 - 1), ("SOLVER.IMS_PER_BATCH", 1, 65536),
-    ("SOLVER.BASE_LR", 1e-12, 10), ("SOLVER.WARMUP_FACTOR", 0, 1), ("SOLVER.GAMMA", 0, 1),
+    ("SOLVER.BASE_LR", 1e-12, 1e30), ("SOLVER.WARMUP_FACTOR", 0, 1), ("SOLVER.GAMMA", 0, 1),
     *((f"SOLVER.{key}", 0, 1000) for key in ("BIAS_LR_FACTOR", "MARGIN")),
     *((f"SOLVER.{key}", 0, 100) for key in ("WEIGHT_DECAY", "WEIGHT_DECAY_BIAS", "TEXT.WEIGHT_DECAY")),
     ("SOLVER.MAX_EPOCHS", 1, 10**6), ("SOLVER.WARMUP_EPOCHS", 0, 10**6), ("SOLVER.ACCUM_STEPS", 1, 65536),
@@ -242,7 +242,7 @@ def test_every_number_of_a_config_has_a_range():
             unbounded.append(key)
         except ConfigError:
             pass
-    assert len(numbers) > 40 and unbounded == ["SOLVER.SEED", "SOLVER.STEPS"]  # neither is the size of anything
+    assert len(numbers) > 40 and unbounded == ["SOLVER.SEED", "SOLVER.BASE_LR", "SOLVER.STEPS"]  # no sizes
 
 
 @pytest.mark.parametrize(("key", "words"), WORDS.items())

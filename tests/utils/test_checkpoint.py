@@ -136,6 +136,7 @@ WRONG = {
     "cameras.trained": [None, [99], ["0"]],
     "train_list": [None, 5],
     "step": [None, -1, 1.5],
+    "skipped": [None, -1, 1.5],
     "meters": [5, {"names": ["id"]}, METERS | {"count": -1}, METERS | {"sums": torch.ones(2)}],
     "rank_rng": [5, {}, [5], [{}]],
 }
@@ -143,7 +144,7 @@ WRONG = {
 
 @pytest.mark.parametrize("place", WRONG)
 def test_a_field_of_a_wrong_form_is_named_in_one_line(place, tmp_path):
-    sound = load(EARLIER) | {"step": 0, "meters": None, "rank_rng": None}
+    sound = load(EARLIER) | {"step": 0, "skipped": 0, "meters": None, "rank_rng": None}
     path = tuple(int(part) if part.isdigit() else part for part in place.split("."))
     for value in WRONG[place]:
         torch.save(put(sound, path, value), tmp_path / "last.pth")

@@ -141,7 +141,7 @@ def test_flipped_weights_are_found_by_their_checksum(scripted, tmp_path):
     content = bytearray(scripted[0].read_bytes())
     content[content.index(b"PK\x01\x02") // 2] ^= 4
     (tmp_path / "flipped.pt").write_bytes(content)
-    refused("flipped.pt is not a readable TorchScript archive \\(Bad CRC-32", read_weight_file, tmp_path / "flipped.pt")
+    refused("flipped.pt is damaged: clip/data/.* differs from its checksum", read_weight_file, tmp_path / "flipped.pt")
 
 
 def test_tensors_that_hold_no_plain_numbers(tmp_path, cheap):
