@@ -17,7 +17,7 @@ from tests.processor.ranks.launch import DRIVER, errors, finished, start
 
 TRAIN = ROOT / "train-main.py"
 KEYS = {
-    "SOLVER__IMS_PER_BATCH": 8, "SOLVER__MAX_EPOCHS": 2, "SOLVER__BASE_LR": 1e-4, "TEST__SAVE_FEATURES": True,
+    "SOLVER__IMS_PER_BATCH": 8, "SOLVER__MAX_EPOCHS": 3, "SOLVER__BASE_LR": 1e-4, "TEST__SAVE_FEATURES": True,
 }  # fmt: skip
 
 
@@ -67,7 +67,7 @@ VARIANTS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_several_processes_compute_what_one_computes(variant, tiny_mars, tmp_path):
-    """Two epochs of four or five steps: losses, weights, history, features and scores of the final test."""
+    """Three epochs of three or four steps: losses, weights, history, features and scores of the final test."""
     if variant == "text":
         pytest.importorskip("open_clip")
     keys, sizes = VARIANTS[variant]
@@ -79,7 +79,7 @@ def test_several_processes_compute_what_one_computes(variant, tiny_mars, tmp_pat
     for size in sizes:
         folder, together = tmp_path / str(size), load(tmp_path / str(size) / "last.pth")
         losses = [json.loads(line) for line in (tmp_path / f"losses{size}").read_text().splitlines()]
-        assert len(losses) == len(steps) >= 8
+        assert len(losses) == len(steps) >= 10
         for found, expected in zip(losses, steps):
             assert found == pytest.approx(expected, rel=1e-5, abs=1e-6)
         for name, weight in alone["model"].items():
@@ -117,8 +117,8 @@ def test_a_fault_of_all_ranks_or_of_one_is_one_line_and_an_exit_code(tiny_mars, 
     said = finished(start(2, TRAIN, *options, "SOLVER.BASE_LRR", 1), code=None)
     assert errors(said) == ["error: command line: unknown key SOLVER.BASE_LRR: did you mean SOLVER.BASE_LR?"]
     assert said.count("exitcode  : 2 ") + said.count("exitcode  : -15") == 2  # torchrun's report
-    said = finished(start(2, TRAIN, *options, "SOLVER.ACCUM_STEPS", 5), code=None)
-    assert len(errors(said)) == 1 and "raise it to 10 or more" in errors(said)[0]
+    said = finished(start(2, TRAIN, *options, "SOLVER.ACCUM_STEPS", 8), code=None)
+    assert len(errors(said)) == 1 and "raise it to 16 or more" in errors(said)[0]
     data = shutil.copytree(tiny_mars, tmp_path / "mars")
     broken = sorted(data.rglob("bbox_train/*/*.jpg"))[3]
     broken.write_bytes(b"no picture")

@@ -88,6 +88,7 @@ def test_a_run_on_unreadable_frames_is_that_on_data_with_their_neighbours(tiny_m
         warned = [m for m in caplog.messages if "takes its place" in m]
         assert len(warned) == (len(names) if root == broken else 0)
     assert all(any(name in message for message in warned) for name in names)
+    assert runs[broken].pop("frames_replaced") == len(names) and runs[mended].pop("frames_replaced") == 0
     assert runs[broken] == runs[mended]
     strict = tiny_argv(DATASETS__ROOT_DIR=broken, OUTPUT_DIR=tmp_path / "strict", **options)
     assert any(name in one_error(caplog, train_main, strict) for name in names)
