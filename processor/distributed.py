@@ -113,12 +113,13 @@ class Ranks:
 
     def told_to_stop(self) -> bool:
         """Whether a rank has got a signal to stop; a point that all ranks reach, and all hear the same."""
-        if self.size > 1:
-            number = torch.tensor(last_signal() if interrupt_requested() else 0)
-            dist.all_reduce(number, dist.ReduceOp.MAX)
-            if number:
-                request_stop(int(number))
-        return interrupt_requested()
+        if self.size == 1:
+            return interrupt_requested()
+        number = torch.tensor(last_signal() if interrupt_requested() else 0)
+        dist.all_reduce(number, dist.ReduceOp.MAX)
+        if number:
+            request_stop(int(number))
+        return bool(number)  # not what this rank has heard since it was asked
 
     def check_stop(self) -> None:
         """A safe point that all ranks reach: raise KeyboardInterrupt on all when one was told to stop."""
