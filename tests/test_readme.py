@@ -54,7 +54,7 @@ def test_every_module_command_is_there():
 def test_every_make_target_is_there():
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"\bmake ([a-z]+(?:-[a-z]+)?)\b", README))
-    assert targets == {"demo", "test", "test-slow", "test-all", "gpu-check"}
+    assert targets == {"demo", "test", "test-slow", "test-all", "fuzz", "gpu-check"}
     assert all(re.search(rf"^{target}:", makefile, re.M) for target in targets)
 
 
