@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from configs.errors import ConfigError
 from utils.errors import InputError, LostProcessError, NonFiniteLossError, printable
-from utils.interrupt import last_signal, stop_signals
+from utils.interrupt import last_signal, stop_signals, stopped_at_once
 from utils.logger import close_logging, setup_logging
 
 logger = logging.getLogger(__name__)
@@ -79,10 +79,17 @@ def _outcome(work: Callable[[], int | None]) -> tuple[int, Callable[[], None] | 
     except (NonFiniteLossError, LostProcessError) as error:
         return 1, partial(logger.error, "error: %s", error)
     except KeyboardInterrupt as stop:
-        name = "Ctrl-C" if last_signal() == signal.SIGINT else signal.Signals(last_signal()).name
-        return 128 + last_signal(), partial(logger.warning, "%s", str(stop) or f"stopped by {name}")
+        return _stopped(str(stop))
     except Exception as error:
+        if stopped_at_once():
+            return _stopped()
         return 1, partial(logger.error, "stopped by an error that is not a fault of the input", exc_info=error)
+
+
+def _stopped(message: str = "") -> tuple[int, Callable[[], None]]:
+    """The outcome of a command that a signal has stopped."""
+    name = "Ctrl-C" if last_signal() == signal.SIGINT else signal.Signals(last_signal()).name
+    return 128 + last_signal(), partial(logger.warning, "%s", message or f"stopped by {name}")
 
 
 def say(lines: Iterable[str]) -> None:

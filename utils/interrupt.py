@@ -13,16 +13,26 @@ _STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1") 
 _MAIN_PROCESS = os.getpid()
 _requested = threading.Event()
 _last_signal = signal.SIGINT
+_stopped_at_once = False
 _notices = True
 
 
 @contextmanager
 def stop_signals() -> Iterator[None]:
     """In this context SIGTERM, SIGHUP and SIGUSR1 do what Ctrl-C does; one that is ignored, as by nohup, stays so."""
-    global _last_signal
-    _last_signal = signal.SIGINT
-    with _handling(_STOPPING, _stop_at_once):
+    global _last_signal, _stopped_at_once
+    _last_signal, _stopped_at_once = signal.SIGINT, False
+    _requested.clear()
+    with _handling([signal.SIGINT, *_STOPPING], _stop_at_once):
         yield
+
+
+def stopped_at_once() -> bool:
+    """Whether KeyboardInterrupt was raised since `stop_signals` began, at any line: of an import or a destructor too.
+
+    Another error that reaches the command may be what that line made of it.
+    """
+    return _stopped_at_once
 
 
 @contextmanager
@@ -30,9 +40,10 @@ def deferred_interrupts() -> Iterator[None]:
     """In this context Ctrl-C and the other signals wait for `check_interrupt`.
 
     A second Ctrl-C raises KeyboardInterrupt at once. Only the main thread can take signals; in another one the context
-    has no effect.
+    has no effect. A signal from before whose KeyboardInterrupt was swallowed by a destructor is heard at the first safe
+    point.
     """
-    if threading.current_thread() is threading.main_thread():
+    if threading.current_thread() is threading.main_thread() and not _stopped_at_once:
         _requested.clear()
     with _handling([signal.SIGINT, *_STOPPING], _remember):
         yield
@@ -73,7 +84,7 @@ def _handling(numbers: list[signal.Signals], handler: object) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handled = [n for n in numbers if n == signal.SIGINT or signal.getsignal(n) is not signal.SIG_IGN]
+    handled = [n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN]
     previous = {number: signal.signal(number, handler) for number in handled}
     try:
         yield
@@ -83,10 +94,11 @@ def _handling(numbers: list[signal.Signals], handler: object) -> Iterator[None]:
 
 
 def _stop_at_once(number: int, _frame: object) -> None:
-    global _last_signal
-    if os.getpid() != _MAIN_PROCESS:
+    global _last_signal, _stopped_at_once
+    if os.getpid() != _MAIN_PROCESS and number != signal.SIGINT:
         _as_usual(number)
-    _last_signal = signal.Signals(number)
+    _last_signal, _stopped_at_once = signal.Signals(number), True
+    _requested.set()
     raise KeyboardInterrupt
 
 
