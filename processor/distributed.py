@@ -5,6 +5,7 @@ The batch of a step is drawn as for one process and cut over the ranks. B clips,
 
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -199,8 +200,8 @@ def current_ranks() -> Ranks:
 
 def run_joined(work: Callable[[], None]) -> None:
     """Run `work` on all ranks that torchrun has started; raises LostProcessError when one of them was lost."""
-    connect()
     try:
+        connect()
         work()
         disconnect()
     except RuntimeError as error:
@@ -224,8 +225,9 @@ def connect() -> None:
     if not ranks.is_main:
         mute()
         keep_quiet()
+        sys.stdout = open(os.devnull, "w")  # for --help and results
     store, _, _ = next(dist.rendezvous("env://", timeout=_PATIENCE))
-    shared = dist.PrefixStore("tf-clip", store)
+    shared = dist.PrefixStore("tf-clip", store.clone())  # a connection of its own, which nobody else waits on
     _connection = _Connection(ranks, shared, threading.Thread(target=_end_with_the_others, args=(shared,), daemon=True))
     _connection.watch.start()
     if torch.cuda.is_available():
@@ -252,14 +254,12 @@ def disconnect() -> None:
 def may_report(code: int) -> bool:
     """Whether this rank is the one that says why the run ends with exit code `code`.
 
-    All ranks stop for one signal, and rank 0 says so. Of errors the first is the cause; those of other ranks follow
-    from it, and what all find at once is said by rank 0.
+    The first error is the cause; those of other ranks follow from it. What all find at once, as a signal to stop, is
+    said by rank 0.
     """
     if _connection is None:
         return True
     ranks, store, _ = _connection
-    if code > 128:
-        return ranks.is_main
     if not ranks.is_main:
         time.sleep(_HEAD_START)  # `_end_with_the_others` ends this process meanwhile when rank 0 has failed
     first = store.add(f"{_FAILURE}s", 1) == 1

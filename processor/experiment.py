@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -18,7 +19,7 @@ from model.weights import Cameras, TrainedCameras
 from processor.protocol import EvalProtocol, check_scorable
 from processor.runtime import Runtime
 from utils.environment import describe_environment
-from utils.errors import MissingFileError, file_fault
+from utils.errors import InputError, MissingFileError, file_fault
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +47,20 @@ class Experiment:
     @cached_property
     def fingerprint(self) -> str:
         """A hash of the training tracklets: labels, cameras and frames below the data's folder."""
+        return self._hash(self.splits.train)
+
+    def check_same_data(self) -> None:
+        """Raise InputError when the ranks have read different tracklets."""
+        splits = self.splits
+        if len(set(self.runtime.ranks.collect(self._hash(splits.train + splits.query + splits.gallery)))) > 1:
+            raise InputError(
+                f"DATASETS.ROOT_DIR {self.cfg.DATASETS.ROOT_DIR} holds other tracklets for one process than for "
+                "another; every machine must see the same data"
+            )
+
+    def _hash(self, tracklets: Iterable[Tracklet]) -> str:
         digest = sha256()
-        for t in self.splits.train:
+        for t in tracklets:
             frames = "\0".join(below(self.splits.root, frame) for frame in t.frames)
             digest.update(f"{t.pid} {t.camid} {frames}\n".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
@@ -114,6 +127,8 @@ def prepare(cfg: CfgNode, out: Path, name: str = "", root: str = "", training: b
     check_frames_present(splits)
     dataset = official_name(name or cfg.DATASETS.NAMES)
     experiment = Experiment(cfg, out, dataset, splits, runtime)
+    if runtime.ranks.size > 1:
+        experiment.check_same_data()
     for part in ("test", "val") if splits.val_query else ("test",):
         check_scorable(experiment.protocol("first", part), *experiment.part(part))
     if not name:

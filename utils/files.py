@@ -39,7 +39,7 @@ def write_atomically(path: Path, write: Callable[[Path], None], size: Callable[[
     remove_left_behind(path.parent)
     with suppress(OSError):
         path.with_name(f"{path.name}.tmp").unlink()  # an earlier version that was killed
-    writer = f"{re.sub(r'[^0-9A-Za-z]', '_', host_name())}-{os.getpid()}-{secrets.token_hex(4)}"
+    writer = f"{_system_name()}-{os.getpid()}-{secrets.token_hex(4)}"
     temporary = path.with_name(f".{path.name[:40]}.{writer}.tmp")
     try:
         write(temporary)
@@ -62,7 +62,7 @@ def write_atomically(path: Path, write: Callable[[Path], None], size: Callable[[
 
 def remove_left_behind(folder: Path) -> None:
     """Remove the temporary files of writers that were killed: processes of this host that are gone, and old files."""
-    here = re.sub(r"[^0-9A-Za-z]", "_", host_name())
+    here = _system_name()
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if not (name := _TEMPORARY.fullmatch(entry.name)):
@@ -71,6 +71,15 @@ def remove_left_behind(folder: Path) -> None:
                 dead = name["host"] == here and not is_running(int(name["process"]))
                 if dead or time.time() - entry.stat().st_mtime > _OLD:
                     os.unlink(entry.path)
+
+
+def _system_name() -> str:
+    """The host, and of containers that share its name the one that numbers its processes, in letters and digits."""
+    try:
+        numbering = f"_{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        numbering = ""
+    return re.sub(r"[^0-9A-Za-z]", "_", socket.gethostname()) + numbering
 
 
 def host_name() -> str:

@@ -6,9 +6,13 @@ Ctrl-C (SIGINT), SIGTERM (schedulers, `kill`), SIGHUP (a closed terminal) and SI
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
+from utils.errors import LostProcessError
+
+T = TypeVar("T")
 _STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 _MAIN_PROCESS = os.getpid()
 _requested = threading.Event()
@@ -52,6 +56,16 @@ def deferred_interrupts() -> Iterator[None]:
 def interrupt_requested() -> bool:
     """Whether a signal has come since `deferred_interrupts` began."""
     return _requested.is_set()
+
+
+def until_stopped(items: Iterable[T]) -> Iterator[T | None]:
+    """The items; None in place of one whose process has got, and died of, the signal that this one is to stop at."""
+    try:
+        yield from items
+    except LostProcessError:
+        if not interrupt_requested():
+            raise
+        yield None
 
 
 def check_interrupt() -> None:

@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from utils.errors import LostProcessError
-from utils.interrupt import check_interrupt
 
 _LOOK_SECONDS = 1.0  # of waiting for a batch between two looks at the processes
 _STOPPED_LOOKS = 10  # in turn that find a process stopped, before it is given up
@@ -71,7 +70,6 @@ class WatchedWorkers(_MultiProcessingDataLoaderIter):
             self._pin_memory_thread_done_event.set()
         for queue in (*self._index_queues, self._worker_result_queue):
             queue.cancel_join_thread()
-        check_interrupt()  # a signal to the whole group ends the loader processes, too
         raise LostProcessError(
             f"{what}; start the command again (a training with --resume); if memory is short, lower "
             "DATALOADER.NUM_WORKERS or give more memory, also shared memory (/dev/shm)"

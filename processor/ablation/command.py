@@ -107,7 +107,7 @@ def _run(arguments: argparse.Namespace) -> None:
     ranks = current_ranks()
     ranks.on_main(lambda: files.check_output_dir(out, resume=False, overwrite=False))
     seeds = arguments.seeds or [rows[0].cfg.SOLVER.SEED]
-    _check_input(rows, seeds, out)
+    ranks.on_main(lambda: _check_input(rows, seeds, out))
     costs = _costs(rows)
     failed: list[str] = []
     try:

@@ -104,6 +104,7 @@ def _evaluate(experiment: Experiment, weight: Path) -> Evaluation:
         logger.info("%s", line)
     with deferred_interrupts():
         evaluation = evaluate_part(experiment, model.to(experiment.runtime.device), cfg.TEST.SAMPLING)
+        experiment.runtime.ranks.check_stop()
     report(experiment, {weight.name: evaluation.summary()}, evaluation, {"weight": str(weight)})
     return evaluation
 

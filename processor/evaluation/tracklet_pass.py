@@ -13,6 +13,7 @@ from datasets.tracklet import Tracklet
 from processor.runtime import Runtime
 from utils.environment import PASS_NEEDS_LESS, explain_out_of_memory
 from utils.group_means import GroupMeans
+from utils.interrupt import until_stopped
 from utils.progress import progress
 
 Encode = Callable[[Tensor, Tensor], Tensor]  # clips (B, T, 3, H, W), camids (B,) -> features (B, F)
@@ -48,7 +49,7 @@ def means_of_loader(
     means = GroupMeans(num_tracklets)
     frames = 0
     with explain_out_of_memory(PASS_NEEDS_LESS), progress(loader, title, "batch") as bar:
-        for batch in bar:
+        for batch in until_stopped(bar):
             if runtime.ranks.told_to_stop_within_pass():
                 return None
             clips, camids, rows = runtime.move(batch.clips, batch.camids, batch.rows)

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from operator import length_hint
 
@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datasets.clips import ClipBatch
 from loss.criterion import Criterion
 from processor.runtime import Runtime
 from processor.training.state import RunState
 from processor.training.step import TrainingStep
-from utils.errors import LostProcessError, NonFiniteLossError
-from utils.interrupt import interrupt_requested
+from utils.errors import NonFiniteLossError
+from utils.interrupt import until_stopped
 from utils.meters import Meters
 from utils.progress import progress
 
@@ -67,7 +66,7 @@ def train_one_epoch(
         safety.save()
 
     with progress(loader, f"epoch {run.epoch + 1}", "step", total=last or None, initial=run.step) as bar:
-        for batch in _until_lost(bar):
+        for batch in until_stopped(bar):
             if runtime.ranks.told_to_stop():
                 if safety.save is not None:
                     save_here()
@@ -77,7 +76,7 @@ def train_one_epoch(
             statistics = [] if safety.skip is None else [buffer.clone() for buffer in run.model.buffers()]
             losses = compute(clips, pids, camids, run.scaler.scale)
             run.step += 1
-            if safety.skip is not None and not _is_finite(losses, run):
+            if safety.skip is not None and not all(runtime.ranks.collect(_is_finite(losses, run))):
                 for buffer, before_step in zip(run.model.buffers(), statistics):
                     buffer.copy_(before_step)
                 safety.skip(_terms_text({name: value.detach() for name, value in losses.items()}))
@@ -96,19 +95,11 @@ def train_one_epoch(
             if safety.save_every and run.step % safety.save_every == 0 and run.step < last:
                 save_here()
     finite.finish()
+    if meters.count == 0:
+        raise NonFiniteLossError(f"no step of epoch {run.epoch + 1} has a finite loss; lower SOLVER.BASE_LR")
     seconds = time.perf_counter() - start
     run.step, run.meters = 0, None
     return meters.means() | {"seconds": before + seconds, "frames_per_second": frames / seconds}
-
-
-def _until_lost(batches: Iterable[ClipBatch]) -> Iterator[ClipBatch | None]:
-    """The batches; None in place of one whose loader process has got the signal that this process is to stop at."""
-    try:
-        yield from batches
-    except LostProcessError:
-        if not interrupt_requested():
-            raise
-        yield None
 
 
 def _is_finite(losses: Mapping[str, Tensor], run: RunState) -> bool:

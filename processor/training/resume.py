@@ -51,8 +51,9 @@ def check_continuation(
 ) -> None:
     """Raise InputError unless the run in `output_dir` can go on from `checkpoint`, its last.pth, as it began."""
     last, epoch, history = output_dir / files.LAST, checkpoint.epoch, checkpoint.history
-    if epoch > max_epochs:
-        raise InputError(f"{last} has {epoch} epochs already, SOLVER.MAX_EPOCHS {max_epochs} is less")
+    begun = epoch + (checkpoint.step > 0)
+    if begun > max_epochs:
+        raise InputError(f"{last} has {begun} epochs already, SOLVER.MAX_EPOCHS {max_epochs} is less")
     trained = epoch >= max_epochs and bool(history) and "mAP" in history[-1]
     check_recipe(changes, last, dataset, trained)
     best = output_dir / files.BEST

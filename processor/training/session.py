@@ -110,11 +110,6 @@ def check_ranks(experiment: Experiment) -> None:
             f"MODEL.NAME {cfg.MODEL.NAME} takes statistics of the whole batch, which several processes can share on "
             "GPUs only; start one process"
         )
-    if len(set(ranks.collect(experiment.fingerprint))) > 1:
-        raise InputError(
-            f"DATASETS.ROOT_DIR {cfg.DATASETS.ROOT_DIR} holds other training tracklets for one process than for "
-            "another; every machine must see the same data"
-        )
     here = len(range(cfg.SOLVER.IMS_PER_BATCH)[ranks.share(cfg.SOLVER.IMS_PER_BATCH)])
     logger.info("%d processes, %d of the %d clips of a batch in this one", ranks.size, here, cfg.SOLVER.IMS_PER_BATCH)
 
@@ -227,7 +222,7 @@ def _save_nonfinite(experiment: Experiment, run: RunState, sampler: IdentitySamp
 def _test_is_due(cfg: CfgNode, run: RunState) -> bool:
     """Whether the last finished epoch is to be tested and has not been tested yet."""
     on_schedule = run.epoch % cfg.SOLVER.EVAL_PERIOD == 0 or run.epoch >= cfg.SOLVER.MAX_EPOCHS
-    return bool(run.history) and on_schedule and "mAP" not in run.history[-1]
+    return bool(run.history) and run.step == 0 and on_schedule and "mAP" not in run.history[-1]
 
 
 def _test_epoch(experiment: Experiment, run: RunState) -> None:

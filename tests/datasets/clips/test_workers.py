@@ -16,7 +16,7 @@ from datasets.clips import workers
 from datasets.clips.buffers import ClipLoader
 from tests.conftest import ROOT
 from utils.errors import LostProcessError
-from utils.interrupt import deferred_interrupts
+from utils.interrupt import deferred_interrupts, interrupt_requested, until_stopped
 
 pytestmark = [
     pytest.mark.slow,
@@ -121,9 +121,12 @@ def test_a_stopped_process_does_not_outlive_a_loader_that_is_no_longer_used():
 
 def test_processes_that_end_with_the_whole_run_are_no_error():
     """A signal to the group of processes: the main one is to stop, the others have ended already."""
-    with deferred_interrupts(), pytest.raises(KeyboardInterrupt):
-        for _ in loader_of(Numbers(40, 7, send(signal.SIGTERM))):
-            os.kill(os.getpid(), signal.SIGINT) if _ == 0 else None
+    with deferred_interrupts():
+        items = []
+        for item in until_stopped(loader_of(Numbers(40, 7, send(signal.SIGTERM)))):
+            items.append(item)
+            os.kill(os.getpid(), signal.SIGINT) if item == 0 else None
+        assert items[-1] is None and interrupt_requested()
     assert_no_process_is_left()
 
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 
 import torch
 
@@ -49,7 +50,7 @@ def work() -> None:
         while not ranks.told_to_stop_within_pass():
             pass
         assert ranks.told_to_stop()
-    print(f"rank {ranks.rank} is through", flush=True)
+    print(f"rank {ranks.rank} is through", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
