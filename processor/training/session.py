@@ -95,7 +95,7 @@ def _read_checkpoint(cfg: CfgNode, out: Path) -> Checkpoint:
 
 
 def check_ranks(experiment: Experiment) -> None:
-    """Raise InputError where the batch cannot be cut over the ranks, or where they read different data."""
+    """Raise InputError where the batch cannot be cut over the ranks."""
     cfg, ranks = experiment.cfg, experiment.runtime.ranks
     if ranks.size == 1:
         return
@@ -151,7 +151,7 @@ def _start(experiment: Experiment, run: RunState, text: TextBranch | None) -> No
 
 
 def _continue(experiment: Experiment, run: RunState, checkpoint: Checkpoint) -> None:
-    """Restore the state after the last finished epoch."""
+    """Restore the state of the checkpoint: after a finished epoch, or after a step of the next one."""
     ranks = experiment.runtime.ranks
     run.restore(checkpoint, ranks, experiment.cfg.SOLVER.SEED)
     if ranks.is_main:
@@ -246,7 +246,8 @@ def _final_test(experiment: Experiment, run: RunState) -> None:
     last = best = evaluate_part(experiment, run.model, sampling)
     if run.best["epoch"] != run.epoch:
         ranks = experiment.runtime.ranks
-        ranks.on_main(lambda: load_weights(run.model, experiment.out / files.BEST, allow_skipped=False) and None)
+        if ranks.is_main:
+            load_weights(run.model, experiment.out / files.BEST, allow_skipped=False)
         ranks.share_weights(run.model)
         best = evaluate_part(experiment, run.model, sampling)
     rows = {} if run.untrained is None else {"untrained": run.untrained}
