@@ -1,5 +1,5 @@
 # make demo: environment, synthetic data, training, evaluation, table and contact sheet.
-# make test: environment, the optional text tower too, and all tests but the slow ones.
+# make test: environment, the optional packages too, and all tests but the slow ones.
 # make test-slow: the slow tests alone; make test-all: every test.
 # make gpu-check: what needs a GPU, with a table at the end; RUN=python3 takes an interpreter that has all packages.
 # make fuzz: new inputs, more than 20,000 in all, for everything that is read; a table says how many were refused.
@@ -8,7 +8,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
-TEXT_TOWER := open_clip_torch>=3.0
+OPTIONAL := 'open_clip_torch>=3.0' 'onnx>=1.17' 'onnxscript>=0.5' 'onnxruntime>=1.20' 'faiss-cpu>=1.9' 'selenium>=4.20'
 FUZZ_TIMES ?= 16
 DEMO_DATA := data/synthetic-mars
 DEMO_OUTPUT := runs/demo
@@ -30,7 +30,7 @@ demo: environment
 	$(RUN) train-main.py --config_file configs/demo.yml --overwrite DATASETS.ROOT_DIR $(DEMO_DATA) OUTPUT_DIR $(DEMO_OUTPUT)
 
 $(VENV)/installed-optional: $(VENV)/installed
-	$(RUN) -m pip install --quiet --disable-pip-version-check '$(TEXT_TOWER)'
+	$(RUN) -m pip install --quiet --disable-pip-version-check $(OPTIONAL)
 	touch $@
 
 test: $(VENV)/installed-optional

@@ -6,4 +6,5 @@ from configs.defaults import get_cfg as get_cfg
 from configs.errors import ConfigError as ConfigError
 from configs.load import file_keys as file_keys
 from configs.load import load_cfg as load_cfg
+from configs.load import load_dumped_cfg as load_dumped_cfg
 from configs.load import resolve_auto as resolve_auto

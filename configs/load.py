@@ -6,7 +6,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -32,10 +32,20 @@ def load_cfg(path: str | Path | Sequence[str | Path] | None = None, opts: Sequen
     A later file overrides an earlier one, `opts` override all files. Raises ConfigError, which names the key or file at
     fault and the accepted values.
     """
+    paths = [] if path is None else [path] if isinstance(path, (str, Path)) else path
+    return _merge({str(file): _read_yaml(Path(file)) for file in paths}, opts)
+
+
+def load_dumped_cfg(text: str, source: str, opts: Sequence[str] = ()) -> CfgNode:
+    """`load_cfg` of the config that a run has dumped into its checkpoint; `source` names that file in errors."""
+    return _merge({source: _parse_tree(text.encode(), source)}, opts)
+
+
+def _merge(trees: Mapping[str, dict[str, Any]], opts: Sequence[str]) -> CfgNode:
+    """The defaults, then each tree of sections, named by its source, then the pairs of the command line."""
     cfg = get_cfg()
     leaves = dict(flatten(cfg))
-    paths = [] if path is None else [path] if isinstance(path, (str, Path)) else path
-    files = {str(file): in_todays_keys(dict(flatten(_read_yaml(Path(file))))) for file in paths}
+    files = {source: in_todays_keys(dict(flatten(tree))) for source, tree in trees.items()}
     settings = [(key, value, file) for file, keys in files.items() for key, value in keys.items()]
     settings += [(key, value, "command line") for key, value in _pairs(opts)]
     for key, value, source in settings:
@@ -69,17 +79,23 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"config file {path} cannot be read ({error.strerror})") from None
     if len(content) > _MOST_BYTES:
         raise ConfigError(f"config file {path} has more than {_MOST_BYTES:,} bytes, so it is no config")
+    return _parse_tree(content, str(path))
+
+
+def _parse_tree(content: bytes, source: str) -> dict[str, Any]:
+    """The sections of a YAML text, their values as text; `source` names it in errors."""
     try:
         # BaseLoader keeps every value as text, to be read as on the command line; YAML would make 1.10 a number.
         tree = parse_yaml(content.decode("utf-8"), yaml.BaseLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', None) or 'not text'})") from None
+        problem = getattr(error, "problem", None) or "not text"
+        raise ConfigError(f"{source}{where}: not valid YAML ({problem})") from None
     if not tree:
         return {}
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: expected sections such as MODEL:, found {type(tree).__name__}")
+        raise ConfigError(f"{source}: expected sections such as MODEL:, found {type(tree).__name__}")
     return tree
 
 

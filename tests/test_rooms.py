@@ -18,8 +18,10 @@ ROOT = Path(__file__).parent.parent
 # another, the commands. Imports run leftward; rooms and parts of one level do not import each other.
 LEVEL = {
     "utils": 0, "configs": 1, "datasets": 2, "model": 2, "solver": 2, "loss": 3, "processor": 4,
-    "processor.evaluation": 5, "processor.training": 6, "processor.series": 7, "processor.ablation": 8,
-    "processor.benchmark": 8, "processor.colour_baseline": 8, "processor.run": 8,
+    "processor.evaluation": 5, "processor.training": 6, "processor.series": 7, "processor.extractor": 7,
+    "processor.compare": 8, "processor.attention": 8, "processor.export": 8, "processor.extract": 8,
+    "processor.search": 8, "processor.report": 8, "processor.ablation": 9, "processor.benchmark": 9,
+    "processor.colour_baseline": 9, "processor.run": 9,
 }  # fmt: skip
 ROOMS = [name for name in LEVEL if "." not in name]
 # Packages with a face: others import what their __init__ names, and no module inside.
@@ -34,7 +36,8 @@ SEE_CONFIG = {f"{room}/build.py" for room in ROOMS} | {
     "processor/ablation/command.py", "processor/benchmark/command.py", "processor/colour_baseline.py",
     "processor/evaluation/session.py", "processor/experiment.py", "processor/launch.py", "processor/run.py",
     "processor/series.py",
-    "processor/training/memory.py", "processor/training/session.py", "processor/training/state.py",
+    "processor/trained_model.py", "processor/training/memory.py", "processor/training/session.py",
+    "processor/training/state.py",
 }  # fmt: skip
 TOP_LEVEL = {
     *ROOMS, *SCRIPTS, "tests", "docs", ".ci", "requirements.txt", "README.md", "LICENSE", "Makefile", "pyproject.toml",
