@@ -72,7 +72,7 @@ def import_faults(path: str, tree: ast.Module) -> list[str]:
     own = part_of(path.removesuffix(".py").replace("/", "."))
     parts = {part_of(module) for module in imported_modules(tree, path.split("/")[0])} - {own, ""}
     parts |= {"tests" for module in imported_modules(tree, "") if module.split(".")[0] == "tests"}
-    return [f"{path} imports {part}" for part in sorted(parts) if LEVEL.get(part, 9) >= LEVEL.get(own, 9)]
+    return [f"{path} imports {part}" for part in sorted(parts) if LEVEL.get(part, 98) >= LEVEL.get(own, 99)]
 
 
 def face_faults(path: str, tree: ast.Module) -> list[str]:
