@@ -1,4 +1,4 @@
-"""The README and the pages of docs/, taken apart: links, anchors, blocks between fences, and the commands they print."""
+"""README and pages of docs/, taken apart: links, anchors, blocks between fences, and the commands that they print."""
 
 import re
 import shlex
