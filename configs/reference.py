@@ -4,6 +4,7 @@ python -m configs.reference > docs/config.md
 """
 
 import ast
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from configs import defaults
 from configs.check import accepted_values
 from configs.command import CommandParser, run_command, say
 
+_KEY = re.compile(r"\b(?:MODEL|INPUT|DATASETS|DATALOADER|SOLVER|TEST)\.[A-Z0-9_.]*[A-Z0-9]\b")
 _INTRODUCTION = """\
 # Every key of a config
 
@@ -41,12 +43,13 @@ def page() -> str:
         if default == "CfgNode()":
             sections[name], about[name] = [], meaning
         else:
-            cells = f"`{name}`", f"`{default}`", accepted_values(name), meaning
+            cells = f"`{name}`", f"`{default}`", accepted_values(name), _KEY.sub(r"`\g<0>`", meaning)
             row = " | ".join(cell.replace("|", "\\|") for cell in cells)
             sections.setdefault(name.rpartition(".")[0], []).append(f"| {row} |")
     text = _INTRODUCTION
     for name, rows in sections.items():
-        text += f"\n\n## {name or 'OUTPUT_DIR'}\n\n{about[name][0].upper()}{about[name][1:]}.\n\n"
+        sentence = _KEY.sub(r"`\g<0>`", about[name][0].upper() + about[name][1:])
+        text += f"\n\n## {name or 'OUTPUT_DIR'}\n\n{sentence}.\n\n"
         text += "| key | default | accepted | meaning |\n|---|---|---|---|\n" + "\n".join(rows)
     return f"{text}\n"
 
