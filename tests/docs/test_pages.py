@@ -9,7 +9,7 @@ from PIL import Image
 from configs import get_cfg, load_cfg
 from configs.load import flatten
 from tests.conftest import ROOT
-from tests.docs.pages import PAGES, anchors, blocks, links
+from tests.docs.pages import PAGES, anchors, blocks, links, prose
 
 # docs/extending.md names files and keys that are still to be added; tests/test_extending.py adds them.
 TEXT = "\n".join(text for page, text in PAGES.items() if page != "docs/extending.md")
@@ -108,6 +108,13 @@ def test_every_block_says_what_it_is(block, tmp_path):
         assert block.page == "docs/extending.md"
     if block.tag == "text":
         assert re.findall(r"^\s*(?:\w+=\S+ )*(?:python|make|torchrun|pip) \S", block.text, re.M) == []
+
+
+def test_no_command_stands_outside_of_a_fence():
+    """Nothing would try it there."""
+    indented = re.compile(r"^(?: {4,}|\t)(?:\w+=\S+ )*(?:python|make|torchrun|pip|source) \S.*", re.M)
+    assert [(page, line) for page, text in PAGES.items() for line in indented.findall(prose(text))] == []
+    assert indented.findall("\n    python train-main.py\n  python is meant\n")
 
 
 def test_the_citation_names_paper_and_licence():
