@@ -74,7 +74,7 @@ def test_keys_with_values_load():
 
 @pytest.mark.parametrize(
     "pattern",
-    [r"`((?:[a-z0-9_]+/)+[a-z0-9_]+\.(?:py|yml))[:`]", r"python ([a-z]+-main\.py)", r"--config_file ([\w./-]+)"],
+    [r"`((?:[a-z0-9_]+/)+[a-z0-9_]+\.(?:py|yml))[:`]", r"python ([a-z]+-main\.py)", r"--config_file ([\w./-]+\.yml)"],
 )
 def test_every_file_is_there(pattern):
     names = set(re.findall(pattern, TEXT))
