@@ -2,6 +2,7 @@
 # make test: environment, the optional packages too, and all tests but the slow ones.
 # make test-slow: the slow tests alone; make test-all: every test.
 # make gpu-check: what needs a GPU, with a table at the end; RUN=python3 takes an interpreter that has all packages.
+# make docs-check: every command, key, link and name of README and docs, and what they say how to add.
 # make fuzz: new inputs, more than 20,000 in all, for everything that is read; a table says how many were refused.
 # PYTHON chooses the interpreter of the virtual environment, VENV its folder.
 
@@ -16,7 +17,7 @@ DEMO_OUTPUT := runs/demo
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-slow test-all gpu-check fuzz environment
+.PHONY: demo test test-slow test-all docs-check gpu-check fuzz environment
 
 environment: $(VENV)/installed
 
@@ -41,6 +42,9 @@ test-slow: $(VENV)/installed-optional
 
 test-all: $(VENV)/installed-optional
 	$(PYTEST)
+
+docs-check: $(VENV)/installed-optional
+	$(PYTEST) tests/docs tests/configs/test_reference.py tests/test_extending.py
 
 # Without environment where RUN is given: nothing is installed then.
 gpu-check: $(if $(filter file,$(origin RUN)),environment)

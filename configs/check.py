@@ -86,6 +86,17 @@ def uses_weights_statistics(cfg: CfgNode) -> bool:
     return cfg.MODEL.PRETRAIN_CHOICE == "timm" if choice == "auto" else choice == "weights"
 
 
+def accepted_values(key: str) -> str:
+    """The words or the range of numbers that `key` takes, for people; empty where it has neither."""
+    if key in _CHOICES:
+        return ", ".join(f"`{word}`" for word in _CHOICES[key])
+    if key in _RANGES or key.endswith("_LOSS_WEIGHT"):
+        least, most = _RANGES.get(key, _LOSS_WEIGHT)
+        span = " to ".join(f"{number:,}" if isinstance(number, int) else f"{number:g}" for number in (least, most))
+        return f"each {span}" if isinstance(_value(get_cfg(), key), list) else span
+    return "`True`, `False`" if isinstance(_value(get_cfg(), key), bool) else ""
+
+
 def _value(cfg: CfgNode, key: str) -> Any:
     return reduce(getitem, key.split("."), cfg)
 

@@ -5,7 +5,7 @@ from yacs.config import CfgNode
 _C = CfgNode()
 
 # --------------------------------------------------------------------------- model
-_C.MODEL = CfgNode()
+_C.MODEL = CfgNode()  # network, its weights, and the weights of its losses
 _C.MODEL.NAME = "ViT-B-16"  # 'ViT-B-16', 'ViT-L-14', 'RN50', or timm's name of a CLIP ViT or ResNet, architecture.tag
 _C.MODEL.PRETRAIN_CHOICE = "openai"  # 'openai': OpenAI's weights; 'timm': those of MODEL.NAME's tag; 'none': no weights
 _C.MODEL.PRETRAIN_PATH = ""  # file of them in OpenAI's, open_clip's or timm's names, or its folder; empty: download
@@ -21,10 +21,10 @@ _C.MODEL.TRIPLET_PENULTIMATE = False  # one more triplet term: the class token b
 _C.MODEL.GRAD_CHECKPOINT = False  # recompute the encoder's blocks in the backward pass: less memory, more time
 _C.MODEL.MEMORY = "clip"  # what v_p is compared with: 'clip' (CLIP-Memory), 'text' (learned prompts), 'none' (no V2M)
 _C.MODEL.TEMPORAL = "TMD"  # 'TMD', 'TAP' (no temporal branch), or a head of model/temporal_heads.py (Table 5)
-_C.MODEL.TMD = CfgNode()
+_C.MODEL.TMD = CfgNode()  # parts of temporal memory diffusion (MODEL.TEMPORAL 'TMD')
 _C.MODEL.TMD.TMC = True  # temporal memory construction; alone, its memory tokens are the frame features
 _C.MODEL.TMD.MD = True  # memory diffusion; alone, its block sees the frame's tokens without a memory token
-_C.MODEL.SSP = CfgNode()
+_C.MODEL.SSP = CfgNode()  # sequence-specific prompt
 _C.MODEL.SSP.ENABLED = True  # False: v_p is compared with the memory itself
 _C.MODEL.SSP.VARIANT = "full"  # 'full': release and the authors' MARS weights; 'simple': paper's figure, LS-VID, iLIDS
 _C.MODEL.SSP.LAYERS = 2  # decoder layers of SSP (paper's Table 6 tries 1 to 4)
@@ -37,7 +37,7 @@ _C.MODEL.ENCODER.EMBED = 0  # channels after the projection (E), a multiple of 6
 _C.MODEL.ENCODER.TEXT_DEPTH = 0  # transformer blocks of the text tower (MODEL.MEMORY 'text')
 
 # --------------------------------------------------------------------------- input
-_C.INPUT = CfgNode()
+_C.INPUT = CfgNode()  # frames, clips and augmentation
 _C.INPUT.SIZE_TRAIN = [256, 128]  # pixels [height, width]
 _C.INPUT.SIZE_TEST = [256, 128]  # pixels [height, width]; must equal SIZE_TRAIN (one grid of position embeddings)
 _C.INPUT.SEQ_LEN = 8  # frames per clip (T)
@@ -52,7 +52,7 @@ _C.INPUT.PIXEL_MEAN = [0.485, 0.456, 0.406]  # RGB in [0, 1]; the release uses t
 _C.INPUT.PIXEL_STD = [0.229, 0.224, 0.225]  # RGB in [0, 1]
 
 # --------------------------------------------------------------------------- data
-_C.DATASETS = CfgNode()
+_C.DATASETS = CfgNode()  # what is read, and from where
 _C.DATASETS.NAMES = "MARS"  # MARS, LS-VID, iLIDS-VID; images: Market1501, MSMT17; own data: folder, manifest, video
 _C.DATASETS.ROOT_DIR = "your_dataset_dir"  # the data set's own folder or its parent
 _C.DATASETS.SPLIT = "0"  # iLIDS-VID: '0' to '9', or 'all' for ten models in OUTPUT_DIR/split0..9 and their mean
@@ -66,12 +66,12 @@ _C.DATASETS.BAD_FRAME_LIMIT = 100  # files that ON_BAD_FRAME 'skip' may replace 
 _C.DATASETS.VAL_FRACTION = 0.1  # share of training identities held out when SOLVER.SELECT_BY is 'val'
 _C.DATASETS.CACHE_DIR = ""  # unpacked archives, crops, features of the memory pass; empty: OUTPUT_DIR/cache
 
-_C.DATALOADER = CfgNode()
+_C.DATALOADER = CfgNode()  # loader processes and batches
 _C.DATALOADER.NUM_WORKERS = 8  # loader processes; 0 decodes in the main process
 _C.DATALOADER.NUM_INSTANCE = 4  # tracklets per identity in a batch (K)
 
 # --------------------------------------------------------------------------- training
-_C.SOLVER = CfgNode()
+_C.SOLVER = CfgNode()  # training
 _C.SOLVER.SEED = 1234  # seed of weights, batches, frames and augmentation
 _C.SOLVER.IMS_PER_BATCH = 16  # clips per batch (P x K)
 _C.SOLVER.MAX_EPOCHS = 80  # epochs
@@ -84,7 +84,7 @@ _C.SOLVER.LARGE_PROMPT_LR = True  # x10 for SSP and TMD; False is what the relea
 _C.SOLVER.MARGIN = 0.3  # margin of the batch-hard triplet loss (Euclidean distance)
 _C.SOLVER.WARMUP_EPOCHS = 10  # epochs of linear warm-up; the release calls this WARMUP_ITERS but steps once per epoch
 _C.SOLVER.WARMUP_FACTOR = 0.1  # factor of the learning rate at the first epoch
-_C.SOLVER.STEPS = [30, 50, 70]  # epochs (from 0) at which the learning rate is multiplied by GAMMA
+_C.SOLVER.STEPS = [30, 50, 70]  # rising epochs (from 0) at which the learning rate is multiplied by GAMMA; [] for none
 _C.SOLVER.GAMMA = 0.1  # factor at each of STEPS
 _C.SOLVER.AMP = "auto"  # 'auto': bf16 where the GPU has it, else fp16, off on CPU; 'bf16'; 'fp16'; 'off'
 _C.SOLVER.MEMORY_PRECISION = "tf32"  # of the pass over training items (CLIP-Memory, text features), as TEST.PRECISION
@@ -107,7 +107,7 @@ _C.SOLVER.TEXT.WEIGHT_DECAY = 1e-4  # L2 inside Adam
 _C.SOLVER.EVAL_PERIOD = 2  # epochs between two tests during training; the last epoch is always tested
 
 # --------------------------------------------------------------------------- test
-_C.TEST = CfgNode()
+_C.TEST = CfgNode()  # tests, of train-main.py and of eval-main.py
 _C.TEST.WEIGHT = ""  # weight file to test: ours or a published one; empty: OUTPUT_DIR/best.pth
 _C.TEST.SAMPLING = "dense"  # final test: 'dense' (all frames) or 'first' (first frame of each of T chunks)
 _C.TEST.EVAL_SAMPLING = "first"  # the same choice for the tests during training

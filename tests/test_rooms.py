@@ -41,6 +41,7 @@ SEE_CONFIG = {f"{room}/build.py" for room in ROOMS} | {
 }  # fmt: skip
 TOP_LEVEL = {
     *ROOMS, *SCRIPTS, "tests", "docs", ".ci", "requirements.txt", "README.md", "LICENSE", "Makefile", "pyproject.toml",
+    "CHANGELOG.md", "CITATION.cff",
 }  # fmt: skip
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
