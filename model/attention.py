@@ -24,7 +24,7 @@ import torch
 from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 
-from model.resnet_encoder import CLIPResNetEncoder
+from model.resnet_encoder import STRIDE, CLIPResNetEncoder
 from model.tfclip import TFCLIP
 
 
@@ -37,7 +37,9 @@ class AttentionMaps:
     memory_row: Tensor | None  # (B, T, N+1) of the memory token over class token, patches, itself; None without TMC, MD
     frames: Tensor | None  # (B, T, T) of each frame's memory token (row) over those of all frames; None without TMC
     grid: tuple[int, int]  # patches (down, across): h, w
-    rolled_out: bool  # False for a CNN: `class_row` then has the weights of its attention pool, whose query is a mean
+    patch: tuple[int, int]  # pixels, the sides of a patch (height, width); of a CNN one step of its grid
+    stride: tuple[int, int]  # pixels from patch to patch
+    rolled_out: int  # blocks; 0 for a CNN, of which `class_row` shows the attention pool, whose query is the mean patch
 
     @property
     def class_map(self) -> Tensor:
@@ -83,7 +85,9 @@ def attention_maps(model: TFCLIP, clips: Tensor, camids: Tensor | None = None) -
         memory_row=None if diffusion is None else seen[diffusion.attn.qkv][:, 0].unflatten(0, clips.shape[:2]),
         frames=None if construction is None else seen[construction.attn.qkv],
         grid=encoder.grid,
-        rolled_out=not is_cnn,
+        patch=(STRIDE, STRIDE) if is_cnn else tuple(encoder.vit.patch_embed.patch_size),
+        stride=(STRIDE, STRIDE) if is_cnn else tuple(encoder.vit.patch_embed.proj.stride),
+        rolled_out=0 if is_cnn else len(encoder.vit.blocks),
     )
 
 

@@ -117,7 +117,7 @@ def test_what_a_model_has_is_read_and_adds_up_to_one(variant):
     maps, (h, w) = attention_maps(model, clips_of(model), torch.tensor([0, 2])), model.encoder.grid
     assert (h, w) == ((5, 3) if variant == "overlapping stride" else (4, 2))
     check_sums(maps, (2, 3, h, w))
-    assert maps.rolled_out
+    assert maps.rolled_out == 2
     assert (maps.memory_map is not None, maps.frames is not None) == (has_memory, has_frames)
     if has_memory:
         assert maps.memory_map.shape == (2, 3, h, w) and maps.memory_row.shape == (2, 3, h * w + 2)
