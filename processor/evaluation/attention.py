@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.spatial import cKDTree
 
 from datasets.bad_frames import BadFrames
 from datasets.clips import dense_clips, read_nearest_into
@@ -43,10 +44,12 @@ _MOST_FRAMES = 16  # shown; of longer clips evenly spread ones
 _LEFT, _GAP, _BAR, _TICKS = 132, 4, 12, 58  # pixels: row names, between frames, a colour bar, its numbers
 _TOP, _BOTTOM, _ROW_GAP, _NAME = 76, 12, 14, 66  # pixels: above, below and between the rows; height of a row's name
 _MATRIX, _MATRIX_LEFT, _MATRIX_TOP = 236, 58, 60  # pixels: side of TMC's matrix, its labels to the left and above
-_NUMBER, _LETTER = 30, 8.6  # pixels that the number of a frame and a letter of the title need
+_DIGIT, _LETTER = 8, 8.6  # pixels that a digit of a frame's number and a letter of the title need
 _INK, _MUTED = "#202020", "#606060"
 _TITLE_SIZE, _SIZE, _SMALL = 11, 9, 8  # points
 _COLOURS, _OPAQUE = "inferno", (0.25, 0.8)  # over a grey frame: opacity where there is least and most attention
+_STEPS = np.linspace(0, 1, 12)  # of the colours, shares of the largest attention
+_GREYS = np.linspace(0.2, 1, 10)  # of the frames under them; not from black, for dark clothes under dark colours
 _DECIMALS = {6: 1, 10: 0}  # frames up to which the cells of TMC's matrix hold numbers -> digits after the point
 
 
@@ -173,24 +176,24 @@ def draw_picture(title: str, clip: SeenClip) -> Picture:
     sizes = f"{height} x {width} pixels, {maps.grid[0]} x {maps.grid[1]} patches of {maps.patch[0]} x {maps.patch[1]}"
     canvas.text(_GAP, 30, f"{clip.where}; {sizes}", color=_MUTED)
     canvas.text(_GAP, _TOP - 18, "frame of tracklet", color=_MUTED)
-    for column in range(0, len(shown), math.ceil(_NUMBER / (cell[1] + _GAP))):
+    for column in _named(clip.numbers, len(shown), cell[1] + _GAP):
         left = _LEFT + column * (cell[1] + _GAP) + cell[1] / 2
         canvas.text(left, _TOP - 18, str(clip.numbers[shown[column]]), ha="center", color=_MUTED)
     frames = np.stack([_resize(clip.frames[place], cell) for place in shown])
     canvas.strip(frames, _LEFT, _TOP)
     canvas.text(_GAP, _TOP + cell[0] / 2, "frames as the\nnetwork gets them", va="center")
-    grey = 0.2 + 0.8 * frames.mean(axis=3, keepdims=True) / 255  # lightened, for dark clothes under dark colours
+    grey = _GREYS[np.rint(frames.mean(axis=3) / 255 * (len(_GREYS) - 1)).astype(int)]
     for line, row in enumerate(rows, start=1):
-        top, largest = _TOP + line * pitch, float(row.shares_Thw.max())
+        top, largest = _TOP + line * pitch, max(2.0, float(row.shares_Thw.max()))  # an even share is never bright
         canvas.strip(_coloured(_spread(row.shares_Thw[shown], clip, cell) / largest, grey), _LEFT, top)
         canvas.text(_GAP, top + cell[0] / 2, row.name, va="center")
-        canvas.bar(_coloured(_LEGEND, 0.5), largest, "times an even share", bar_left, top, cell[0])
+        canvas.bar(_coloured(_LEGEND, _GREYS[4]), largest, "times an even share", bar_left, top, cell[0])
     if maps.frames is not None:
         head = "TMC: attention between the frames, percent;\na row adds up to 100"
         canvas.text(matrix_left - _MATRIX_LEFT, _TOP - 18, head)
         canvas.matrix(100 * maps.frames[0].cpu().numpy(), clip.numbers, matrix_left, _TOP + _MATRIX_TOP)
     note = "; ".join((f"{clip.where[:1].upper()}{clip.where[1:]}", *(row.note for row in rows)))
-    return Picture(title, note, _png(figure))
+    return Picture(title, note, _png(figure, frames))
 
 
 class _Row(NamedTuple):
@@ -214,7 +217,7 @@ def _rows(maps: AttentionMaps) -> list[_Row]:
     rows = [_Row(name, _shares(maps.class_row, maps.class_map), note)]
     if maps.memory_row is not None:
         on_class, itself = (_percent(maps.memory_row[0, :, place]) for place in (0, -1))
-        name = f"memory token:\nattention in MD\n({on_class} on class\ntoken, {itself} on itself)"
+        name = f"memory token:\nattention in MD\n({on_class} on class,\n{itself} on itself)"
         note = f"memory token in MD: {on_class} on the class token, {itself} on itself"
         rows.append(_Row(name, _shares(maps.memory_row, maps.memory_map), note))
     return rows
@@ -232,6 +235,11 @@ def _percent(weights: torch.Tensor) -> str:
 def _decimals(count: int) -> int | None:
     """Digits after the point in the cells of a matrix of `count` frames; None: no numbers there."""
     return next((digits for most, digits in _DECIMALS.items() if count <= most), None)
+
+
+def _named(numbers: Sequence[int], count: int, room: float) -> range:
+    """Which of `count` places, each `room` pixels wide, can bear a frame's number without touching the next."""
+    return range(0, count, math.ceil(_DIGIT * (len(str(max(numbers))) + 1) / room))
 
 
 class _Canvas:
@@ -270,7 +278,7 @@ class _Canvas:
         largest = max(float(percent_TT.max()), 200 / count)  # an even share is of middle darkness at most
         axes = self._axes(left, top, _MATRIX, _MATRIX)
         axes.imshow(percent_TT, cmap="Blues", vmin=0, vmax=largest)
-        places = range(0, count, math.ceil(count * _NUMBER / _MATRIX))
+        places = _named(numbers, count, _MATRIX / count)
         names = [str(numbers[place]) for place in places]
         axes.set_xticks(places, names)
         axes.set_yticks(places, names)
@@ -297,11 +305,12 @@ _LEGEND = np.linspace(1, 0, 256)[:, None]  # shares of the largest value, down a
 
 
 def _coloured(shares: NDArray[np.floating], grey: NDArray[np.floating] | float) -> NDArray[np.uint8]:
-    """Shares (...) of the largest attention as colours over grey (..., 1) in [0, 1]: (..., 3)."""
+    """Shares (...) of the largest attention, to the nearest of _STEPS, as colours over grey (...) in [0, 1]: (..., 3)."""
     from matplotlib import colormaps
 
     least, most = _OPAQUE
-    opacity = (least + (most - least) * shares)[..., None]
+    shares = np.rint(shares * (len(_STEPS) - 1)) / (len(_STEPS) - 1)
+    opacity, grey = (least + (most - least) * shares)[..., None], np.asarray(grey)[..., None]
     return ((opacity * colormaps[_COLOURS](shares)[..., :3] + (1 - opacity) * grey) * 255).round().astype(np.uint8)
 
 
@@ -323,16 +332,30 @@ def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def _png(figure: "Figure") -> bytes:
-    """The figure with as many colours as fit into _MOST_BYTES, 32 at the least."""
+def _png(figure: "Figure", frames: NDArray[np.uint8]) -> bytes:
+    """The figure with as many colours for the frames (T, ..., 3) in it as fit into _MOST_BYTES."""
     drawn = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph .* missing")  # a name in a script that matplotlib's font lacks
         figure.savefig(drawn, format="png", dpi=_DPI)
-    image = Image.open(drawn).convert("RGB")
-    for colours in (256, 128, 64, 32):
+    pixels = np.asarray(Image.open(drawn).convert("RGB"))
+    for colours in (104, 64, 32):
         packed = io.BytesIO()
-        image.quantize(colours, dither=Image.Dither.NONE).save(packed, "PNG", optimize=True)
+        _quantized(pixels, frames, colours).save(packed, "PNG", optimize=True)
         if packed.tell() <= _MOST_BYTES:
             break
     return packed.getvalue()
+
+
+def _quantized(pixels_HW3: NDArray[np.uint8], frames: NDArray[np.uint8], colours: int) -> Image.Image:
+    """An image in the colours that mean something and some of the frames; Pillow's own choice would blur the former."""
+    from matplotlib import colormaps
+
+    palette = [_coloured(_STEPS, grey) for grey in _GREYS]
+    palette += [(255 * colormaps[name](np.linspace(0, 1, 16))[:, :3]).round() for name in ("Blues", "gray")]
+    photos = Image.fromarray(frames.reshape(-1, *frames.shape[2:])).quantize(colours, dither=Image.Dither.NONE)
+    palette = np.concatenate([*palette, np.reshape(photos.getpalette(), (-1, 3))]).astype(np.uint8)
+    nearest = cKDTree(palette).query(pixels_HW3.reshape(-1, 3))[1]
+    packed = Image.fromarray(nearest.reshape(pixels_HW3.shape[:2]).astype(np.uint8), "P")
+    packed.putpalette(palette.ravel().tolist())
+    return packed
