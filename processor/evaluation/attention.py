@@ -305,7 +305,7 @@ _LEGEND = np.linspace(1, 0, 256)[:, None]  # shares of the largest value, down a
 
 
 def _coloured(shares: NDArray[np.floating], grey: NDArray[np.floating] | float) -> NDArray[np.uint8]:
-    """Shares (...) of the largest attention, to the nearest of _STEPS, as colours over grey (...) in [0, 1]: (..., 3)."""
+    """Shares (...) of the largest attention, rounded to _STEPS, as colours over grey (...) in [0, 1]: (..., 3)."""
     from matplotlib import colormaps
 
     least, most = _OPAQUE
