@@ -48,8 +48,8 @@ _DIGIT, _LETTER = 8, 8.6  # pixels that a digit of a frame's number and a letter
 _INK, _MUTED = "#202020", "#606060"
 _TITLE_SIZE, _SIZE, _SMALL = 11, 9, 8  # points
 _COLOURS, _OPAQUE = "inferno", (0.25, 0.8)  # over a grey frame: opacity where there is least and most attention
-_STEPS = np.linspace(0, 1, 12)  # of the colours, shares of the largest attention
-_GREYS = np.linspace(0.2, 1, 10)  # of the frames under them; not from black, for dark clothes under dark colours
+_STEPS = np.linspace(0, 1, 10)  # of the colours, shares of the largest attention
+_GREYS = np.linspace(0.2, 1, 14)  # of the frames under them; not from black, for dark clothes under dark colours
 _DECIMALS = {6: 1, 10: 0}  # frames up to which the cells of TMC's matrix hold numbers -> digits after the point
 
 
@@ -187,7 +187,7 @@ def draw_picture(title: str, clip: SeenClip) -> Picture:
         top, largest = _TOP + line * pitch, max(2.0, float(row.shares_Thw.max()))  # an even share is never bright
         canvas.strip(_coloured(_spread(row.shares_Thw[shown], clip, cell) / largest, grey), _LEFT, top)
         canvas.text(_GAP, top + cell[0] / 2, row.name, va="center")
-        canvas.bar(_coloured(_LEGEND, _GREYS[4]), largest, "times an even share", bar_left, top, cell[0])
+        canvas.bar(_coloured(_LEGEND, _GREYS[6]), largest, "times an even share", bar_left, top, cell[0])
     if maps.frames is not None:
         head = "TMC: attention between the frames, percent;\na row adds up to 100"
         canvas.text(matrix_left - _MATRIX_LEFT, _TOP - 18, head)
@@ -339,7 +339,7 @@ def _png(figure: "Figure", frames: NDArray[np.uint8]) -> bytes:
         warnings.filterwarnings("ignore", r"Glyph .* missing")  # a name in a script that matplotlib's font lacks
         figure.savefig(drawn, format="png", dpi=_DPI)
     pixels = np.asarray(Image.open(drawn).convert("RGB"))
-    for colours in (104, 64, 32):
+    for colours in (92, 64, 32):
         packed = io.BytesIO()
         _quantized(pixels, frames, colours).save(packed, "PNG", optimize=True)
         if packed.tell() <= _MOST_BYTES:
@@ -352,7 +352,7 @@ def _quantized(pixels_HW3: NDArray[np.uint8], frames: NDArray[np.uint8], colours
     from matplotlib import colormaps
 
     palette = [_coloured(_STEPS, grey) for grey in _GREYS]
-    palette += [(255 * colormaps[name](np.linspace(0, 1, 16))[:, :3]).round() for name in ("Blues", "gray")]
+    palette += [(255 * colormaps[name](np.linspace(0, 1, 12))[:, :3]).round() for name in ("Blues", "gray")]
     photos = Image.fromarray(frames.reshape(-1, *frames.shape[2:])).quantize(colours, dither=Image.Dither.NONE)
     palette = np.concatenate([*palette, np.reshape(photos.getpalette(), (-1, 3))]).astype(np.uint8)
     nearest = cKDTree(palette).query(pixels_HW3.reshape(-1, 3))[1]

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from model.attention import AttentionMaps, attention_maps, head_weights, roll_out, split_qkv
 from model.tfclip import TFCLIP
 from tests.conftest import tiny_model
+from tests.gpu.fake import FakeGpu
 from tests.tolerance import RN50_LAYERS, RN50_SUM, TINY_LAYERS, TINY_SUM, any_instructions, assert_close
 
 HEADS = 2  # of the tiny encoder
@@ -17,11 +18,11 @@ def clips_of(model: TFCLIP, frames: int = 3) -> Tensor:
     return torch.randn(2, frames, 3, *size, generator=torch.Generator().manual_seed(1))
 
 
-def resnet(**overrides) -> TFCLIP:
+def resnet() -> TFCLIP:
     """The tiny model around RN50, in eval mode."""
     sizes = {"INPUT__SIZE_TRAIN": "[64, 32]", "INPUT__SIZE_TEST": "[64, 32]", "MODEL__SIE_CAMERA": False}
     scratch = {f"MODEL__ENCODER__{name}": 0 for name in ("WIDTH", "DEPTH", "HEADS", "PATCH", "EMBED")}
-    return tiny_model(seed=0, MODEL__NAME="RN50", MODEL__STRIDE_SIZE="[16, 16]", **sizes, **scratch, **overrides).eval()
+    return tiny_model(seed=0, MODEL__NAME="RN50", MODEL__STRIDE_SIZE="[16, 16]", **sizes, **scratch).eval()
 
 
 def sharpen(model: TFCLIP) -> TFCLIP:
@@ -136,9 +137,8 @@ def check_sums(maps: AttentionMaps, shape: tuple[int, ...]) -> None:
     assert torch.equal(maps.class_map[B - 1, 0, h - 1, 0], maps.class_row[B - 1, 0, 1 + (h - 1) * w])
 
 
-@pytest.mark.parametrize("temporal", ["TMD", "TAP"])
-def test_a_cnn_shows_the_weights_of_its_pool(temporal):
-    model = resnet(MODEL__TEMPORAL=temporal)
+def test_a_cnn_shows_the_weights_of_its_pool():
+    model = resnet()
     clips, pool = clips_of(model), model.encoder.cnn.head
     with torch.no_grad():
         pool.q.weight.mul_(50)
@@ -159,7 +159,10 @@ def test_a_cnn_shows_the_weights_of_its_pool(temporal):
     check_sums(maps, (2, 3, 4, 2))
     assert_close(maps.class_row.flatten(0, 1), weights[:, 0], RN50_SUM, RN50_LAYERS, scale=1.0)
     assert not maps.rolled_out and maps.class_row.std() > 0.01
-    assert (maps.memory_row is None, maps.frames is None) == (temporal == "TAP", temporal == "TAP")
+    assert maps.memory_map.shape == (2, 3, 4, 2) and maps.frames.shape == (2, 3, 3)
+    model.tmd = None  # as with MODEL.TEMPORAL TAP
+    alone = attention_maps(model, clips)
+    assert torch.equal(alone.class_row, maps.class_row) and alone.memory_map is None and alone.frames is None
 
 
 @pytest.mark.parametrize("autocast", [False, True])
@@ -208,3 +211,16 @@ def test_clips_do_not_mix():
         for name in ("class_row", "memory_row", "frames"):
             sums = {"terms": TINY_SUM, "passes": TINY_LAYERS, "scale": 1.0}
             assert_close(getattr(alone, name)[0], getattr(both, name)[clip], **sums)
+
+
+@pytest.mark.parametrize("name", ["ViT", "RN50"])
+def test_on_a_gpu_nothing_leaves_it_and_the_host_need_not_wait(name):
+    gpu = FakeGpu()
+    model = gpu.module(resnet if name == "RN50" else lambda: tiny_model().eval())
+    clips = gpu.tensor(2, 3, 3, *((64, 32) if name == "RN50" else (32, 16)))
+    camids = gpu.tensor(2, dtype=torch.int64)
+    with gpu.running(), torch.autocast("cuda", torch.bfloat16):  # raises for a copy to the host or a CPU tensor
+        maps = attention_maps(model, clips, camids)
+    for row in (maps.class_row, maps.memory_row, maps.frames):
+        assert row.device.type == "cuda" and row.dtype == torch.float32
+    assert maps.class_map.shape == (2, 3, 4, 2) and maps.frames.shape == (2, 3, 3)
