@@ -33,14 +33,15 @@ def main(argv: Sequence[str]) -> int:
 
     def work() -> None:
         arguments = _parse(argv)
-        weight = arguments.weight or _best_of(arguments.run)
-        out = arguments.out or weight.parent / "attention"
-        _check_out(out)
         config = load_cfg(arguments.config_file) if arguments.config_file else None
+        weight = arguments.weight or _best_of(arguments.run)
+        from processor import run_folder as files
         from processor.evaluation import WHAT_IT_MEANS
         from processor.trained_model import load_trained
         from utils.files import write_atomically
 
+        out = arguments.out or weight.parent / files.ATTENTION
+        _check_out(out)
         trained = load_trained(weight, config)
         pictures = _of_folder(trained, arguments) if arguments.input else _of_queries(trained, weight, arguments)
         try:
@@ -155,6 +156,8 @@ def _of_queries(trained: "TrainedModel", weight: Path, arguments: argparse.Names
         notes = {row: f"AP {known[row]:.3f}" if known.get(row, math.nan) >= 0 else "" for row in arguments.queries}
     else:
         notes = best_middle_worst(precisions or _tested_precisions(trained, cfg, splits))
+        if not notes:
+            raise InputError("no query has a true match, so none is the best or the worst; name some with --query")
     pictures = query_pictures(trained, splits, notes, arguments.clip - 1)
     return {f"query{row + 1}": picture for row, picture in zip(notes, pictures)}
 

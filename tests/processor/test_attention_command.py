@@ -13,6 +13,7 @@ from datasets import load_splits
 from datasets.tracklet import ReIDSplits, Tracklet
 from processor.attention import _saved_precisions, main
 from processor.evaluation import attention_pictures, best_middle_worst
+from processor.run_folder import discard_run
 from processor.trained_model import load_trained
 from tests.conftest import ROOT, contents, one_error, read_csv
 
@@ -81,6 +82,18 @@ def test_ranks_of_other_weights_or_queries_are_not_believed(run, splits):
     first = ranks.splitlines()[1].split(",")
     (run / "ranks.csv").write_text(ranks.replace(",".join(first), ",".join([*first[:3], "", *first[4:]])))
     assert math.isnan(_saved_precisions(best, splits)[0])
+
+
+def test_overwriting_a_run_removes_its_pictures(tmp_path):
+    (tmp_path / "attention").mkdir()
+    for name in ("query1.png", "query12_clip2.png"):
+        (tmp_path / "attention" / name).touch()
+    discard_run(tmp_path)
+    assert not any(tmp_path.iterdir())
+    (tmp_path / "attention").mkdir()
+    (tmp_path / "attention" / "person.png").touch()  # of frames that do not belong to the run
+    discard_run(tmp_path)
+    assert (tmp_path / "attention" / "person.png").exists()
 
 
 def test_queries_and_a_clip_can_be_named(run, tmp_path, capsys):
