@@ -14,9 +14,10 @@ from datasets import load_splits
 from datasets.bad_frames import BadFrames
 from datasets.tracklet import Tracklet
 from model.attention import AttentionMaps
-from processor.evaluation import attention as drawing
-from processor.evaluation import best_middle_worst, query_pictures
-from processor.evaluation.attention import SeenClip, draw_picture, look_at
+from processor.evaluation import attention, best_middle_worst, query_pictures
+from processor.evaluation import attention_figure as drawing
+from processor.evaluation.attention import look_at
+from processor.evaluation.attention_figure import SeenClip, draw_picture
 from processor.trained_model import load_trained
 from tests.tolerance import TINY_LAYERS, TINY_SUM, assert_close
 from utils.errors import InputError
@@ -139,7 +140,7 @@ def test_any_title_is_plain_text():
 
 def test_cameras_are_found_by_their_names(trained, splits, monkeypatch):
     given = []
-    monkeypatch.setattr(drawing, "attention_pictures", lambda trained, *rest: given.extend(rest))
+    monkeypatch.setattr(attention, "attention_pictures", lambda trained, *rest: given.extend(rest))
     other = replace(splits, cameras=("roof", *splits.cameras))  # each camera has the next one's number, 0 a new one
     query_pictures(trained, other, {0: "AP 0.500", 2: ""})
     queries, titles = given[:2]
