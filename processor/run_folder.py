@@ -31,6 +31,7 @@ TRAIN_LOG, TEST_LOG, CONFIG, HISTORY = "train_log.txt", "test_log.txt", "config.
 LAST, BEST, MEMORY, METRICS = "last.pth", "best.pth", "clip_memory.pt", "metrics.json"
 FEATURES, RANKS, SHEET, PAIRS = "features.npz", "ranks.csv", "contact_sheet.png", "camera_pairs.csv"
 LABELS, SPLITS_TABLE, TEXT_FEATURES = "labels.json", "splits.csv", "text_features.pt"
+ATTENTION = "attention"  # folder of pictures (processor.attention)
 LOCK = "run.lock"
 NONFINITE = "nonfinite_epoch{epoch}_step{step}.csv"  # tracklets of a batch
 BEFORE_TRAINING = (MEMORY, TEXT_FEATURES)
@@ -251,6 +252,10 @@ def discard_run(output_dir: Path) -> None:
         (output_dir / name).unlink(missing_ok=True)
     for path in output_dir.glob(NONFINITE.format(epoch="*", step="*")):
         path.unlink()
+    for path in (output_dir / ATTENTION).glob("query*.png"):
+        path.unlink()
+    with suppress(OSError):  # it is not there, or holds other files
+        (output_dir / ATTENTION).rmdir()
 
 
 def write_history(output_dir: Path, history: Sequence[Mapping[str, Any]]) -> None:

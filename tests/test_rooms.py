@@ -35,7 +35,7 @@ SEE_CONFIG = {f"{room}/build.py" for room in ROOMS} | {
     "datasets/check/command.py", "datasets/pack.py", "datasets/synthetic/command.py",
     "processor/ablation/command.py", "processor/benchmark/command.py", "processor/colour_baseline.py",
     "processor/evaluation/session.py", "processor/experiment.py", "processor/launch.py", "processor/run.py",
-    "processor/series.py",
+    "processor/series.py", "processor/attention.py", "processor/evaluation/attention.py",
     "processor/trained_model.py", "processor/training/memory.py", "processor/training/session.py",
     "processor/training/state.py",
 }  # fmt: skip
