@@ -1,5 +1,7 @@
 """Testing: from weights to features, rankings, scores and the files that show them."""
 
+from processor.evaluation.contact_sheet import SheetLine as SheetLine
+from processor.evaluation.contact_sheet import draw_sheet as draw_sheet
 from processor.evaluation.evaluator import Evaluation as Evaluation
 from processor.evaluation.evaluator import rank_tracklets as rank_tracklets
 from processor.evaluation.reports import log_table as log_table
