@@ -21,17 +21,12 @@ _COLUMNS = (
 def score_lines(rows: Sequence[Row], scores: Sequence[Sequence[Score]]) -> list[str]:
     """The scores of every row in percent, with intervals and the spread over the seeds."""
     body = [
-        [
-            row.name,
-            str(len(row.runs)),
-            *(f"{_percent(score.value)}{_spread(score)}{_interval(score)}" for score in found),
-        ]
+        [row.name, str(len(row.runs)), *(f"{_percent(s.value)}{_spread(s)}{_interval(s)}" for s in found)]
         for row, found in zip(rows, scores)
     ]
-    return [
-        "percent [95 % interval over the queries, for these trainings]:",
-        *_aligned(["", "seeds", *SCORES.values()], body),
-    ]
+    title = "percent [95 % interval over the queries, for these trainings]"
+    title += ", ± standard deviation over the seeds:" if any(len(row.runs) > 1 for row in rows) else ":"
+    return [title, *_aligned(["", "seeds", *SCORES.values()], body)]
 
 
 def _spread(score: Score) -> str:
@@ -82,8 +77,8 @@ def size_lines(rows: Sequence[Row]) -> list[str]:
     ]
     if scored < _FEW:
         lines.append(
-            f"{scored} queries are few: intervals over queries and 'p bootstrap' are too sure then (95 % means about 90), "
-            "'p permutation' holds"
+            f"{scored} queries are few: intervals over queries and 'p bootstrap' are too sure then (95 % means "
+            "about 90), 'p permutation' holds"
         )
     return lines
 
@@ -119,7 +114,7 @@ def save_queries(path: Path, rows: Sequence[Row]) -> None:
 
 
 def by_change(rows: Sequence[Row]) -> list[int]:
-    """Places of the queries (V) by how much the AP of a row differs from that of the first: the largest change first."""
+    """Places of the queries (V), those first whose AP differs most between the first row and any other."""
     ap_RV = np.array([row.values_SNV[list(SCORES).index("mAP")].mean(axis=0) for row in rows])
     change_V = np.abs(ap_RV[1:] - ap_RV[0]).max(axis=0)
     return np.argsort(-change_V.round(9), kind="stable").tolist()
