@@ -6,7 +6,7 @@ Q queries, V those of them with a true match, S scores (utils.metrics.SCORES), N
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,11 +39,6 @@ class Run:
     def protocol(self) -> Mapping[str, Any]:
         """How it was tested."""
         return self.metrics["protocol"]
-
-    @property
-    def weight(self) -> Path:
-        """The weight file that was tested."""
-        return _weight(self.folder, self.metrics)
 
 
 @dataclass(frozen=True)
@@ -87,13 +82,14 @@ def load_row(name: str, folders: Sequence[Path]) -> Row:
 
 
 def check_comparable(rows: Sequence[Row]) -> list[Row]:
-    """The rows with the queries in the order of the first run, matched by name.
+    """The rows with the queries in the order of the first run that names them, matched by name.
 
     Runs without names (features.npz alone) are matched by position; persons and cameras must then change in the same
     places. Raises InputError naming the first thing that differs: data, split, gallery, camera filter, rule of AP,
     queries.
     """
-    first = rows[0].runs[0]
+    runs = [run for row in rows for run in row.runs]
+    first = next((run for run in runs if run.queries[0].name), runs[0])
     return [Row(row.name, tuple(_in_order(run, first) for run in row.runs)) for row in rows]
 
 
@@ -196,7 +192,7 @@ def _in_order(run: Run, first: Run) -> Run:
             asked = f"query {unknown.name} (person {unknown.person}, camera {unknown.camera})"
             raise InputError(f"{run.folder} and {first.folder} are different tests: only the latter has {asked}")
         order = [places[query] for query in first.queries]
-        run = Run(run.folder, run.metrics, first.queries, run.values_SQ[:, order])
+        run = replace(run, values_SQ=run.values_SQ[:, order])
     elif _pattern(run.queries) != _pattern(first.queries):
         raise InputError(
             f"{run.folder} and {first.folder} are different tests: persons or cameras of the queries do not agree"
@@ -208,7 +204,7 @@ def _in_order(run: Run, first: Run) -> Run:
             f"{run.folder} and {first.folder} are different tests: only one has a true match for query "
             f"{first.queries[place].name or place + 1}"
         )
-    return run
+    return replace(run, queries=first.queries)
 
 
 def _pattern(queries: Sequence[Query]) -> list[tuple[int, int]]:
