@@ -46,10 +46,10 @@ def difference_lines(differences: Sequence[Difference]) -> list[str]:
     body = []
     for d in differences:
         cells = [f"{d.row} - {d.against}", SCORES[d.name], _points(d.value), _points_interval(d.interval)]
-        cells += [f"{d.p_bootstrap:.4f}", f"{d.p_permutation:.4f}"]
+        cells += [_chance(d.p_bootstrap), _chance(d.p_permutation)]
         if with_seeds:
-            cells += ["-", "-"] if d.p_seeds is None else [_points_interval(d.seeds_interval), f"{d.p_seeds:.4f}"]
-        body.append([*cells, f"{d.p_holm:.4f}", "*" if d.holds else ""])
+            cells += ["-", "-"] if d.p_seeds is None else [_points_interval(d.seeds_interval), _chance(d.p_seeds)]
+        body.append([*cells, _chance(d.p_holm), "*" if d.holds else ""])
     return ["differences in points [95 % interval]:", *_aligned(header, body), *_notes(differences, with_seeds)]
 
 
@@ -95,7 +95,8 @@ def save_table(path: Path, rows: Sequence[Row], scores: Sequence[Sequence[Score]
     for d in found:
         record = {"row": d.row, "against": d.against, "score": d.name, "seeds": seeds[d.row], "value": _six(d.value)}
         record |= _bounds("", d.interval) | _bounds("seeds_", d.seeds_interval)
-        record |= {name: _six(getattr(d, name)) for name in ("p_bootstrap", "p_permutation", "p_seeds", "p_holm")}
+        p_values = {name: getattr(d, name) for name in ("p_bootstrap", "p_permutation", "p_seeds", "p_holm")}
+        record |= {name: f"{p:.6g}" for name, p in p_values.items() if p is not None}
         records.append(record | {"star": "*" if d.holds else ""})
     save_csv(path, _COLUMNS, records)
 
@@ -140,6 +141,10 @@ def _points(fraction: float) -> str:
 
 def _points_interval(interval: tuple[float, float]) -> str:
     return "[{}, {}]".format(*map(_points, interval))
+
+
+def _chance(p: float) -> str:
+    return f"{p:.4f}" if p >= 0.00005 else "<0.0001"
 
 
 def _six(value: float | None) -> str:

@@ -18,7 +18,7 @@ def means_of(values: np.ndarray, axis: int = -1) -> np.ndarray:
 
 
 def population(seed: int, size: int = 100_000) -> tuple[np.ndarray, np.ndarray]:
-    """AP of two methods for every query that could be drawn: most are easy for both, some hard; the second is better."""
+    """AP of two methods for every query that could be drawn: most easy for both, some hard; the second is better."""
     rng = np.random.default_rng(seed)
     ease = rng.normal(2.0, 2.0, size)
     return tuple(1 / (1 + np.exp(-(ease + gain + rng.normal(0, 0.8, size)))) for gain in (0.0, 0.2))
@@ -99,7 +99,7 @@ def test_the_bootstrap_agrees_with_scipy_within_its_error():
         assert abs(p - share) < 5 * math.sqrt(1.1 * max(p * (1 - p), 1e-3) / 2_000)
 
 
-@pytest.mark.parametrize("queries", [200, pytest.param(1980, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("queries", [200, 1980])
 def test_intervals_cover_and_tests_alarm_as_often_as_they_say(queries, quick_resamples):
     """1,000 query sets drawn from a known population; of swapped pairs no difference is real."""
     draws, (first, second) = 1000, population(queries)
