@@ -74,7 +74,8 @@ def over_seeds(first_NV: NDArray[np.float64], second_NV: NDArray[np.float64]) ->
     with d the differences of each query's means over the seeds, m the means of each seed over the queries, r the
     residual mean square of seeds x queries, which both of the other terms contain. The interval is Student's t with
     Satterthwaite's degrees of freedom, from the uncorrected terms. A bootstrap of seeds and queries is too narrow for
-    the two to five seeds that are usual: in simulations it covered 78 to 96 %, this interval 93 to 98 %.
+    the two to five seeds that are usual: where seeds differed much, it covered 78, 86 and 89 % with two, three and five
+    of them in simulations, and this interval 94 to 97 %.
     """
     difference_V = first_NV.mean(axis=0) - second_NV.mean(axis=0)
     found, num_queries = float(difference_V.mean()), len(difference_V)
