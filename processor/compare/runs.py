@@ -112,7 +112,8 @@ def _run_folders(folder: Path) -> list[Path]:
     seeds = [path for path in folder.iterdir() if _SEED_FOLDER.fullmatch(path.name) and path.is_dir()]
     if seeds:
         return sorted(seeds, key=lambda path: int(path.name.removeprefix("seed")))
-    below = sorted({str(p.parent) for depth in ("*", "*/seed*") for p in folder.glob(f"{depth}/{files.METRICS}")})
+    found = {path.parent for depth in ("*", "*/seed*") for path in folder.glob(f"{depth}/{files.METRICS}")}
+    below = sorted(str(run.parent if _SEED_FOLDER.fullmatch(run.name) else run) for run in found)
     hint = f"; name what is below it, such as {below[0]}" if below else "; name an OUTPUT_DIR whose test has ended"
     raise MissingFileError(f"{folder / files.METRICS} does not exist{hint}")
 
@@ -123,7 +124,7 @@ def _load_run(folder: Path) -> Run:
         raise MissingFileError(f"{path} does not exist: the run has not come to its test")
     metrics = files.read_metrics(folder)
     if metrics is None:
-        raise InputError(f"{path} holds no scores of one test{_parts(folder)}; test the run again with eval-main.py")
+        raise InputError(f"{path} holds no scores of one test; {_instead(folder)}")
     if "splits" in metrics:
         raise InputError(f"{folder} is a series of splits, which share people; compare one split, {folder / 'split0'}")
     if not isinstance(metrics["protocol"], dict):
@@ -151,10 +152,10 @@ def _load_run(folder: Path) -> Run:
     return Run(folder, metrics, queries, values_SQ)
 
 
-def _parts(folder: Path) -> str:
-    """What lies below a folder whose metrics.json is that of several data sets."""
+def _instead(folder: Path) -> str:
+    """What to do where metrics.json cannot be used: several data sets have one each in a folder below."""
     below = sorted(str(path.parent) for path in folder.glob(f"*/{files.METRICS}"))
-    return f"; one is {below[0]}" if below else ""
+    return f"name what is below it, such as {below[0]}" if below else "test the run again with eval-main.py"
 
 
 def _weight(folder: Path, metrics: Mapping[str, Any]) -> Path:

@@ -177,6 +177,8 @@ FAULTS = {
     "missing": (shutil.rmtree, "b does not exist; name an OUTPUT_DIR"),
     "no metrics": (lambda run: (run / "metrics.json").unlink(), "b/metrics.json does not exist; name an OUTPUT_DIR"),
     "broken metrics": (lambda run: (run / "metrics.json").write_text("{"), "b/metrics.json holds no scores of"),
+    "several sets": (lambda run: write_run(run / "1-toy", 1.0) and (run / "metrics.json").write_text('{"datasets": {}}'),
+                     "b/metrics.json holds no scores of one test; name what is below it, such as"),
     "no queries": (lambda run: (run / "ranks.csv").unlink(), "TEST.SAVE_RANKS True"),
     "broken features": (spoil_features, "b/features.npz is broken"),
     "a text": (lambda run: cells(run, lambda t: t[3].__setitem__(3, "x")), "b/ranks.csv is broken at query 3: could"),
@@ -253,6 +255,10 @@ def test_an_unfinished_seed_is_named(tmp_path, caplog):
     a = write_run(tmp_path / "a", 1.0)
     write_run(tmp_path / "b" / "seed1", 1.0)
     (tmp_path / "b" / "seed2").mkdir()
+    assert f"name what is below it, such as {a}" in one_error(caplog, main, [str(tmp_path), str(a)])
+    a.rename(tmp_path / "c")
+    a = tmp_path / "c"
+    assert f"name what is below it, such as {tmp_path}/b" in one_error(caplog, main, [str(tmp_path), str(a)])
     assert "b/seed2/metrics.json does not exist: the run" in one_error(caplog, main, [str(a), str(tmp_path / "b")])
 
 
