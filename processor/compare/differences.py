@@ -69,8 +69,9 @@ def compare(pairs: Sequence[tuple[Row, Row]]) -> list[Difference]:
     """The differences of all pairs (row, against), for each score of WITH_INTERVAL in turn.
 
     The rows are those of `check_comparable`. Tests over the queries take each query's mean over the seeds of a row:
-    they say what other queries would change with these trainings, not what other trainings would. Holm's correction is
-    over the pairs, for each score by itself.
+    they say what other queries would change with these trainings, not what other trainings would. Queries
+    count as independent; several of one person are alike, for which intervals and p-values are rather too sure. Holm's
+    correction is over the pairs, for each score by itself.
     """
     by_pair = [_differences(row, against) for row, against in pairs]
     corrected = []

@@ -173,12 +173,16 @@ def spoil_features(run):
     (run / "features.npz").write_bytes((run / "features.npz").read_bytes()[:900])
 
 
+def several_sets(run):
+    write_run(run / "1-toy", 1.0)
+    (run / "metrics.json").write_text('{"datasets": {}}')
+
+
 FAULTS = {
     "missing": (shutil.rmtree, "b does not exist; name an OUTPUT_DIR"),
     "no metrics": (lambda run: (run / "metrics.json").unlink(), "b/metrics.json does not exist; name an OUTPUT_DIR"),
     "broken metrics": (lambda run: (run / "metrics.json").write_text("{"), "b/metrics.json holds no scores of"),
-    "several sets": (lambda run: write_run(run / "1-toy", 1.0) and (run / "metrics.json").write_text('{"datasets": {}}'),
-                     "b/metrics.json holds no scores of one test; name what is below it, such as"),
+    "several sets": (several_sets, "b/metrics.json holds no scores of one test; name what is below it, such as"),
     "no queries": (lambda run: (run / "ranks.csv").unlink(), "TEST.SAVE_RANKS True"),
     "broken features": (spoil_features, "b/features.npz is broken"),
     "a text": (lambda run: cells(run, lambda t: t[3].__setitem__(3, "x")), "b/ranks.csv is broken at query 3: could"),
