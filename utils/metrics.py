@@ -158,12 +158,17 @@ def mean_intervals(values_SV: NDArray[np.float64]) -> NDArray[np.float64]:
     instance with another seed. Queries count as independent; several of one person are alike, for which it is rather
     too narrow.
     """
+    return np.quantile(resampled_means(values_SV), (0.025, 0.975), axis=0).T
+
+
+def resampled_means(values_SV: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Means (resamples, S) of V queries drawn with replacement; the same draws for the same V, and for all scores."""
     rng, num_valid = np.random.default_rng(_RESAMPLING_SEED), values_SV.shape[1]
     means = [  # of one resample after the other, which bounds the memory
         values_SV.take(rng.integers(num_valid, size=num_valid, dtype=np.int32), axis=1).mean(axis=1)
         for _ in range(_RESAMPLES)
     ]
-    return np.quantile(means, (0.025, 0.975), axis=0).T
+    return np.array(means)
 
 
 def rank_queries(dist_QG: NDArray, roles: Roles, ap: str = "step") -> list[QueryRanking]:

@@ -213,12 +213,17 @@ def _row_files(path: Path, shipped: Mapping[str, Path]) -> list[Path]:
 
 
 def _run_cfg(row: Row, seed: int, out: Path) -> CfgNode:
-    """The config of one run; all runs share one cache."""
+    """The config of one run; all runs share one cache.
+
+    Runs save the scores of their queries (ranks.csv), which the stars of the tables come from; one that was finished
+    without them stays as it is.
+    """
     cfg = row.cfg.clone()
     cfg.defrost()
     cfg.SOLVER.SEED = seed
     cfg.DATASETS.CACHE_DIR = cfg.DATASETS.CACHE_DIR or str(out / "cache")
     cfg.OUTPUT_DIR = str(out / row.folder / f"seed{seed}")
+    cfg.TEST.SAVE_RANKS |= not is_finished(cfg)
     cfg.freeze()
     return cfg
 
@@ -228,8 +233,9 @@ def _results(rows: Sequence[Row], seeds: Sequence[int], costs: dict[str, Cost | 
     results = []
     for row in rows:
         finished = [cfg for seed in seeds if is_finished(cfg := _run_cfg(row, seed, out))]
-        runs = [metrics for cfg in finished if (metrics := files.read_metrics(Path(cfg.OUTPUT_DIR)))]
-        results.append(RowResult(row.name, costs[row.name], row.as_paper, runs))
+        read = {Path(cfg.OUTPUT_DIR): files.read_metrics(Path(cfg.OUTPUT_DIR)) for cfg in finished}
+        runs = {folder: metrics for folder, metrics in read.items() if metrics}
+        results.append(RowResult(row.name, costs[row.name], row.as_paper, list(runs.values()), list(runs)))
     return results
 
 

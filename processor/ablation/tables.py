@@ -10,6 +10,7 @@ from typing import Any
 
 from datasets import find_dataset
 from processor.ablation.cost import Cost
+from processor.ablation.marks import NOTE, Mark, find_marks
 from processor.ablation.paper import PAPER_ROWS, PaperRow
 from processor.splits_table import mean_and_spread
 from utils.files import save_csv, save_text
@@ -24,6 +25,7 @@ _OWN_ROWS = "Own rows"
 _COLUMNS = (
     "table", "row", "config", "data set", "seeds",
     *(title + part for title, _ in _METRICS for part in ("", " spread", " paper", " difference")),
+    "compared with", "p mAP", "star",
     "params M", "params M paper", "FLOPs G", "FLOPs G paper", "deployed FLOPs G",
 )  # fmt: skip
 _NOTES = (
@@ -52,13 +54,14 @@ class RowResult:
     cost: Cost | None = None
     as_paper: bool = True  # whether network, image and clip are those of the paper's row
     runs: Sequence[dict[str, Any]] = field(default_factory=tuple)  # metrics.json of each finished seed
+    folders: Sequence[Path] = ()  # of the same seeds; without them the row is compared with none
 
 
 def write_tables(out: Path, results: Sequence[RowResult]) -> list[Path]:
     """Write tables.md and tables.csv with a row for each result, in the order of the paper's tables."""
-    records = _records(results)
+    records, reasons = _records(results)
     sections = [f"## {table}\n\n{_markdown(rows)}\n" for table, rows in _by_table(records).items()]
-    notes = [*_NOTES, *_comparability(records)]
+    notes = [*_NOTES, *_comparability(records), *_of_marks(records, reasons)]
     save_text(out / MARKDOWN, "\n".join([*sections, *notes, ""]))
     save_csv(out / CSV, _COLUMNS, records)
     return [out / MARKDOWN, out / CSV]
@@ -66,17 +69,17 @@ def write_tables(out: Path, results: Sequence[RowResult]) -> list[Path]:
 
 def log_tables(results: Sequence[RowResult]) -> None:
     """The same tables on screen and in the log."""
-    records = _records(results)
+    records, reasons = _records(results)
     for table, rows in _by_table(records).items():
         _log_aligned(table, *_short_cells(rows))
-    for note in _comparability(records):
+    for note in (*_comparability(records), *_of_marks(records, reasons)):
         logger.info("%s", note)
 
 
 def log_costs(results: Sequence[RowResult]) -> None:
     """Parameters and multiply-adds beside the paper's, a line per row."""
     header = ["", "params M", "paper", "diff", "FLOPs G", "paper", "diff", "deployed G"]
-    for table, rows in _by_table(_records(results)).items():
+    for table, rows in _by_table(_records(results)[0]).items():
         body = []
         for row in rows:
             cells = []
@@ -97,15 +100,23 @@ def _log_aligned(title: str, header: Sequence[str], body: Sequence[Sequence[str]
         logger.info("  %s", "  ".join(cells))
 
 
-def _records(results: Sequence[RowResult]) -> list[dict[str, str]]:
-    """One flat record per row, in the order of the paper's tables, then those that are not the paper's."""
+def _records(results: Sequence[RowResult]) -> tuple[list[dict[str, str]], list[str]]:
+    """One flat record per row, in the order of the paper's tables, then those that are not the paper's.
+
+    Also why rows could not be compared with others of their table.
+    """
     by_name = {result.name: result for result in results}
     pairs = [(row, by_name.pop(row.config)) for row in PAPER_ROWS if row.config in by_name]
     pairs += [(PaperRow(_OWN_ROWS, name, name), result) for name, result in by_name.items()]
-    return [_record(row, result) for row, result in pairs]
+    marks, reasons = find_marks([(row.table, _dataset(r), row.label, r.folders) for row, r in pairs])
+    return [_record(row, result, mark) for (row, result), mark in zip(pairs, marks)], reasons
 
 
-def _record(paper: PaperRow, result: RowResult) -> dict[str, str]:
+def _dataset(result: RowResult) -> str:
+    return next((run["protocol"]["dataset"] for run in result.runs), "")
+
+
+def _record(paper: PaperRow, result: RowResult, mark: Mark | None) -> dict[str, str]:
     record = dict.fromkeys(_COLUMNS, "") | {"table": paper.table, "row": paper.label, "config": result.name}
     if result.cost is not None:
         record["params M"] = f"{result.cost.params:.2f}"
@@ -114,10 +125,12 @@ def _record(paper: PaperRow, result: RowResult) -> dict[str, str]:
     if result.as_paper:
         record["params M paper"] = "" if paper.params is None else f"{paper.params:.2f}"
         record["FLOPs G paper"] = "" if paper.flops is None else f"{paper.flops:.2f}"
-    dataset = next((run["protocol"]["dataset"] for run in result.runs), "")
+    dataset = _dataset(result)
     record |= {"data set": dataset, "seeds": str(len(result.runs))}
     if not result.runs:
         return record
+    if mark is not None:
+        record |= {"compared with": mark.reference, "p mAP": f"{mark.p:.4f}", "star": "*" if mark.holds else ""}
     mean, spread = mean_and_spread(result.runs)
     published = dict(zip(_PUBLISHED, paper.scores.get(dataset, ())))
     for title, name in _METRICS:
@@ -145,6 +158,15 @@ def _comparability(records: Sequence[dict[str, str]]) -> list[str]:
     return [_NO_DIFFERENCE] if apart else []
 
 
+def _of_marks(records: Sequence[dict[str, str]], reasons: Sequence[str]) -> list[str]:
+    """What a star means, where rows were compared; why others could not be, said once."""
+    notes = [NOTE] if any(record["compared with"] for record in records) else []
+    if reasons:
+        more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+        notes.append(f"No star where rows cannot be compared: {reasons[0]}{more}")
+    return notes
+
+
 def _by_table(records: Sequence[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
     return {table: list(rows) for table, rows in groupby(records, key=itemgetter("table"))}
 
@@ -157,7 +179,7 @@ def _short_cells(rows: Sequence[dict[str, str]]) -> tuple[list[str], list[list[s
     header += ["params M", "paper", "FLOPs G", "paper", "deployed"]
     body = []
     for row in rows:
-        cells = [row["row"], row["seeds"]]
+        cells = [f"{row['row']} {row['star']}".rstrip(), row["seeds"]]
         for title, _ in _METRICS:
             spread = f" ± {row[f'{title} spread']}" if row[f"{title} spread"] else ""
             cells += [row[title] + spread, row[f"{title} paper"], row[f"{title} difference"]]

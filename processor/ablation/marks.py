@@ -1,0 +1,63 @@
+"""Stars of an ablation's tables: rows whose mAP differs from that of the first row of their table."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from processor.compare import Row, check_comparable, compare, load_row
+from utils.errors import InputError, MissingFileError
+
+NOTE = (
+    "* mAP differs, up or down, from that of the first row of the table that was tested on the same data: p < 0.05 "
+    "after Holm's correction over the rows of the table. With several seeds each, p is about other seeds and other "
+    "queries; with one, about other queries alone (a paired permutation test): for these trainings, not for the method."
+)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How sure a row's difference to its reference is."""
+
+    reference: str  # label of the first row
+    p: float  # of the difference in mAP, after Holm's correction
+    holds: bool
+
+
+def find_marks(rows: Sequence[tuple[str, str, str, Sequence[Path]]]) -> tuple[list[Mark | None], list[str]]:
+    """Marks of the rows (table, data set, label, folders of the finished runs), and why rows have none.
+
+    The reference is the first row of the same table and data set that has runs: in the paper's tables the plainest one.
+    Rows of a table stand together. None for the reference itself, for a row without runs and for one that cannot be
+    compared, for instance because its runs have no ranks.csv.
+    """
+    loaded: dict[int, Row] = {}
+    reasons: list[str] = []
+    for number, (_, _, _, folders) in enumerate(rows):
+        if folders:
+            try:
+                loaded[number] = load_row(str(number), folders)
+            except MissingFileError:
+                reasons.append(
+                    f"{folders[0].parent} holds runs without the scores of their queries (ranks.csv); with "
+                    "TEST.SAVE_RANKS True on the command line they are tested once more"
+                )
+            except InputError as error:
+                reasons.append(error.line)
+    marks: list[Mark | None] = [None] * len(rows)
+    for _, group in groupby(sorted(range(len(rows)), key=lambda n: rows[n][:2]), key=lambda n: rows[n][:2]):
+        with_runs = [number for number in group if rows[number][3]]
+        if not with_runs or with_runs[0] not in loaded:
+            continue
+        first, *others = with_runs
+        pairs = []
+        for number in (number for number in others if number in loaded):
+            try:
+                reference, row = check_comparable([loaded[first], loaded[number]])
+                pairs.append((row, reference))
+            except InputError as error:
+                reasons.append(error.line)
+        for difference in compare(pairs):
+            if difference.name == "mAP":
+                marks[int(difference.row)] = Mark(rows[first][2], difference.p_holm, difference.holds)
+    return marks, list(dict.fromkeys(reasons))
