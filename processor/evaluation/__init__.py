@@ -1,5 +1,8 @@
 """Testing: from weights to features, rankings, scores and the files that show them."""
 
+from processor.evaluation.curves import draw_curves as draw_curves
+from processor.evaluation.curves import read_history as read_history
+from processor.evaluation.curves import save_curves as save_curves
 from processor.evaluation.evaluator import Evaluation as Evaluation
 from processor.evaluation.evaluator import rank_tracklets as rank_tracklets
 from processor.evaluation.reports import log_table as log_table
