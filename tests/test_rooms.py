@@ -36,8 +36,8 @@ SEE_CONFIG = {f"{room}/build.py" for room in ROOMS} | {
     "processor/ablation/command.py", "processor/benchmark/command.py", "processor/colour_baseline.py",
     "processor/evaluation/session.py", "processor/experiment.py", "processor/launch.py", "processor/run.py",
     "processor/series.py",
-    "processor/trained_model.py", "processor/training/events.py", "processor/training/memory.py", "processor/training/session.py",
-    "processor/training/state.py",
+    "processor/trained_model.py", "processor/training/memory.py", "processor/training/session.py",
+    "processor/training/events.py", "processor/training/state.py",
 }  # fmt: skip
 TOP_LEVEL = {
     *ROOMS, *SCRIPTS, "tests", "docs", ".ci", "requirements.txt", "README.md", "LICENSE", "Makefile", "pyproject.toml",

@@ -49,13 +49,14 @@ def draw_curves(history: Sequence[Mapping[str, Any]]) -> "Figure":
     edge = max(0.5, 0.02 * last)
     for axes in panels:
         axes.set(xlabel="epoch", xlim=(1 - edge, last + edge))
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.set_prop_cycle(color=_COLOURS)
         axes.grid(alpha=0.3)
-    terms = {name: _points(history, f"loss_{name}") for name in LOSS_TERMS}
-    for name, points in terms.items():
+    for number, name in enumerate(LOSS_TERMS):
+        points = _points(history, f"loss_{name}")
         if any(points[1]):
-            _curve(losses, points, _TITLES.get(name, name), **({"color": "black"} if name == "total" else {}))
+            colour = "black" if name == "total" else _COLOURS[number % len(_COLOURS)]
+            _curve(losses, points, _TITLES.get(name, name), color=colour)
     losses.set(title="Losses; the total is the weighted sum of the terms", ylabel="mean of the epoch")
     _scale(losses)
     losses.legend()
