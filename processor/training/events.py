@@ -1,7 +1,7 @@
 """A training in TensorBoard: its course as events in OUTPUT_DIR/tensorboard (SOLVER.TENSORBOARD).
 
-The axis of every curve counts the steps of the run. A run that is continued goes on behind its last checkpoint; what was
-written after that is left out by TensorBoard.
+The axis of every curve counts the steps of the run. A continued run goes on behind its last checkpoint; TensorBoard
+leaves out what was written after that.
 """
 
 import logging
@@ -38,9 +38,7 @@ def check_tensorboard(folder: Path) -> None:
     try:
         import torch.utils.tensorboard  # noqa: F401
     except ImportError:
-        raise InputError(
-            "SOLVER.TENSORBOARD True needs a package that is not there: pip install tensorboard"
-        ) from None
+        raise InputError("SOLVER.TENSORBOARD True needs a package that is not there: pip install tensorboard") from None
     if folder.exists() and not folder.is_dir():
         raise InputError(f"SOLVER.TENSORBOARD True: {folder} is a file; move it away, its name is needed for a folder")
     files.check_writable(folder, "SOLVER.TENSORBOARD True:")
@@ -154,12 +152,9 @@ class EventWriter:
         from torch.utils.tensorboard import SummaryWriter
 
         self._folder, self._writer = folder, None
-        others = set(threading.enumerate())
+        self._hook, threading.excepthook = threading.excepthook, self._thread_failed
         with self._giving_up():
             self._writer = SummaryWriter(str(folder), purge_step=first_step)
-        # The thread that writes shows its error as a traceback; the next call raises it again.
-        self._threads, self._hook = set(threading.enumerate()) - others, threading.excepthook
-        threading.excepthook = self._thread_failed
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """A point at `step` on the curve of each tag."""
@@ -199,5 +194,6 @@ class EventWriter:
             )  # fmt: skip
 
     def _thread_failed(self, failure: threading.ExceptHookArgs) -> None:
-        if failure.thread not in self._threads:
+        """No traceback of TensorBoard's thread: the next call raises its error again."""
+        if not type(failure.thread).__module__.startswith("tensorboard."):
             self._hook(failure)
