@@ -1,7 +1,8 @@
 """A training in TensorBoard: its course as events in OUTPUT_DIR/tensorboard (SOLVER.TENSORBOARD).
 
-The axis of every curve counts the steps of the run. A continued run goes on behind its last checkpoint; TensorBoard
-leaves out what was written after that.
+The axis of every curve counts the steps of the run, and a point stands at the number of steps before it: the losses of
+a step are those of the weights that it finds, and the scores of an epoch stand where the next one begins. A continued
+run begins at its last checkpoint; TensorBoard leaves out what was written from there on.
 """
 
 import logging
@@ -59,16 +60,17 @@ def build_watch(experiment: Experiment) -> Watch:
         final_sampling=cfg.TEST.SAMPLING,
     )
     if cfg.SOLVER.TENSORBOARD and experiment.runtime.ranks.is_main:
-        return EventWatch(cfg.SOLVER.LOG_PERIOD, Clock(plan), experiment.out / files.EVENTS)
+        return EventWatch(cfg.SOLVER.LOG_PERIOD, Clock(plan), experiment.out / files.EVENTS, part)
     return RunWatch(cfg.SOLVER.LOG_PERIOD, Clock(plan))
 
 
 class EventWatch(RunWatch):
     """Bar, log and TensorBoard's curves, as one process of a run shows them."""
 
-    def __init__(self, log_period: int, clock: Clock, folder: Path) -> None:
+    def __init__(self, log_period: int, clock: Clock, folder: Path, part: str) -> None:
+        """`part` is what the epochs are tested on, 'test' or 'val'."""
         super().__init__(log_period, clock)
-        self._folder = folder
+        self._folder, self._part = folder, part
         self._writer: EventWriter | None = None
         self._finished = 0  # steps of the finished epochs
         self._names: list[str] = []
@@ -77,8 +79,11 @@ class EventWatch(RunWatch):
     def open(self, run: RunState, steps_before: Callable[[int], int], config: str) -> None:
         self._finished = steps_before(run.epoch)
         step = self._finished + run.step
-        self._writer = EventWriter(self._folder, first_step=step + 1 if step else 0)
+        self._writer = EventWriter(self._folder, step)
         self._writer.text("config", f"```yaml\n{config}\n```", step)
+        if run.history and run.step == 0:  # it may have ended while it wrote them
+            self._write_epoch(run)
+            self.after_test(run)
 
     def before_update(self, run: RunState, losses: Mapping[str, Tensor]) -> None:
         if self._is_due(run.step):
@@ -95,16 +100,21 @@ class EventWatch(RunWatch):
         values = {f"loss/{name}": loss for name, loss in zip(self._names, losses)} | {"gradient/norm": norm}
         values |= {f"lr/{name}": group["lr"] for name, group in zip(group_names(run.model, groups), groups)}
         values |= {"speed/frames_per_second": frames_per_second} | peak_memory(device)
-        self._writer.scalars(values, self._finished + run.step)
+        self._writer.scalars(values, self._finished + run.step - 1)
 
     def after_epoch(self, run: RunState, frames_per_second: float) -> None:
         super().after_epoch(run, frames_per_second)
         self._finished += self._steps
-        values = {"number" if name == "epoch" else name: value for name, value in run.history[-1].items()}
-        self._writer.scalars({f"epoch/{name}": value for name, value in values.items()}, self._finished)
+        self._write_epoch(run)
 
-    def after_test(self, run: RunState, part: str, scores: Mapping[str, Any]) -> None:
-        self._writer.scalars({f"{part}/{name}": scores[name] for name in SCORES}, self._finished)
+    def after_test(self, run: RunState) -> None:
+        row = run.history[-1]
+        self._writer.scalars({f"{self._part}/{name}": row[name] for name in SCORES if name in row}, self._finished)
+
+    def _write_epoch(self, run: RunState) -> None:
+        row = run.history[-1]
+        values = {f"epoch/{name}": value for name, value in row.items() if name not in ("epoch", *SCORES)}
+        self._writer.scalars(values | {"epoch/number": row["epoch"]}, self._finished)
 
     def after_final_test(self, rows: Mapping[str, Mapping[str, Any]]) -> None:
         table = [["percent", *SCORES.values()], ["---"] * (1 + len(SCORES))]
@@ -148,7 +158,7 @@ class EventWriter:
     """
 
     def __init__(self, folder: Path, first_step: int) -> None:
-        """Points at `first_step` and later that stand in the folder already no longer count."""
+        """Points at `first_step` and later that stand in the folder already are left out."""
         from torch.utils.tensorboard import SummaryWriter
 
         self._folder, self._writer = folder, None

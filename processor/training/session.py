@@ -252,7 +252,7 @@ def _test_epoch(experiment: Experiment, run: RunState, watch: Watch) -> None:
     run.history[-1] |= {name: scores[name] for name in SCORES}
     tested = "validation " if part == "val" else ""
     logger.info("epoch %d/%d: %s%s", run.epoch, experiment.cfg.SOLVER.MAX_EPOCHS, tested, scores_line(scores))
-    watch.after_test(run, part, scores)
+    watch.after_test(run)
     score = run.epoch if select_by == "last" else scores["mAP"] + scores["rank1"]
     if score > run.best.get("score", -1.0):
         run.best = {"epoch": run.epoch, "score": score}

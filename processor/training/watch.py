@@ -25,7 +25,10 @@ class Watch:
     """
 
     def open(self, run: RunState, steps_before: Callable[[int], int], config: str) -> None:
-        """The first epoch begins, or the run goes on; `config` is its YAML, `steps_before(epoch)` counts its steps."""
+        """The run begins or goes on with its epochs; `config` is its YAML.
+
+        `steps_before` counts the steps of all epochs before one (from 0).
+        """
 
     def note_pass(self, sampling: str, frames: int, seconds: float) -> None:
         """A pass without gradients has read so many frames."""
@@ -46,8 +49,8 @@ class Watch:
     def after_epoch(self, run: RunState, frames_per_second: float) -> None:
         """An epoch has ended; its losses and seconds are the last row of `run.history`."""
 
-    def after_test(self, run: RunState, part: str, scores: Mapping[str, Any]) -> None:
-        """The last finished epoch has been tested on `part`, 'test' or 'val'; scores are fractions."""
+    def after_test(self, run: RunState) -> None:
+        """The last finished epoch has been tested; its scores, as fractions, are in the last row of `run.history`."""
 
     def after_final_test(self, rows: Mapping[str, Mapping[str, Any]]) -> None:
         """The final scores, as fractions, of each model that was tested."""

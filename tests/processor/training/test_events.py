@@ -78,7 +78,7 @@ def test_losses_and_scores_of_the_epochs_are_those_of_the_history(watched_run):
 def test_the_steps_have_a_curve_for_everything_that_is_watched(watched_run):
     found = curves(watched_run)
     in_epoch = [[step for step in range(1, steps + 1) if step == 1 or step % 3 == 0] for steps in STEPS]
-    due = [sum(STEPS[:epoch]) + step for epoch, steps in enumerate(in_epoch) for step in steps]
+    due = [sum(STEPS[:epoch]) + step - 1 for epoch, steps in enumerate(in_epoch) for step in steps]
     of_steps = {tag for tag in found if not tag.startswith(("epoch/", "test/"))}
     groups = {"encoder_weights", "encoder_biases", "classifier_t-ssp-tmd_weights", "ssp-tmd_biases"}
     expected = {f"loss/{name}" for name in ("id", "triplet", "v2m", "frame_id", "total")} | {"gradient/norm"}
@@ -112,10 +112,29 @@ def test_the_curves_of_a_continued_run_have_no_gap_and_no_overlap(
     assert train_main(tiny_argv(**WATCHED, SOLVER__SAVE_EVERY_STEPS=5)) == 130
     state = load(run / "last.pth")
     assert (state["epoch"], state["step"]) == (stop_at[0] - 1, saved)
-    assert curves(run)["loss/total"][-1][0] > sum(STEPS[: state["epoch"]]) + saved
+    assert curves(run)["loss/total"][-1][0] >= sum(STEPS[: state["epoch"]]) + saved
     monkeypatch.undo()
     assert train_main(tiny_argv("--resume", **WATCHED)) == 0
     assert len(list((run / "tensorboard").iterdir())) == 2
+    assert repeatable(run) == repeatable(watched_run)
+
+
+def test_a_run_that_was_killed_while_it_saved_the_scores_of_a_test_shows_them_once(
+    watched_run, tiny_argv, tmp_path, monkeypatch
+):
+    """Their points are written, the checkpoint with them is not; the test is repeated."""
+    run, save = tmp_path / "run", session.RunState.save
+
+    def killed(state, experiment, name):
+        if state.epoch == 2 and "mAP" in state.history[-1]:
+            raise KeyboardInterrupt
+        save(state, experiment, name)
+
+    monkeypatch.setattr(session.RunState, "save", killed)
+    assert train_main(tiny_argv(**WATCHED)) == 130
+    assert len(curves(run)["test/mAP"]) == 2 and "mAP" not in load(run / "last.pth")["history"][-1]
+    monkeypatch.undo()
+    assert train_main(tiny_argv("--resume", **WATCHED)) == 0
     assert repeatable(run) == repeatable(watched_run)
 
 
@@ -142,10 +161,10 @@ def test_the_key_may_change_when_a_run_continues_and_off_needs_no_package(
     assert train_main(tiny_argv("--resume", SOLVER__MAX_EPOCHS=4)) == 0
     assert not (run / "tensorboard").exists()
     monkeypatch.undo()
-    first = updates(run) + 1
+    first = updates(run)
     assert train_main(tiny_argv("--resume", SOLVER__MAX_EPOCHS=5, **ON | {"SOLVER__LOG_PERIOD": 1})) == 0
-    assert [step for step, _ in curves(run)["loss/total"]] == list(range(first, updates(run) + 1))
-    assert curves(run)["epoch/number"] == [(updates(run), 5)]
+    assert [step for step, _ in curves(run)["loss/total"]] == list(range(first, updates(run)))
+    assert curves(run)["epoch/number"] == [(first, 4), (updates(run), 5)]
 
 
 @pytest.mark.parametrize("num_parts", [1, 2])
@@ -155,7 +174,7 @@ def test_the_gradient_norm_is_that_of_the_gradients_that_adam_gets(tmp_path, num
     run, criterion, batch = tiny_run()
     by_hand = []
     run.optimizer.register_step_pre_hook(lambda *_: by_hand.append(norm_by_hand(run.model)))
-    watch = EventWatch(1, Clock(PLAN), tmp_path / "tensorboard")
+    watch = EventWatch(1, Clock(PLAN), tmp_path / "tensorboard", "test")
     watch.open(run, lambda epoch: 0, "")
     runtime = Runtime(torch.device("cpu"), None, lambda clips: clips.float() / 255)
     step = run.training_step(criterion, runtime, num_parts)
@@ -235,7 +254,7 @@ def test_nothing_is_left_running_after_ctrl_c(tiny_argv, tmp_path, interrupt_whe
     assert train_main(tiny_argv(**ON, SOLVER__LOG_PERIOD=1)) == 130
     left = {type(thread).__module__ for thread in set(threading.enumerate()) - before}
     assert not any(module.startswith("tensorboard.") for module in left) and threading.excepthook is hook
-    assert [step for step, _ in curves(tmp_path / "run")["loss/total"]] == [1, 2, 3]
+    assert [step for step, _ in curves(tmp_path / "run")["loss/total"]] == [0, 1, 2]
 
 
 def test_overwrite_removes_events_and_picture_and_nothing_else(watched_run, tiny_argv, tmp_path):
