@@ -88,6 +88,13 @@ class Experiment:
         splits = self.splits
         return (splits.query, splits.gallery) if name == "test" else (splits.val_query, splits.val_gallery)
 
+    def test_frames(self, sampling: str, part: str = "test") -> int:
+        """The number of frames that a pass over the tracklets of 'test' or 'val' reads."""
+        query, gallery = self.part(part)
+        if sampling == "first":
+            return self.cfg.INPUT.SEQ_LEN * len(query + gallery)
+        return sum(len(tracklet.frames) for tracklet in query + gallery)
+
     def protocol(self, sampling: str, part: str = "test", camera_embedding: bool = False) -> EvalProtocol:
         """How the tracklets of 'test' or 'val' are compared under the TEST keys."""
         cfg, splits = self.cfg, self.splits

@@ -31,7 +31,9 @@ TRAIN_LOG, TEST_LOG, CONFIG, HISTORY = "train_log.txt", "test_log.txt", "config.
 LAST, BEST, MEMORY, METRICS = "last.pth", "best.pth", "clip_memory.pt", "metrics.json"
 FEATURES, RANKS, SHEET, PAIRS = "features.npz", "ranks.csv", "contact_sheet.png", "camera_pairs.csv"
 LABELS, SPLITS_TABLE, TEXT_FEATURES = "labels.json", "splits.csv", "text_features.pt"
+CURVES, PAGE = "curves.png", "report/index.html"
 ATTENTION = "attention"  # folder of pictures (processor.attention)
+EVENTS, EVENT_FILES = "tensorboard", "events.out.tfevents.*"  # folder and files
 LOCK = "run.lock"
 NONFINITE = "nonfinite_epoch{epoch}_step{step}.csv"  # tracklets of a batch
 BEFORE_TRAINING = (MEMORY, TEXT_FEATURES)
@@ -221,14 +223,14 @@ def run_files(output_dir: Path) -> list[str]:
     return found if set(found) - set(BEFORE_TRAINING) else []
 
 
-def check_writable(output_dir: Path) -> None:
-    """Raise InputError when the folder, or the nearest existing one above it, takes no temporary file."""
+def check_writable(folder: Path, key: str = "OUTPUT_DIR") -> None:
+    """Raise InputError, naming `key`, when the folder or the nearest existing one above it takes no temporary file."""
     try:
-        nearest = next(folder for folder in (output_dir, *output_dir.absolute().parents) if folder.exists())
+        nearest = next(above for above in (folder, *folder.absolute().parents) if above.exists())
         with tempfile.TemporaryFile(dir=nearest):
             return
     except OSError as error:
-        raise InputError(f"OUTPUT_DIR {output_dir} cannot be written ({error.strerror})") from None
+        raise InputError(f"{key} {folder} cannot be written ({error.strerror})") from None
 
 
 def create_output_dir(output_dir: Path) -> None:
@@ -247,15 +249,21 @@ def discard_run(output_dir: Path) -> None:
             locks.enter_context(lock(split))
         for split in splits:
             discard_run(split)
-    reports = (METRICS, FEATURES, RANKS, SHEET, PAIRS, LABELS, SPLITS_TABLE)
+    reports = (METRICS, FEATURES, RANKS, SHEET, PAIRS, LABELS, SPLITS_TABLE, CURVES)
     for name in (*_RUN_FILES, *reports, TRAIN_LOG, TEST_LOG, CONFIG):
         (output_dir / name).unlink(missing_ok=True)
     for path in output_dir.glob(NONFINITE.format(epoch="*", step="*")):
         path.unlink()
-    for path in (output_dir / ATTENTION).glob("query*.png"):
+    for name, pattern in ((ATTENTION, "query*.png"), (EVENTS, EVENT_FILES)):
+        _discard_folder(output_dir / name, pattern)
+
+
+def _discard_folder(folder: Path, pattern: str) -> None:
+    """Remove the files of this pattern, and the folder where nothing else lies there."""
+    for path in folder.glob(pattern):
         path.unlink()
     with suppress(OSError):  # it is not there, or holds other files
-        (output_dir / ATTENTION).rmdir()
+        folder.rmdir()
 
 
 def write_history(output_dir: Path, history: Sequence[Mapping[str, Any]]) -> None:

@@ -4,7 +4,7 @@ import logging
 import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
@@ -34,3 +34,20 @@ def parameter_groups(
     groups = [{"params": params, "lr": lr, "weight_decay": decay} for (lr, decay), params in members.items()]
     logger.info("optimizer: %s", "; ".join(f"{len(g['params'])} tensors at lr {g['lr']:.3g}" for g in groups))
     return groups
+
+
+def group_names(model: nn.Module, groups: Sequence[Mapping]) -> list[str]:
+    """What each group of an optimiser of the model holds: 'encoder_biases', or 'classifier_t-ssp-tmd_weights'.
+
+    A group of the model's first part is called after it alone: it holds all that has no learning rate of its own.
+    """
+    name_of = {parameter: name for name, parameter in model.named_parameters()}
+    first = next(iter(name_of.values())).split(".")[0]
+    found = []
+    for group in groups:
+        names = [name_of[parameter] for parameter in group["params"]]
+        parts = sorted({name.split(".")[0] for name in names})
+        biases = sum("bias" in name for name in names)
+        kind = "biases" if biases == len(names) else "weights-biases" if biases else "weights"
+        found.append(f"{first if first in parts else '-'.join(parts)}_{kind}")
+    return found

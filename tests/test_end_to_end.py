@@ -36,7 +36,7 @@ def assert_same_state(first: Path, second: Path) -> None:
 def test_a_run_leaves_the_promised_files(trained_run):
     assert {path.name for path in trained_run.iterdir()} == {
         "train_log.txt", "config.yml", "history.csv", "last.pth", "best.pth", "clip_memory.pt", "metrics.json",
-        "features.npz", "ranks.csv", "contact_sheet.png", "cache",
+        "features.npz", "ranks.csv", "contact_sheet.png", "curves.png", "cache",
     }  # fmt: skip
     rows = read_csv(trained_run / "history.csv")
     losses = "loss_id loss_triplet loss_v2m loss_frame_id loss_total"

@@ -38,7 +38,7 @@ SEE_CONFIG = {f"{room}/build.py" for room in ROOMS} | {
     "processor/evaluation/session.py", "processor/experiment.py", "processor/launch.py", "processor/run.py",
     "processor/series.py", "processor/attention.py", "processor/evaluation/attention.py",
     "processor/trained_model.py", "processor/training/memory.py", "processor/training/session.py",
-    "processor/training/state.py",
+    "processor/training/events.py", "processor/training/state.py",
 }  # fmt: skip
 TOP_LEVEL = {
     *ROOMS, *SCRIPTS, "tests", "docs", ".ci", "requirements.txt", "README.md", "LICENSE", "Makefile", "pyproject.toml",

@@ -66,7 +66,7 @@ def setup_logging() -> None:
     root.setLevel(logging.INFO)
     root.addHandler(screen)
     hold_messages()
-    for noisy in ("httpx", "huggingface_hub", "timm"):
+    for noisy in ("httpx", "huggingface_hub", "matplotlib", "timm"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 

@@ -46,16 +46,23 @@ class IdentitySampler(Sampler[list[Draw]]):
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """Draw the `batches` of `epoch` (0-based), of which the first `start` are not handed out."""
-        self.start = start
+        self.start, self.batches = start, self._draw(epoch)
+
+    def batches_before(self, epoch: int) -> int:
+        """The number of batches of all epochs before `epoch` (0-based)."""
+        return sum(len(self._draw(earlier)) for earlier in range(epoch))
+
+    def _draw(self, epoch: int) -> list[list[Draw]]:
         rng = random.Random(f"{self.seed}/{epoch}")
         groups = {pid: self._groups(rows, rng) for pid, rows in sorted(self.rows_of.items())}
-        self.batches: list[list[Draw]] = []
+        batches: list[list[Draw]] = []
         available = list(groups)
         while len(available) >= self.identities_per_batch:
             chosen = rng.sample(available, self.identities_per_batch)
             rows = [row for pid in chosen for row in groups[pid].pop(0)]
-            self.batches.append([(row, rng.getrandbits(63)) for row in rows])
+            batches.append([(row, rng.getrandbits(63)) for row in rows])
             available = [pid for pid in available if groups[pid]]
+        return batches
 
     def _groups(self, rows: list[int], rng: random.Random) -> list[list[int]]:
         size = self.tracklets_per_identity

@@ -26,7 +26,6 @@ _EPOCH_STEPS, _TRAIN_FRAMES, _TEST_CLIPS = 460, 509_914, 87_000
 _RELEASE_LOADER = 1220  # training frames/s on a core of the release's pipeline, on such files; not measured here
 _SKIPPED_BATCHES = 2  # besides those that wait in the workers' queues
 _MANY_BATCHES = 10_000  # more than there is time for
-_NO_LOG = 10**9  # steps between two log lines
 
 Encode = Callable[[Tensor, Tensor], Tensor]  # clips (B, T, 3, H, W), cameras (B,) -> features (B, F)
 
@@ -124,7 +123,7 @@ def step_seconds(
             yield sent
         mark()
 
-    train_one_epoch(run, criterion, batches(), runtime, 0.0, _NO_LOG, num_parts)
+    train_one_epoch(run, run.training_step(criterion, runtime, num_parts), batches())
     synchronize(runtime.device)
     pairs = zip(marks[warm_up:], marks[warm_up + 1 :])
     return [before.elapsed_time(after) / 1000 if on_gpu else after - before for before, after in pairs]

@@ -1,6 +1,5 @@
 """One epoch of training."""
 
-import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -11,16 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from loss.criterion import Criterion
-from processor.runtime import Runtime
 from processor.training.state import RunState
 from processor.training.step import TrainingStep
+from processor.training.watch import Watch
 from utils.errors import NonFiniteLossError
 from utils.interrupt import until_stopped
 from utils.meters import Meters
-from utils.progress import progress
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,28 +30,19 @@ class Safety:
 
 
 _NONE = Safety()
+_UNWATCHED = Watch()
 
 
 def train_one_epoch(
-    run: RunState,
-    criterion: Criterion,
-    loader: DataLoader,
-    runtime: Runtime,
-    lr: float,
-    log_period: int,
-    num_parts: int = 1,
-    batch_size: int = 0,
-    safety: Safety = _NONE,
+    run: RunState, compute: TrainingStep, loader: DataLoader, safety: Safety = _NONE, watch: Watch = _UNWATCHED
 ) -> dict[str, float]:
     """One pass over the P x K batches -> means of the loss terms, seconds and frames per second.
 
-    `lr`, the base learning rate of this epoch, is only shown; each batch, of `batch_size` clips on all ranks, is
-    computed in `num_parts` parts. The loader gives the batches after the first `run.step`. Raises NonFiniteLossError,
-    and KeyboardInterrupt between steps.
+    The loader gives the batches after the first `run.step`. Raises NonFiniteLossError, and KeyboardInterrupt between
+    steps.
     """
     run.model.train()
-    encode, classify = run.clip_features or run.model.clip_features, run.classify or run.model.classify
-    compute = TrainingStep(encode, classify, criterion, run.memory, runtime, num_parts, run.erase, batch_size)
+    runtime = compute.runtime
     meters, finite, last = Meters(run.meters), FiniteCheck(run.epoch + 1), run.step + length_hint(loader)
     frames, before, start = 0, (run.meters or {}).get("seconds", 0.0), time.perf_counter()
 
@@ -65,7 +51,7 @@ def train_one_epoch(
         run.meters = meters.state_dict() | {"seconds": before + time.perf_counter() - start}
         safety.save()
 
-    with progress(loader, f"epoch {run.epoch + 1}", "step", total=last or None, initial=run.step) as bar:
+    with watch.bar(loader, run, last) as bar:
         for batch in until_stopped(bar):
             if runtime.ranks.told_to_stop():
                 if safety.save is not None:
@@ -82,16 +68,12 @@ def train_one_epoch(
                 safety.skip(_terms_text({name: value.detach() for name, value in losses.items()}))
                 continue
             finite.add(losses, run.step)
+            watch.before_update(run, losses)
             run.scaler.step(run.optimizer)
             run.scaler.update()
             meters.update(losses)
-            frames += (batch_size or clips.shape[0]) * clips.shape[1]
-            if run.step == 1 or run.step % log_period == 0:
-                speed = frames / (time.perf_counter() - start)
-                text = ", ".join(f"{name} {value:.3f}" for name, value in meters.means().items())
-                bar.set_postfix_str(f"{text}, lr {lr:.2e}, {speed:,.0f} frames/s")
-                if run.step > 1:
-                    logger.info("epoch %d step %d/%d: %s, lr %.2e", run.epoch + 1, run.step, last, text, lr)
+            frames += (compute.batch_size or clips.shape[0]) * clips.shape[1]
+            watch.after_step(run, meters, frames / (time.perf_counter() - start))
             if safety.save_every and run.step % safety.save_every == 0 and run.step < last:
                 save_here()
     finite.finish()

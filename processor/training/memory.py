@@ -4,6 +4,7 @@ Before training the pretrained encoder sees every training tracklet once; n trac
 """
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -36,10 +37,15 @@ from utils.files import save_archive
 logger = logging.getLogger(__name__)
 
 
-def make_memory(experiment: Experiment, model: TFCLIP, text: TextBranch | None) -> Tensor:
-    """CLIP-Memory, or with a text branch the learned text features: (C, E) on the device, also saved as a file."""
+def make_memory(
+    experiment: Experiment, model: TFCLIP, text: TextBranch | None, note_pass: Callable[[int, float], None]
+) -> Tensor:
+    """CLIP-Memory, or with a text branch the learned text features: (C, E) on the device, also saved as a file.
+
+    `note_pass` is told frames and seconds of the pass over the training tracklets, unless the cache spares it.
+    """
     pids = torch.tensor([t.pid for t in experiment.splits.train])
-    features_nE = tracklet_features(experiment, model)
+    features_nE = tracklet_features(experiment, model, note_pass)
     if text is None:
         memory_CE = build_clip_memory(features_nE, pids, experiment.splits.num_classes)
         name, file = "CLIP-Memory", files.MEMORY
@@ -52,7 +58,7 @@ def make_memory(experiment: Experiment, model: TFCLIP, text: TextBranch | None) 
     return memory_CE.to(experiment.runtime.device)
 
 
-def tracklet_features(experiment: Experiment, model: TFCLIP) -> Tensor:
+def tracklet_features(experiment: Experiment, model: TFCLIP, note_pass: Callable[[int, float], None]) -> Tensor:
     """Features (n, E) of the training tracklets: computed, or from the cache of an earlier run.
 
     The cache serves runs on the same frames with the same weights, sizes, code and versions.
@@ -72,7 +78,10 @@ def tracklet_features(experiment: Experiment, model: TFCLIP) -> Tensor:
         } | describe_machine(runtime.device)
 
     def compute() -> Tensor:
-        return compute_tracklet_features(model, partial(build_memory_loader, cfg, splits), splits.train, runtime)
+        start = time.perf_counter()
+        features = compute_tracklet_features(model, partial(build_memory_loader, cfg, splits), splits.train, runtime)
+        note_pass(sum(len(t.frames) for t in splits.train), time.perf_counter() - start)
+        return features
 
     def sound() -> bool:
         experiment.share_bad_frames()

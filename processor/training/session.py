@@ -1,10 +1,12 @@
 """One training run from top to bottom: data, model, CLIP-Memory, epochs, final test."""
 
 import logging
-from collections.abc import Mapping
-from datetime import timedelta
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from yacs.config import CfgNode
@@ -21,14 +23,16 @@ from model.text_prompt import TextBranch
 from model.weights import WeightFile, fill_model, load_weights
 from processor import run_folder as files
 from processor.distributed import current_ranks
-from processor.evaluation import evaluate_part, report, scores_line
+from processor.evaluation import Evaluation, evaluate_part, report, save_curves, scores_line
 from processor.experiment import Experiment, check_file, prepare
 from processor.runtime import current_device
 from processor.training.epoch import Safety, train_one_epoch
+from processor.training.events import build_watch, check_tensorboard
 from processor.training.memory import make_memory
 from processor.training.nonfinite import note_skipped, save_batch
 from processor.training.resume import check_continuation, check_same_data, how_to_go_on
 from processor.training.state import RunState, new_run
+from processor.training.watch import Watch
 from utils.checkpoint import Checkpoint
 from utils.environment import TRAINING_NEEDS_LESS, explain_out_of_memory
 from utils.errors import InputError, NonFiniteLossError
@@ -74,14 +78,14 @@ def train_one(cfg: CfgNode, resume: bool | str, discard: Path | None) -> None:
         seed_everything(cfg.SOLVER.SEED, ranks.rank)
     ranks.on_main(lambda: _open_output_dir(experiment, resume, discard))
     try:
-        with deferred_interrupts():
+        with deferred_interrupts(), closing(build_watch(experiment)) as watch:
             if checkpoint is not None:
                 _continue(experiment, run, checkpoint)
             else:
-                _start(experiment, run, text)
+                _start(experiment, run, watch, text)
                 text = None  # frees the text tower on the GPU
-            _fit(experiment, run, train_loader)
-            _final_test(experiment, run)
+            _fit(experiment, run, watch, train_loader)
+            _final_test(experiment, run, watch)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(how_to_go_on(out / files.LAST, run.saved, cfg.SOLVER.MAX_EPOCHS)) from None
 
@@ -115,9 +119,11 @@ def check_ranks(experiment: Experiment) -> None:
 
 
 def check_start(cfg: CfgNode, pretrained: bool = True) -> None:
-    """Raise InputError when pretrained weights, the text tower or the compiler are missing; reads no data set."""
+    """Raise InputError when pretrained weights, text tower, compiler or TensorBoard are missing; reads no data set."""
     if cfg.SOLVER.COMPILE:
         check_compiler(current_device())
+    if cfg.SOLVER.TENSORBOARD and current_ranks().is_main:
+        check_tensorboard(Path(cfg.OUTPUT_DIR) / files.EVENTS)
     if not pretrained:
         return
     check_text(cfg)
@@ -140,12 +146,20 @@ def _open_output_dir(experiment: Experiment, resume: bool, discard: Path | None)
     files.save_labels(experiment.out, experiment.splits, of_training=True)
 
 
-def _start(experiment: Experiment, run: RunState, text: TextBranch | None) -> None:
+def _evaluate(experiment: Experiment, run: RunState, watch: Watch, sampling: str, part: str = "test") -> Evaluation:
+    """`evaluate_part`, timed."""
+    start = time.perf_counter()
+    evaluation = evaluate_part(experiment, run.model, sampling, part)
+    watch.note_pass(sampling, experiment.test_frames(sampling, part), time.perf_counter() - start)
+    return evaluation
+
+
+def _start(experiment: Experiment, run: RunState, watch: Watch, text: TextBranch | None) -> None:
     """CLIP-Memory or text features from the pretrained encoder, and the checkpoint before the first epoch."""
     if experiment.cfg.MODEL.MEMORY != "none":
-        run.memory = make_memory(experiment, run.model, text)
+        run.memory = make_memory(experiment, run.model, text, partial(watch.note_pass, "dense"))
     if experiment.cfg.TEST.UNTRAINED:
-        run.untrained = evaluate_part(experiment, run.model, experiment.cfg.TEST.SAMPLING).summary()
+        run.untrained = _evaluate(experiment, run, watch, experiment.cfg.TEST.SAMPLING).summary()
         logger.info("before training: %s", scores_line(run.untrained))
     run.save(experiment, files.LAST)
 
@@ -164,41 +178,46 @@ def _continue(experiment: Experiment, run: RunState, checkpoint: Checkpoint) -> 
         logger.warning("tested in %s so far, now in %s (TEST.PRECISION)", checkpoint.precision, tests)
 
 
-def _fit(experiment: Experiment, run: RunState, loader: torch.utils.data.DataLoader) -> None:
+def _fit(experiment: Experiment, run: RunState, watch: Watch, loader: torch.utils.data.DataLoader) -> None:
     """Per epoch: train, step the schedule, save, test."""
-    cfg = experiment.cfg
-    criterion = build_criterion(cfg)
-    safety = _safety(experiment, run, loader.batch_sampler)
+    cfg, sampler = experiment.cfg, loader.batch_sampler
+    step = run.training_step(build_criterion(cfg), experiment.runtime, cfg.SOLVER.ACCUM_STEPS, cfg.SOLVER.IMS_PER_BATCH)
+    safety = _safety(experiment, run, watch, sampler)
     parts = experiment.runtime.ranks.size * cfg.SOLVER.ACCUM_STEPS
     frames = cfg.SOLVER.IMS_PER_BATCH * cfg.INPUT.SEQ_LEN // parts  # that pass the network at a time
+    watch.open(run, sampler.batches_before, cfg.dump())
     if _test_is_due(cfg, run):  # the epoch that a continued run ended with
-        _test_epoch(experiment, run)
+        _test_epoch(experiment, run, watch)
     for epoch in range(run.epoch, cfg.SOLVER.MAX_EPOCHS):
-        loader.batch_sampler.set_epoch(epoch, run.step)
+        sampler.set_epoch(epoch, run.step)
         lr = cfg.SOLVER.BASE_LR * run.lr_schedule.lr_lambdas[0](epoch)
+        watch.set_lr(lr)
         with explain_out_of_memory(TRAINING_NEEDS_LESS, frames):
             try:
-                means = train_one_epoch(
-                    run, criterion, loader, experiment.runtime, lr, cfg.SOLVER.LOG_PERIOD, cfg.SOLVER.ACCUM_STEPS,
-                    cfg.SOLVER.IMS_PER_BATCH, safety,
-                )  # fmt: skip
+                means = train_one_epoch(run, step, loader, safety, watch)
             except NonFiniteLossError as error:
                 if not error.step:
                     raise
-                written = _save_nonfinite(experiment, run, loader.batch_sampler, error.step)
+                written = _save_nonfinite(experiment, run, sampler, error.step)
                 raise NonFiniteLossError(f"{error}; its tracklets: {written}") from None
         experiment.share_bad_frames()
         run.lr_schedule.step()
         run.epoch = epoch + 1
         row = {"epoch": run.epoch, "lr": lr, "seconds": round(means["seconds"], 2)}  # the scores follow after a test
         run.history.append(row | {f"loss_{name}": means[name] for name in LOSS_TERMS})
-        run.save(experiment, files.LAST)
-        _log_epoch(run, means, cfg.SOLVER.MAX_EPOCHS)
+        watch.after_epoch(run, means["frames_per_second"])
+        _save(experiment, run, watch)
         if _test_is_due(cfg, run):
-            _test_epoch(experiment, run)
+            _test_epoch(experiment, run, watch)
 
 
-def _safety(experiment: Experiment, run: RunState, sampler: IdentitySampler) -> Safety:
+def _save(experiment: Experiment, run: RunState, watch: Watch) -> None:
+    """Write last.pth, after what was seen up to it."""
+    watch.flush()
+    run.save(experiment, files.LAST)
+
+
+def _safety(experiment: Experiment, run: RunState, watch: Watch, sampler: IdentitySampler) -> Safety:
     """Checkpoints within an epoch, and what becomes of a step whose loss is not finite."""
     solver = experiment.cfg.SOLVER
 
@@ -207,7 +226,7 @@ def _safety(experiment: Experiment, run: RunState, sampler: IdentitySampler) -> 
         written = _save_nonfinite(experiment, run, sampler, run.step)
         note_skipped(run.skipped, solver.NONFINITE_LIMIT, run.epoch + 1, run.step, terms, written)
 
-    save = partial(run.save, experiment, files.LAST)
+    save = partial(_save, experiment, run, watch)
     return Safety(save, solver.SAVE_EVERY_STEPS, skip if solver.ON_NONFINITE == "skip" else None)
 
 
@@ -225,22 +244,23 @@ def _test_is_due(cfg: CfgNode, run: RunState) -> bool:
     return bool(run.history) and run.step == 0 and on_schedule and "mAP" not in run.history[-1]
 
 
-def _test_epoch(experiment: Experiment, run: RunState) -> None:
+def _test_epoch(experiment: Experiment, run: RunState, watch: Watch) -> None:
     """Test the epoch just finished; keep it as best.pth when SOLVER.SELECT_BY says so."""
     select_by = experiment.cfg.SOLVER.SELECT_BY
     part = "val" if select_by == "val" else "test"
-    scores = evaluate_part(experiment, run.model, experiment.cfg.TEST.EVAL_SAMPLING, part).metrics
+    scores = _evaluate(experiment, run, watch, experiment.cfg.TEST.EVAL_SAMPLING, part).metrics
     run.history[-1] |= {name: scores[name] for name in SCORES}
     tested = "validation " if part == "val" else ""
     logger.info("epoch %d/%d: %s%s", run.epoch, experiment.cfg.SOLVER.MAX_EPOCHS, tested, scores_line(scores))
+    watch.after_test(run)
     score = run.epoch if select_by == "last" else scores["mAP"] + scores["rank1"]
     if score > run.best.get("score", -1.0):
         run.best = {"epoch": run.epoch, "score": score}
         run.save(experiment, files.BEST)
-    run.save(experiment, files.LAST)
+    _save(experiment, run, watch)
 
 
-def _final_test(experiment: Experiment, run: RunState) -> None:
+def _final_test(experiment: Experiment, run: RunState, watch: Watch) -> None:
     """Test the last epoch and best.pth with TEST.SAMPLING; metrics.json holds best.pth's scores, the others beside."""
     sampling, select_by = experiment.cfg.TEST.SAMPLING, experiment.cfg.SOLVER.SELECT_BY
     last = best = evaluate_part(experiment, run.model, sampling)
@@ -259,12 +279,15 @@ def _final_test(experiment: Experiment, run: RunState) -> None:
     if run.untrained is not None:
         extra["untrained"] = run.untrained
     report(experiment, rows, best, extra)
+    watch.after_final_test(rows)
+    if experiment.runtime.ranks.is_main:
+        _draw_curves(experiment.out / files.CURVES, run.history)
 
 
-def _log_epoch(run: RunState, means: Mapping[str, float], max_epochs: int) -> None:
-    terms = ", ".join(f"{name} {means[name]:.3f}" for name in LOSS_TERMS)
-    left = timedelta(seconds=round((max_epochs - run.epoch) * means["seconds"]))
-    logger.info(
-        "epoch %d/%d: %s; %.0f s, %.0f frames/s, training left about %s",
-        run.epoch, max_epochs, terms, means["seconds"], means["frames_per_second"], left,
-    )  # fmt: skip
+def _draw_curves(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    """Write curves.png; a run that has come to its end does not fail for a picture."""
+    try:
+        save_curves(path, history)
+        logger.info("wrote %s", path)
+    except (InputError, ImportError) as error:
+        logger.warning("no %s: %s", path.name, error)

@@ -9,13 +9,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from datasets import build_erasing
+from loss.criterion import Criterion
 from model.compiled import compile_clip_features
 from model.encoder import is_resnet
 from model.tfclip import TFCLIP
 from processor import run_folder as files
 from processor.distributed import ALONE, Ranks
 from processor.experiment import Experiment
-from processor.training.step import Classifier, ClipEncoder, Erasing
+from processor.runtime import Runtime
+from processor.training.step import Classifier, ClipEncoder, Erasing, TrainingStep
 from solver import build_lr_schedule, build_optimizer
 from utils.checkpoint import Checkpoint
 from utils.seed import get_rng_state, seed_everything, set_rng_state
@@ -41,6 +43,13 @@ class RunState:
     clip_features: ClipEncoder | None = None  # `TFCLIP.clip_features`, compiled or parallel; None: as it is
     classify: Classifier | None = None  # `TFCLIP.classify`, parallel; None: as it is
     erase: Erasing | None = None  # random erasing on the device; None: the loader has erased
+
+    def training_step(
+        self, criterion: Criterion, runtime: Runtime, num_parts: int = 1, batch_size: int = 0
+    ) -> TrainingStep:
+        """The step of a batch of `batch_size` clips on all ranks (0: of those it gets), in `num_parts` parts."""
+        encode, classify = self.clip_features or self.model.clip_features, self.classify or self.model.classify
+        return TrainingStep(encode, classify, criterion, self.memory, runtime, num_parts, self.erase, batch_size)
 
     def checkpoint(self, config: str, precision: str, cameras: dict[str, Any], train_list: str) -> Checkpoint:
         """The full state, with facts about the run: config, number type, cameras, hash of the training tracklets."""

@@ -6,7 +6,7 @@ from torch import nn
 
 from configs import load_cfg
 from model import build_model
-from solver import build_lr_schedule, build_optimizer
+from solver import build_lr_schedule, build_optimizer, group_names
 from solver.lr_schedule import lr_factor
 from solver.optimizer import parameter_groups
 from tests.conftest import TINY_OPTIONS, tiny_options
@@ -98,3 +98,21 @@ def test_a_warm_up_longer_than_the_run_is_said(caplog):
         build_lr_schedule(cfg, torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=cfg.SOLVER.BASE_LR))
         warning = "SOLVER.WARMUP_EPOCHS 10 is more than SOLVER.MAX_EPOCHS 1: SOLVER.BASE_LR is not reached"
         assert [record.getMessage() for record in caplog.records] == [warning] * said
+
+
+def names_of_groups(**overrides) -> dict[str, float]:
+    """Name of each group -> its factor."""
+    cfg = tiny_cfg(**overrides)
+    model = build_model(cfg, 5, 3)
+    groups = build_optimizer(cfg, model).param_groups
+    names = group_names(model, groups)
+    assert len(set(names)) == len(groups)
+    return {name: round(group["lr"] / 5e-6, 6) for name, group in zip(names, groups)}
+
+
+def test_groups_are_named_by_the_parts_and_the_kind_of_their_weights():
+    large = {"classifier_t-ssp-tmd_weights": 10, "ssp-tmd_biases": 20}
+    assert names_of_groups() == {"encoder_weights": 1, "encoder_biases": 2} | large
+    same = names_of_groups(SOLVER__BIAS_LR_FACTOR=1)
+    assert same == {"encoder_weights-biases": 1, "classifier_t-ssp-tmd_weights-biases": 10}
+    assert names_of_groups(SOLVER__BIAS_LR_FACTOR=10)["encoder_weights-biases"] == 10

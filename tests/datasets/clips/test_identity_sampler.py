@@ -86,3 +86,14 @@ def test_a_batch_size_that_k_does_not_divide_and_fewer_identities_than_it_needs_
     with pytest.raises(InputError, match="5 identities, fewer than the 6 .*lower SOLVER.IMS_PER_BATCH"):
         sampler(batch_size=24)
     assert len(sampler(batch_size=20)) == 1  # five identities: one batch takes a group of each
+
+
+def test_the_batches_of_all_epochs_before_are_counted_without_a_change_of_epoch():
+    made, lengths = sampler(4, 2, pids=[pid for pid in range(6) for _ in range(6)]), []
+    for epoch in range(12):
+        assert made.batches_before(epoch) == sum(lengths)
+        lengths.append(len(epoch_of(made, epoch)))
+        drawn = made.batches
+        made.batches_before(9)
+        assert made.batches is drawn
+    assert len(set(lengths)) > 1

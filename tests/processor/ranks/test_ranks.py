@@ -67,10 +67,14 @@ VARIANTS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_several_processes_compute_what_one_computes(variant, tiny_mars, tmp_path):
-    """Three epochs of three or four steps: losses, weights, history, features and scores of the final test."""
+    """Three epochs of three or four steps: losses, norms of the gradient, weights and history."""
     if variant == "text":
         pytest.importorskip("open_clip")
+    pytest.importorskip("tensorboard")
+    from tests.processor.training.test_events import curves
+
     keys, sizes = VARIANTS[variant]
+    keys = keys | {"SOLVER__TENSORBOARD": True, "SOLVER__LOG_PERIOD": 1}
     for size in (1, *sizes):
         options = tiny_options(**KEYS | keys, DATASETS__ROOT_DIR=tiny_mars, OUTPUT_DIR=tmp_path / str(size))
         finished(start(size, DRIVER, tmp_path / f"losses{size}", *options))
@@ -82,6 +86,9 @@ def test_several_processes_compute_what_one_computes(variant, tiny_mars, tmp_pat
         assert len(losses) == len(steps) >= 10
         for found, expected in zip(losses, steps):
             assert found == pytest.approx(expected, rel=1e-5, abs=1e-6)
+        norms, expected = (curves(run)["gradient/norm"] for run in (folder, one))
+        assert len(norms) == len(steps) and norms == [(step, pytest.approx(norm, rel=1e-4)) for step, norm in expected]
+        assert len(list((folder / "tensorboard").iterdir())) == 1  # rank 0 alone
         for name, weight in alone["model"].items():
             np.testing.assert_allclose(together["model"][name], weight, rtol=1e-5, atol=1e-5, err_msg=name)
         for found, expected in zip(read_csv(folder / "history.csv"), read_csv(one / "history.csv")):

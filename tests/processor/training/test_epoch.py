@@ -76,9 +76,9 @@ def tiny_run() -> tuple[RunState, nn.Module, ClipBatch]:
     return run, build_criterion(cfg), ClipBatch(clips, torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 2, 0]))
 
 
-def train(run: RunState, criterion: nn.Module, batches: list[ClipBatch], **options) -> dict[str, float]:
+def train(run: RunState, criterion: nn.Module, batches: list[ClipBatch], num_parts: int = 1) -> dict[str, float]:
     runtime = Runtime(torch.device("cpu"), None, lambda clips: clips.float() / 127.5 - 1)
-    return train_one_epoch(run, criterion, batches, runtime, 1e-3, 50, **options)
+    return train_one_epoch(run, run.training_step(criterion, runtime, num_parts), batches)
 
 
 @pytest.mark.parametrize(("num_parts", "calls"), [(1, [4]), (2, [2, 2, 2, 2]), (4, [1] * 8)])
