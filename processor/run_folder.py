@@ -31,6 +31,7 @@ TRAIN_LOG, TEST_LOG, CONFIG, HISTORY = "train_log.txt", "test_log.txt", "config.
 LAST, BEST, MEMORY, METRICS = "last.pth", "best.pth", "clip_memory.pt", "metrics.json"
 FEATURES, RANKS, SHEET, PAIRS = "features.npz", "ranks.csv", "contact_sheet.png", "camera_pairs.csv"
 LABELS, SPLITS_TABLE, TEXT_FEATURES = "labels.json", "splits.csv", "text_features.pt"
+PAGE = "report/index.html"
 LOCK = "run.lock"
 NONFINITE = "nonfinite_epoch{epoch}_step{step}.csv"  # tracklets of a batch
 BEFORE_TRAINING = (MEMORY, TEXT_FEATURES)
@@ -251,6 +252,16 @@ def discard_run(output_dir: Path) -> None:
         (output_dir / name).unlink(missing_ok=True)
     for path in output_dir.glob(NONFINITE.format(epoch="*", step="*")):
         path.unlink()
+    discard_page(output_dir)
+
+
+def discard_page(output_dir: Path) -> None:
+    """Remove the page of a run, and its folder where nothing else lies there."""
+    page = output_dir / PAGE
+    with suppress(FileNotFoundError, NotADirectoryError):
+        page.unlink()
+    with suppress(OSError):
+        page.parent.rmdir()
 
 
 def write_history(output_dir: Path, history: Sequence[Mapping[str, Any]]) -> None:

@@ -1,5 +1,7 @@
 """The page of a run: scores, curves, ranked lists with their pictures, in one HTML file."""
 
+from processor.evaluation.html_report.page import Attention as Attention
+from processor.evaluation.html_report.page import Changes as Changes
 from processor.evaluation.html_report.page import RunPage as RunPage
 from processor.evaluation.html_report.page import write_page as write_page
 from processor.evaluation.html_report.run_files import SavedFeatures as SavedFeatures

@@ -16,8 +16,9 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 12, 36
 _MAP = (640, 430)  # width, height of the map
 _BARS = 20  # of the histogram of APs
 _SHAPES = (  # of cameras, within -5..5
-    "M0-4.4a4.4 4.4 0 1 1 0 8.8a4.4 4.4 0 1 1 0-8.8z", "M-4-4H4V4H-4z", "M0-5.2L5 3.8H-5z", "M0-5.6L4.6 0L0 5.6L-4.6 0z",
-    "M0 5.2L5-3.8H-5z", "M-1.7-5H1.7V-1.7H5V1.7H1.7V5H-1.7V1.7H-5V-1.7H-1.7z", "M0-5.4L5.1-1.7L3.2 4.4H-3.2L-5.1-1.7z",
+    "M0-4.4a4.4 4.4 0 1 1 0 8.8a4.4 4.4 0 1 1 0-8.8z", "M-4-4H4V4H-4z", "M0-5.2L5 3.8H-5z",
+    "M0-5.6L4.6 0L0 5.6L-4.6 0z", "M0 5.2L5-3.8H-5z", "M-1.7-5H1.7V-1.7H5V1.7H1.7V5H-1.7V1.7H-5V-1.7H-1.7z",
+    "M0-5.4L5.1-1.7L3.2 4.4H-3.2L-5.1-1.7z",
     "M-5-2.4L-2.4-5L0-2.4L2.4-5L5-2.4L2.4 0L5 2.4L2.4 5L0 2.4L-2.4 5L-5 2.4L-2.4 0z",
 )  # fmt: skip
 
@@ -38,9 +39,7 @@ class _Chart:
         right = _LEFT + across * (_WIDTH - _LEFT - _RIGHT)
         return round(right, 1), round(_HEIGHT - _BOTTOM - up * (_HEIGHT - _TOP - _BOTTOM), 1)
 
-    def axes(
-        self, x_ticks: Mapping[float, str], y_ticks: Mapping[float, str], x_title: str, y_title: str = ""
-    ) -> None:
+    def axes(self, x_ticks: Mapping[float, str], y_ticks: Mapping[float, str], x_title: str, y_title: str = "") -> None:
         """Lines at the y ticks, labels at both axes."""
         left, right, bottom = _LEFT, _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
         for value, text in y_ticks.items():
@@ -124,8 +123,9 @@ def distance_chart(distances: Distances) -> str:
         chart.parts.append(f'<path class="hill {style}" d="{_path([chart.place(*step) for step in steps])}"/>')
     width = float(edges[1] - edges[0])
     for true, false, left in zip(distances.true, distances.false, edges):
-        tip = f"{left:.3f} to {left + width:.3f}: {100 * true * width:.1f} % of true, {100 * false * width:.1f} % of false"
-        chart.hover(float(left + width / 2), width / 2, float(max(true, false)), f"{tip} pairs", "quiet")
+        shares = f"{100 * true * width:.1f} % of true, {100 * false * width:.1f} % of false pairs"
+        tip = f"{left:.3f} to {left + width:.3f}: {shares}"
+        chart.hover(float(left + width / 2), width / 2, float(max(true, false)), tip, "quiet")
     return chart.svg()
 
 
@@ -187,7 +187,8 @@ def score_bar(value: float, low: float | None, high: float | None, paper: float 
     parts = ['<svg class="scale" viewBox="0 0 200 16" preserveAspectRatio="none" aria-hidden="true">']
     parts.append('<rect class="track" x="0" y="6" width="200" height="4" rx="2"/>')
     if low is not None and high is not None:
-        parts.append(f'<rect class="range" x="{2 * low:.1f}" y="3" width="{max(2 * (high - low), 1):.1f}" height="10" rx="2"/>')
+        width = max(2 * (high - low), 1)
+        parts.append(f'<rect class="range" x="{2 * low:.1f}" y="3" width="{width:.1f}" height="10" rx="2"/>')
     parts.append(f'<rect class="value" x="{min(2 * value, 197):.1f}" y="1" width="3" height="14" rx="1"/>')
     if paper is not None:
         parts.append(f'<rect class="paper" x="{min(2 * paper, 198):.1f}" y="1" width="1.5" height="14"/>')
@@ -195,8 +196,8 @@ def score_bar(value: float, low: float | None, high: float | None, paper: float 
 
 
 def _sample(style: str, camera: int) -> str:
-    shape = _SHAPES[camera % len(_SHAPES)]
-    return f'<svg class="sample" viewBox="-7 -7 14 14" aria-hidden="true"><path class="mark {style}{_fill(camera)}" d="{shape}"/></svg>'
+    mark = f'<path class="mark {style}{_fill(camera)}" d="{_SHAPES[camera % len(_SHAPES)]}"/>'
+    return f'<svg class="sample" viewBox="-7 -7 14 14" aria-hidden="true">{mark}</svg>'
 
 
 def _fill(camera: int) -> str:

@@ -189,8 +189,8 @@ def _facts(page: RunPage, scores: Mapping[str, Any], dataset: str) -> list[tuple
         facts += content.data_facts(page.splits)
     facts.append(("Test", f"{scores['num_query']:,} queries against {scores['num_gallery']:,} gallery tracklets"))
     if "epoch" in scores:
-        chosen = scores.get("selected_by", "")
-        facts.append(("Epoch", f"{scores['epoch']}" + (f" ({_SELECTED.get(chosen, 'the last one')})" if chosen else "")))
+        chosen = _SELECTED.get(scores.get("selected_by", ""), "the last one")
+        facts.append(("Epoch", f"{scores['epoch']} ({chosen})"))
     facts.append(("Weights", str(scores.get("weight", files.BEST))))
     if "train_items" in scores:
         facts.append(("Training items", str(scores["train_items"])))
@@ -249,12 +249,16 @@ def _list_data(lists: content.RankedLists, form: Format | None) -> dict[str, Any
         ],
         "queries": [
             [
-                q.tracklet, None if math.isnan(q.ap) else round(q.ap, 6), None if math.isnan(q.inp) else round(q.inp, 6),
-                q.first_match, q.num_right, [[n.tracklet, round(n.distance, 6), int(n.is_right)] for n in q.nearest],
+                q.tracklet, _number(q.ap), _number(q.inp), q.first_match, q.num_right,
+                [[n.tracklet, round(n.distance, 6), int(n.is_right)] for n in q.nearest],
             ]
             for q in lists.queries
         ],
     }  # fmt: skip
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 6)
 
 
 def _json(value: Any) -> str:
