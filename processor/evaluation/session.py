@@ -55,6 +55,8 @@ def report(experiment: Experiment, rows: Mapping[str, Mapping], evaluation: Eval
     asked = (keys.SAVE_FEATURES, keys.SAVE_RANKS, keys.CAMERA_PAIRS, keys.CONTACT_SHEET)
     if experiment.runtime.ranks.is_main:
         changes = changed_keys("{}", experiment.cfg) if keys.REPORT else None
+        if changes is not None and "config" in extra:
+            changes = {key: changes[key] for key in extra["config"]}
         written = write_reports(experiment.out, evaluation, extra, experiment.splits, *asked, changes)
         log_results(evaluation, rows)
         logger.info("wrote %s", ", ".join(map(str, written)))

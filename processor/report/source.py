@@ -49,7 +49,7 @@ def page_of_run(run: Path, opts: Sequence[str]) -> RunPage:
     cfg = _config(run, metrics, opts)
     if cfg is None:
         return _without_data(run, metrics, saved, None, f"{run / files.METRICS} does not say where the data are")
-    changes = changed_keys("{}", cfg)
+    changes = _changes(run, metrics)
     try:
         experiment = _experiment(cfg, run)
     except MissingFileError as error:
@@ -80,6 +80,14 @@ def _config(run: Path, metrics: Mapping[str, Any] | None, opts: Sequence[str]) -
     if own is None:
         return load_cfg(run / files.CONFIG, [*_unless_set(run, place), *opts])
     return load_cfg(opts=[*(str(part) for pair in own.items() for part in pair), *place, *opts])
+
+
+def _changes(run: Path, metrics: Mapping[str, Any] | None) -> Mapping[str, tuple[Any, Any]]:
+    """The keys of the test that differ from the defaults, wherever its folder and its data lie now."""
+    own = (metrics or {}).get("config")
+    if own is None:
+        return changed_keys("{}", load_cfg(run / files.CONFIG))
+    return changed_keys("{}", load_cfg(opts=[str(part) for pair in own.items() for part in pair]))
 
 
 def _unless_set(run: Path, place: list[str]) -> list[str]:

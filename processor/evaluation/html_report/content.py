@@ -115,7 +115,7 @@ def rank_lists(evaluation: Evaluation, splits: ReIDSplits) -> RankedLists:
     place: dict[int, int] = {}  # row of `evaluation.tracklets` -> number on the page
     queries = []
     scores = [r.average_precision for r in evaluation.rankings]
-    right_of = Counter(t.pid for t in gallery)
+    g_pids = np.array([t.pid for t in gallery])
     for row in _chosen(scores):
         ranking, query = evaluation.rankings[row], evaluation.query[row]
         own = place.setdefault(row, len(place))
@@ -127,9 +127,7 @@ def rank_lists(evaluation: Evaluation, splits: ReIDSplits) -> RankedLists:
             )
             for item in ranking.order[:NEAREST]
         )
-        num_right = 0
-        if right_of[query.pid]:
-            num_right = sum(gallery[item].pid == query.pid for item in ranking.order.tolist())
+        num_right = int((g_pids[ranking.order] == query.pid).sum())
         ap, inp, first = ranking.average_precision, ranking.inverse_negative_penalty, ranking.first_match
         queries.append(RankedQuery(own, ap, inp, first, num_right, nearest))
     pictured = [evaluation.tracklets[row] for row in place]

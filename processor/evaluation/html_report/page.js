@@ -61,7 +61,7 @@ function picture(number) {
 function thumb(number, isRight, lines) {
   const image = picture(number), t = T[number];
   if (image && t.shown > 1) image.style.objectPosition = `${100 * Math.floor(t.shown / 2) / (t.shown - 1)}% 0`;
-  const box = make("div", "pic", image || make("div", "blank", t.person));
+  const box = make("div", "pic", image || make("div", "blank"));
   const cell = make("div", isRight === null ? "thumb" : `thumb ${isRight ? "is-right" : "is-wrong"}`, isRight === null ? null : badge(isRight), box,
     ...lines.map((line, n) => make("p", n ? "" : "id", line)));
   cell.title = [t.name, `person ${t.person}`, camera(t), t.frames ? `${t.frames} frames` : ""].filter(Boolean).join("\n");
@@ -88,7 +88,7 @@ function file(t) { return make("p", "file", t.name, t.frames ? ` (${t.frames} ${
 function films(q) {
   const entries = [["AP", q.ap === null ? "–" : `${percent(q.ap)} %`], ["INP", q.inp === null ? "–" : `${percent(q.inp)} %`], ["first match", q.first || "none"]];
   if (q.right >= 0) entries.push(["true matches", q.right]);
-  const own = make("div", "own", make("p", "line1", `Query: ${about(q.own)}`), pairs(entries), film(q.tracklet), file(q.own));
+  const own = make("div", "own", film(q.tracklet), make("div", "", make("p", "line1", `Query: ${about(q.own)}`), pairs(entries), file(q.own)));
   const rest = q.nearest.map(([number, distance, isRight], place) => make("div", isRight ? "is-right" : "is-wrong",
     make("p", "line1", badge(!!isRight), `${place + 1}. ${about(T[number])}`, make("span", "dist", distance.toFixed(6))), film(number), file(T[number])));
   return make("div", "films", own, ...rest);
@@ -106,6 +106,7 @@ const near = new IntersectionObserver(entries => {
   }
 }, { rootMargin: "900px 0px" });
 
+$("list").classList.toggle("bare", !strips.length);
 let shown = [], current = -1;
 function row(q) {
   if (q.row) return q.row;
