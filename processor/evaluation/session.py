@@ -27,10 +27,9 @@ from utils.logger import log_to_file
 
 logger = logging.getLogger(__name__)
 
-_NOT_OF_A_TEST = (  # keys that do not say which test it is
-    "OUTPUT_DIR", "SOLVER.", "DATALOADER.", "DATASETS.CACHE_DIR", "TEST.CAMERA_PAIRS", "TEST.CONTACT_SHEET",
-    "TEST.DATASETS", "TEST.EVAL_SAMPLING", "TEST.FRAMES_PER_BATCH", "TEST.REPORT", "TEST.SAVE_", "TEST.UNTRAINED",
-    "TEST.WEIGHT",
+_NOT_OF_A_TEST = (  # keys that are not needed to repeat a test
+    "OUTPUT_DIR", "SOLVER.", "DATASETS.CACHE_DIR", "TEST.CAMERA_PAIRS", "TEST.CONTACT_SHEET", "TEST.DATASETS",
+    "TEST.EVAL_SAMPLING", "TEST.REPORT", "TEST.SAVE_", "TEST.UNTRAINED", "TEST.WEIGHT",
 )  # fmt: skip
 
 
