@@ -31,7 +31,9 @@ def main(argv: Sequence[str]) -> int:
             usage="python -m processor.report RUN [--out FILE] [KEY VALUE ...]",
         )  # fmt: skip
         parser.add_argument("--out", type=Path, help="the page; by default RUN/report/index.html")
-        parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help="OUTPUT_DIR of a training or of eval-main.py")
+        parser.add_argument(
+            "run", nargs="?", type=Path, metavar="RUN", help="OUTPUT_DIR of a training or of eval-main.py"
+        )
         parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="where the data are, e.g. DATASETS.ROOT_DIR D")
         arguments = parser.parse(argv)
         if arguments.run is None:

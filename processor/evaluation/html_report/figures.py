@@ -130,9 +130,13 @@ def distance_chart(distances: Distances) -> str:
 
 
 def lines_chart(
-    label: str, series: Mapping[str, Sequence[tuple[float, float]]], in_percent: bool = False, log_y: bool = False
+    label: str,
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    last: float,
+    in_percent: bool = False,
+    log_y: bool = False,
 ) -> str:
-    """Lines over epochs, name -> (epoch, value); the styles s0, s1, ... in order."""
+    """Lines over the epochs 1 to `last`, name -> (epoch, value); the styles s0, s1, ... in order."""
     values = [value for points in series.values() for _, value in points]
     epochs = sorted({epoch for points in series.values() for epoch, _ in points})
     low, high = (min(values), max(values)) if log_y or in_percent else (min(0.0, min(values)), max(values))
@@ -145,8 +149,9 @@ def lines_chart(
     else:
         ticks = {v: f"{v:g}" for v in _ticks(low, high)}
         high = max(high, *ticks)
-    chart = _Chart(label, (epochs[0], max(epochs[-1], epochs[0] + 1)), (low, high or 1), log_y)
-    marks = {v: f"{v:g}" for v in _ticks(epochs[0], max(epochs[-1], epochs[0] + 1)) if v == int(v)}
+    last = max(last, epochs[-1], 2)
+    chart = _Chart(label, (1, last), (low, high or 1), log_y)
+    marks = {1: "1"} | {v: f"{v:g}" for v in _ticks(1, last) if v == int(v) and v > 1 + last / 15}
     chart.axes(marks, ticks, "epoch")
     for number, points in enumerate(series.values()):
         chart.line(points, f"s{number}")

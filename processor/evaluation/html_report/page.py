@@ -219,7 +219,7 @@ def _training(history: Sequence[Mapping[str, float]], safe: type) -> list[dict[s
         ("Learning rate", rates, {"log_y": True}),
     ):  # fmt: skip
         if any(lines.values()):
-            picture = safe(figures.lines_chart(title, lines, **options))
+            picture = safe(figures.lines_chart(title, lines, history[-1].get("epoch", 0), **options))
             charts.append({"title": title, "chart": picture, "names": list(lines)})
     return charts
 

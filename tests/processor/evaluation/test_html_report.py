@@ -208,8 +208,8 @@ def test_charts_stand_odd_numbers():
     for scores in ([], [math.nan], [1.0], [0.0, 0.5]):
         assert figures.ap_chart(scores).startswith("<svg")
     for series in ({"a": [(1, 0.0)]}, {"a": [(1, 2.0), (9, 2.0)]}, {"a": [(1, -1.0)], "b": [(2, 1e9)]}):
-        assert figures.lines_chart("t", series).count('class="line') == len(series)
-    chart = figures.lines_chart("t", {"lr": [(1, 1e-6), (2, 5e-6)]}, log_y=True)
+        assert figures.lines_chart("t", series, 9).count('class="line') == len(series)
+    chart = figures.lines_chart("t", {"lr": [(1, 1e-6), (2, 5e-6)]}, 2, log_y=True)
     assert "1e-6" in chart and "nan" not in chart
     assert not re.search(r"nan|inf", figures.score_bar(100, None, None, 99.9))
 
