@@ -63,18 +63,20 @@ function thumb(number, isRight, lines) {
   if (image && t.shown > 1) image.style.objectPosition = `${100 * Math.floor(t.shown / 2) / (t.shown - 1)}% 0`;
   const box = make("div", "pic", image || make("div", "blank"));
   const cell = make("div", isRight === null ? "thumb" : `thumb ${isRight ? "is-right" : "is-wrong"}`, isRight === null ? null : badge(isRight), box,
-    ...lines.map((line, n) => make("p", n ? "" : "id", line)));
+    ...lines.filter(line => line !== null));
   cell.title = [t.name, `person ${t.person}`, camera(t), t.frames ? `${t.frames} frames` : ""].filter(Boolean).join("\n");
   return cell;
 }
-const short = t => t.camera ? `${t.person} · c${t.camera}` : t.person;
+// Person and camera on one line where there is room, else on two (page.css).
+const caption = (t, last) => [make("p", "id", t.person, t.camera ? make("span", "beside", ` · c${t.camera}`) : ""),
+  t.camera ? make("p", "below", `c${t.camera}`) : null, make("p", "", last)];
 function head(q) {
   const ap = make("b", "", percent(q.ap), q.ap === null ? null : make("small", "", " % AP"));
   const facts = [make("span", "who", `person ${q.own.person}`), make("span", "", camera(q.own)),
     make("span", "", q.first ? `first match at ${q.first}` : "no true match"), make("span", "name2", q.inp === null ? "" : `INP ${percent(q.inp)} %`)];
   const about = make("div", "about", ap, ...facts.filter(line => line.textContent), make("span", "more", q.open ? "close" : "open"));
-  const ten = make("div", "ten", ...q.nearest.map(([number, distance, isRight]) => thumb(number, !!isRight, [short(T[number]), distance.toFixed(3)])));
-  return make("div", "head", about, thumb(q.tracklet, null, ["query", q.own.camera ? `c${q.own.camera}` : ""]), ten);
+  const ten = make("div", "ten", ...q.nearest.map(([number, distance, isRight]) => thumb(number, !!isRight, caption(T[number], distance.toFixed(3)))));
+  return make("div", "head", about, thumb(q.tracklet, null, caption(q.own, "query")), ten);
 }
 function film(number) {
   const image = picture(number);

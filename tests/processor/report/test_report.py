@@ -85,6 +85,9 @@ def test_training_makes_the_page_and_overwrite_discards_it(tiny_argv, tmp_path):
     page = tmp_path / "run" / "report" / "index.html"
     first = page.read_bytes()
     assert b"Losses" in first and page_of(tmp_path / "run").read_bytes() == first
+    assert train_main(tiny_argv("--resume", **keys)) == 0  # tests anew, and asks for no page
+    assert not page.parent.exists()
+    page_of(tmp_path / "run")
     assert train_main(tiny_argv("--overwrite", **keys)) == 0
     assert not page.parent.exists()
 
