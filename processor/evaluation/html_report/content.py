@@ -20,7 +20,7 @@ from utils.metrics import l2_normalize, mean_intervals
 NEAREST = 10  # gallery tracklets per query, as in ranks.csv
 MOST_QUERIES = 2_000  # on the page; MARS has 1,980
 _MOST_RANK = 20  # of the CMC curve, the last of the scores
-_BINS = 60  # of the histograms of distances
+_BINS = (12, 60)  # of the histograms of distances: least and most
 _MOST_DISTANCES = 4_000_000  # of false pairs that are looked at
 _IDENTITIES, _PER_IDENTITY = 12, 60  # people of the map, and tracklets of each
 _LEAST_POINTS = 8  # of a map
@@ -240,7 +240,8 @@ def distance_densities(evaluation: Evaluation) -> Distances | None:
     if not len(true) or not len(false):
         return None
     low, high = float(min(true.min(), false.min())), float(max(true.max(), false.max()))
-    edges = np.linspace(low, high if high > low else low + 1, _BINS + 1)
+    bins = int(np.clip(2 * math.sqrt(min(len(true), len(false))), *_BINS))
+    edges = np.linspace(low, high if high > low else low + 1, bins + 1)
     densities = [np.histogram(part, edges, density=True)[0] for part in (true, false)]
     return Distances(edges, *densities, len(true), len(false), sampled, len(evaluation.rankings))
 

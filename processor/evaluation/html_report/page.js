@@ -92,7 +92,7 @@ function films(q) {
   if (q.right >= 0) entries.push(["true matches", q.right]);
   const own = make("div", "own", film(q.tracklet), make("div", "", make("p", "line1", `Query: ${about(q.own)}`), pairs(entries), file(q.own)));
   const rest = q.nearest.map(([number, distance, isRight], place) => make("div", isRight ? "is-right" : "is-wrong",
-    make("p", "line1", badge(!!isRight), `${place + 1}. ${about(T[number])}`, make("span", "dist", distance.toFixed(6))), film(number), file(T[number])));
+    make("p", "line1", badge(!!isRight), make("span", "whose", `${place + 1}. ${about(T[number])}`), make("span", "dist", distance.toFixed(6))), film(number), file(T[number])));
   return make("div", "films", own, ...rest);
 }
 function fill(q) {
@@ -109,6 +109,7 @@ const near = new IntersectionObserver(entries => {
 }, { rootMargin: "900px 0px" });
 
 $("list").classList.toggle("bare", !strips.length);
+$("list").classList.toggle("single", T.every(t => t.shown < 2) && strips.length > 0);
 let shown = [], current = -1;
 function row(q) {
   if (q.row) return q.row;

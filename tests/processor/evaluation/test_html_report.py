@@ -16,7 +16,7 @@ from datasets.synthetic.command import write_set
 from datasets.tracklet import ReIDSplits, Tracklet
 from processor.ablation.paper import PAPER_ROWS
 from processor.evaluation import RunPage, rank_tracklets, write_page
-from processor.evaluation.html_report import content, figures, filmstrips
+from processor.evaluation.html_report import content, figures, filmstrips, page
 from processor.evaluation.html_report.filmstrips import FORMATS, make_strips
 from processor.evaluation.html_report.run_files import read_ranks
 from processor.evaluation.reports import save_camera_pairs, save_ranks
@@ -79,10 +79,10 @@ def test_every_kind_of_data_has_its_page(layout, tmp_path):
     cache = {"cache_dir": str(tmp_path / "cache")} if "cache_dir" in find_dataset(NAMES[layout]).options else {}
     splits = load_splits(NAMES[layout], str(tmp_path / "set"), **cache)
     evaluation = evaluate(splits, NAMES[layout], re_ranking=(3, 2, 0.3))
-    page = make(tmp_path / "run", evaluation, splits)
+    made = make(tmp_path / "run", evaluation, splits)
     save_ranks(tmp_path / "ranks.csv", evaluation, splits)
-    assert pages.rows(page) == pages.rows_of_csv(read_csv(tmp_path / "ranks.csv"))
-    strips, data = pages.strips(page), pages.content(page)
+    assert pages.rows(made) == pages.rows_of_csv(read_csv(tmp_path / "ranks.csv"))
+    strips, data = pages.strips(made), pages.content(made)
     form = FORMATS[0]
     assert [strip.size for strip in strips] == [
         (form.height // 2 * min(form.frames, frames), form.height) for _, _, _, frames, _ in data["tracklets"]
@@ -98,8 +98,8 @@ def test_hostile_names_are_text(toy, tmp_path):
         names=("a<b>", "b&amp;", 'c"', "d'`", f"e{byte}", "f\n"), persons=dict(zip((1, 2, 3, 0), HOSTILE)),
         cameras=HOSTILE[4:],
     )  # fmt: skip
-    page = make(tmp_path / "run", evaluate(splits), splits, notes=[HOSTILE[0]], attention=[(*HOSTILE[:2], b"\x89PNG")])
-    text, data = page.read_text(encoding="utf-8"), pages.content(page)
+    made = make(tmp_path / "run", evaluate(splits), splits, notes=[HOSTILE[0]], attention=[(*HOSTILE[:2], b"\x89PNG")])
+    text, data = made.read_text(encoding="utf-8"), pages.content(made)
     assert text.count("<script") == 3 == text.count("</script>") and "<!--" not in text
     assert "alert(&#34;1&#34;)" in text
     assert set(HOSTILE[:3]) <= set(data["people"]) and "zwei\\nZeilen" in data["people"]
@@ -114,8 +114,8 @@ def test_hostile_names_are_text(toy, tmp_path):
 
 def test_data_without_cameras_and_a_query_without_a_match(toy, tmp_path):
     splits = toy(cameras=(), num_cameras=0)
-    page = make(tmp_path / "run", evaluate(splits, same_camera_filter=False), splits)
-    data, text = pages.content(page), page.read_text()
+    made = make(tmp_path / "run", evaluate(splits, same_camera_filter=False), splits)
+    data, text = pages.content(made), made.read_text()
     assert data["cameras"] == [""] and "Camera pairs" not in text
     assert data["queries"][2][1:5] == [None, None, 0, 0] and [q[4] for q in data["queries"]] == [1, 1, 0]
     assert "1 of 3 queries have no true match" in text
@@ -146,6 +146,19 @@ def test_strips_shrink_to_the_bytes_that_are_left(tmp_path, monkeypatch):
         sizes.append(form)
     assert sizes[0] == FORMATS[0] and sizes == sorted(set(sizes), key=FORMATS.index) and len(sizes) == 3
     assert make_strips(tracklets, FILES, None, 1)[1] == FORMATS[-1]  # nothing smaller is there
+
+
+def test_a_page_of_the_size_of_mars_stays_below_30_mb():
+    """The strips by their bound in base64, the lists of 1,980 queries over 11,310 tracklets as they are written."""
+    tracklets = [
+        content.Shown(f"bbox_test/0002/0002C1T{n:04}F001.jpg", str(n % 626), str(n % 6), 60) for n in range(11_310)
+    ]
+    near = [
+        tuple(content.Near((31 * q + 7 * n) % 11_310, 1 + 1e-6 * n, n < 3) for n in range(10)) for q in range(1_980)
+    ]
+    queries = [content.RankedQuery(n, 0.123456, 0.123456, 1, 9, near[n]) for n in range(1_980)]
+    text = page._json(page._list_data(content.RankedLists(tracklets, queries, []), None))
+    assert len(text) + 4 * page._STRIP_BYTES / 3 + 11_310 < 29e6  # the rest, charts and code, is below 0.3 MB
 
 
 def test_the_curve_and_its_band_are_those_of_the_scores(toy):

@@ -102,6 +102,13 @@ def test_each_set_of_several_has_its_page(run, tiny_argv, tiny_mars, tmp_path, c
     assert rows(page_of(out / "2-MARS")) == rows(page_of(run))
 
 
+def test_a_series_of_splits_names_its_runs(run, tmp_path, caplog):
+    series = tmp_path / "series"
+    shutil.copytree(run, series / "split3")
+    (series / "metrics.json").write_text(json.dumps(metrics(run) | {"splits": [metrics(run)]}))
+    assert f"name one of them ({series / 'split3'})" in one_error(caplog, main, [str(series)])
+
+
 def test_moved_data_leave_a_page_without_pictures(run, tmp_path, caplog):
     gone = tmp_path / "gone"
     page = page_of(run, "DATASETS.ROOT_DIR", gone)
