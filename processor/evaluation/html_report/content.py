@@ -1,4 +1,4 @@
-"""What the page of a run says, as plain data: scores, ranked lists, curves and texts.
+"""What the page of a run shows, as plain data: ranked lists, curves, camera pairs, distances, the map of features.
 
 Q queries, G gallery tracklets, K ranks, n tracklets, F features.
 """
@@ -6,14 +6,13 @@ Q queries, G gallery tracklets, K ranks, n tracklets, F features.
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.tracklet import ReIDSplits, Tracklet, below, count_tracklets
+from datasets.tracklet import ReIDSplits, Tracklet, below
 from processor.evaluation.evaluator import Evaluation
-from processor.protocol import EvalProtocol
 from utils.errors import printable
 from utils.metrics import l2_normalize, mean_intervals
 
@@ -173,8 +172,10 @@ def _named(tracklet: Tracklet, splits: ReIDSplits) -> Shown:
 
 
 def cmc_curve(first_matches: Sequence[int], num_gallery: int) -> Curve | None:
-    """The curve of these positions of the first true match, a 95 % interval at each rank; queries without one (0) do
-    not count. The bootstrap is that of the scores (`utils.metrics.mean_intervals`). None where no query counts.
+    """The curve of these positions of the first true match, with a 95 % interval at each rank.
+
+    Queries without a match (0) do not count. The bootstrap is that of the scores (`utils.metrics.mean_intervals`). None
+    where no query counts.
     """
     first = np.array([position for position in first_matches if position])  # (V,)
     if not len(first):
@@ -272,48 +273,3 @@ def feature_map(evaluation: Evaluation, splits: ReIDSplits) -> list[MapPoint]:
     places = (places - low) / np.maximum(np.ptp(places, axis=0), 1e-9)
     named = [_named(evaluation.tracklets[row], splits) for row in rows]
     return [MapPoint(float(x), float(y), t.person, t.camera, t.name) for (x, y), t in zip(places, named)]
-
-
-def protocol_sentences(protocol: EvalProtocol, metrics: Mapping[str, Any]) -> list[str]:
-    """The protocol in words, a sentence for each choice that moves a score."""
-    ranked = "all test tracklets, the queries among them; a query is not compared with itself"
-    sentences = [
-        "Features: every frame of a tracklet is read, in consecutive clips whose features are averaged (dense)."
-        if protocol.sampling == "dense"
-        else "Features: one clip per tracklet, the first frame of each of its equal parts (first).",
-        f"Gallery: {ranked if protocol.gallery_includes_query else 'the test tracklets that are no query'}.",
-        "Tracklets of the query's person in the query's own camera are left out."
-        if protocol.same_camera_filter
-        else "No tracklet is left out because of its camera.",
-        f"Compared are the features {protocol.neck_feat} the BNNecks, "
-        + ("L2-normalised, " if protocol.feat_norm else "as they are, ")
-        + "by Euclidean distance.",
-        "k-reciprocal re-ranking: k1 {}, k2 {}, lambda {}.".format(*protocol.re_ranking)
-        if protocol.re_ranking
-        else "No re-ranking.",
-        "AP is the mean precision at the true matches."
-        if protocol.ap == "step"
-        else "AP is the area under the precision-recall curve by trapezoids (MARS' official rule).",
-        f"Camera embedding {'on' if protocol.camera_embedding else 'off'}, features computed in {protocol.precision}.",
-    ]
-    if protocol.split:
-        sentences.append(f"Split {protocol.split}, trained on the {protocol.train_half} half.")
-    if protocol.left_out:
-        sentences.append(f"Frames left out (DATASETS.EXCLUDE): {protocol.left_out}.")
-    if without := metrics.get("num_query_without_match", 0):
-        queries = metrics["num_query"]
-        sentences.append(f"{without} of {queries} queries have no true match; the scores are means over the others.")
-    if replaced := metrics.get("frames_replaced", 0):
-        sentences.append(f"{replaced} frames could not be read; the nearest of their tracklet took their place.")
-    return [printable(sentence) for sentence in sentences]
-
-
-def data_facts(splits: ReIDSplits) -> list[tuple[str, str]]:
-    """How much there is of each part."""
-    facts = []
-    for name in ("train", "query", "gallery"):
-        if tracklets := getattr(splits, name):
-            ids, count, frames, cameras = count_tracklets(tracklets)
-            of_cameras = f", {cameras} cameras" if splits.cameras else ""
-            facts.append((name.capitalize(), f"{count:,} tracklets of {ids:,} people, {frames:,} frames{of_cameras}"))
-    return facts

@@ -25,6 +25,7 @@ from processor.evaluation.html_report.run_files import (
     read_scores,
     score_rows,
 )
+from processor.evaluation.html_report.texts import data_facts, protocol_sentences
 from utils.errors import InputError, printable
 from utils.files import save_text
 from utils.metrics import SCORES
@@ -109,7 +110,7 @@ def _parts(page: RunPage, safe: type) -> dict[str, Any]:
         "rows": _rows(scores, paper),
         "columns": list(SCORES.values()),
         "comparable": comparable,
-        "protocol": content.protocol_sentences(protocol, scores),
+        "protocol": protocol_sentences(protocol, scores),
         "facts": [(label, printable(text)) for label, text in _facts(page, scores, protocol.dataset)],
         "changes": None if page.changes is None else [
             (key, printable(value), printable(default)) for key, (default, value) in page.changes.items()
@@ -186,7 +187,7 @@ def _facts(page: RunPage, scores: Mapping[str, Any], dataset: str) -> list[tuple
     """What was tested, with what, and when."""
     facts = [("Data set", dataset)]
     if page.splits is not None and page.splits.train:
-        facts += content.data_facts(page.splits)
+        facts += data_facts(page.splits)
     facts.append(("Test", f"{scores['num_query']:,} queries against {scores['num_gallery']:,} gallery tracklets"))
     if "epoch" in scores:
         chosen = _SELECTED.get(scores.get("selected_by", ""), "the last one")

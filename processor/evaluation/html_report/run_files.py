@@ -19,6 +19,8 @@ from processor.protocol import EvalProtocol
 from utils.errors import InputError
 from utils.metrics import SCORES
 
+_TEST_AGAIN = "test again with eval-main.py, or remove it"
+_MEND = "mend the file or remove it"
 _PAIR_COLUMNS = ("query_camera", "gallery_camera", "num_query", "mAP", "rank1")
 
 
@@ -51,9 +53,6 @@ def read_scores(folder: Path) -> dict[str, Any] | None:
     if metrics is None:
         raise InputError(f"{path} holds no scores of a test; {_TEST_AGAIN}")
     return metrics
-
-
-_TEST_AGAIN = "test again with eval-main.py, or remove it"
 
 
 def read_protocol(folder: Path, metrics: Mapping[str, Any]) -> EvalProtocol:
@@ -128,9 +127,6 @@ def read_labels(folder: Path) -> dict[str, dict[int, str]]:
         return {part: {int(n): str(text) for n, text in content[part].items()} for part in ("test_ids", "cameras")}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is broken ({error}); {_MEND}") from None
-
-
-_MEND = "mend the file or remove it"
 
 
 def _read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
