@@ -128,6 +128,7 @@ _C.TEST.RE_RANKING_LAMBDA = 0.3  # weight of the original distance
 _C.TEST.SAVE_FEATURES = False  # write features.npz beside metrics.json
 _C.TEST.SAVE_RANKS = False  # write ranks.csv: per query AP, first match and the ten nearest with distances
 _C.TEST.CONTACT_SHEET = 0  # queries drawn with their five nearest into contact_sheet.png; 0: none
+_C.TEST.REPORT = False  # write report/index.html: scores, curves and the ten nearest of each query on one page
 _C.TEST.UNTRAINED = False  # train-main.py also gives the final test to the model before its first epoch
 
 _C.OUTPUT_DIR = "your_output_dir"  # everything a run writes

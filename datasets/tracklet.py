@@ -128,6 +128,7 @@ class DataSet:
     short_name: str = ""  # another name that users write
     official: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # split -> identities, tracklets
     official_test: tuple[int, int] | None = None  # queries and ranked gallery tracklets of the published protocol
+    paper: Mapping[str, float] = field(default_factory=dict)  # score -> percent, of TF-CLIP in the paper
     num_splits: int = 1  # train/test splits that DATASETS.SPLIT chooses from
     train_items: str = "tracklets"  # the authors' training items, as DATASETS.TRAIN_ITEMS names them
     distractor: int | None = None  # the id that stands for nobody

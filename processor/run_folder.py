@@ -254,8 +254,15 @@ def discard_run(output_dir: Path) -> None:
         (output_dir / name).unlink(missing_ok=True)
     for path in output_dir.glob(NONFINITE.format(epoch="*", step="*")):
         path.unlink()
+    discard_page(output_dir)
     for name, pattern in ((ATTENTION, "query*.png"), (EVENTS, EVENT_FILES)):
         _discard_folder(output_dir / name, pattern)
+
+
+def discard_page(output_dir: Path) -> None:
+    """Remove the page of a run."""
+    page = output_dir / PAGE
+    _discard_folder(page.parent, page.name)
 
 
 def _discard_folder(folder: Path, pattern: str) -> None:

@@ -70,6 +70,7 @@ MARKET1501 = DataSet(
     short_name="Market",
     official={"train": (751, 12_936), "query": (750, 3_368), "gallery": (751, 15_913)},
     official_test=(3_368, 15_913),
+    paper={"mAP": 90.4, "rank1": 95.7},
     distractor=0,
     junk=("-1_", "."),
 )

@@ -103,6 +103,7 @@ MARS = DataSet(
     parse=parse_mars,
     official={"train": (625, 8_298), "query": (626, 1_980), "gallery": (621, 9_330)},
     official_test=(1_980, 11_310),
+    paper={"mAP": 89.4, "rank1": 93.0, "rank5": 97.9},
     distractor=_DISTRACTOR,
     junk="00-1",
 )

@@ -27,6 +27,11 @@ from utils.logger import log_to_file
 
 logger = logging.getLogger(__name__)
 
+_NOT_OF_A_TEST = (  # keys that are not needed to repeat a test
+    "OUTPUT_DIR", "SOLVER.", "DATASETS.CACHE_DIR", "TEST.CAMERA_PAIRS", "TEST.CONTACT_SHEET", "TEST.DATASETS",
+    "TEST.EVAL_SAMPLING", "TEST.REPORT", "TEST.SAVE_", "TEST.UNTRAINED", "TEST.WEIGHT",
+)  # fmt: skip
+
 
 def evaluate_part(experiment: Experiment, model: TFCLIP, sampling: str, part: str = "test") -> Evaluation:
     """Rank the queries of the test part or of the validation part ('val'); the gallery of the latter includes them."""
@@ -48,7 +53,10 @@ def report(experiment: Experiment, rows: Mapping[str, Mapping], evaluation: Eval
         extra = {**extra, "frames_replaced": len(experiment.splits.bad_frames.files)}
     asked = (keys.SAVE_FEATURES, keys.SAVE_RANKS, keys.CAMERA_PAIRS, keys.CONTACT_SHEET)
     if experiment.runtime.ranks.is_main:
-        written = write_reports(experiment.out, evaluation, extra, experiment.splits, *asked)
+        changes = changed_keys("{}", experiment.cfg) if keys.REPORT else None
+        if changes is not None and "config" in extra:
+            changes = {key: changes[key] for key in extra["config"]}
+        written = write_reports(experiment.out, evaluation, extra, experiment.splits, *asked, changes)
         log_results(evaluation, rows)
         logger.info("wrote %s", ", ".join(map(str, written)))
 
@@ -67,7 +75,7 @@ def evaluate_several(cfg: CfgNode, weight: Path) -> None:
     experiments: list[Experiment] = []
     for number, (name, root) in enumerate(parse_dataset_list(cfg.TEST.DATASETS), start=1):
         try:
-            experiments.append(prepare(cfg, out / f"{number}-{name}", name, root))
+            experiments.append(prepare(_of_one_set(cfg, name, root), out / f"{number}-{name}", name, root))
         except InputError as error:
             raise InputError(f"TEST.DATASETS '{name}:{root}': {error.line}") from None
     ranks = current_ranks()
@@ -82,8 +90,19 @@ def evaluate_several(cfg: CfgNode, weight: Path) -> None:
     logger.info("wrote %s", out / files.METRICS)
 
 
-def _evaluate(experiment: Experiment, weight: Path) -> Evaluation:
-    """Load the weights, test, and write the report of one data set."""
+def _of_one_set(cfg: CfgNode, name: str, root: str) -> CfgNode:
+    """The config of the test on one set of several."""
+    own = cfg.clone()
+    own.defrost()
+    own.DATASETS.NAMES, own.DATASETS.ROOT_DIR, own.DATASETS.PACK = name, root, ""
+    if find_dataset(name).num_splits == 1:
+        own.DATASETS.SPLIT = "0"
+    own.freeze()
+    return own
+
+
+def tested_model(experiment: Experiment, weight: Path) -> TFCLIP:
+    """The network of the config with these weights; raises InputError where they do not fit it or the test."""
     cfg = experiment.cfg
     model = build_model(cfg, experiment.splits.num_classes, experiment.splits.num_cameras, pretrained=False)
     try:
@@ -96,16 +115,25 @@ def _evaluate(experiment: Experiment, weight: Path) -> Evaluation:
         _check_same_input(weight, loaded.config, cfg)
     if find_dataset(experiment.dataset).num_splits > 1:
         _check_same_split(weight, loaded.config, experiment)
-    experiment.runtime.ranks.on_main(lambda: files.create_output_dir(experiment.out))
-    if not cfg.TEST.DATASETS:
-        log_to_file(experiment.out / files.TEST_LOG)
     logger.info("weights: %s", weight)
     for line in loaded.lines():
         logger.info("%s", line)
+    return model
+
+
+def _evaluate(experiment: Experiment, weight: Path) -> Evaluation:
+    """Load the weights, test, and write the report of one data set."""
+    cfg, model = experiment.cfg, tested_model(experiment, weight)
+    experiment.runtime.ranks.on_main(lambda: files.create_output_dir(experiment.out))
+    if not cfg.TEST.DATASETS:
+        log_to_file(experiment.out / files.TEST_LOG)
     with deferred_interrupts():
         evaluation = evaluate_part(experiment, model.to(experiment.runtime.device), cfg.TEST.SAMPLING)
         experiment.runtime.ranks.check_stop()
-    report(experiment, {weight.name: evaluation.summary()}, evaluation, {"weight": str(weight)})
+    # A test has no config.yml: its folder may be that of a training with another one.
+    config = {key: value for key, (_, value) in changed_keys("{}", cfg).items() if not key.startswith(_NOT_OF_A_TEST)}
+    extra = {"weight": str(weight), "config": config}
+    report(experiment, {weight.name: evaluation.summary()}, evaluation, extra)
     return evaluation
 
 
