@@ -14,7 +14,7 @@ _TRACKLET = "<person>/<camera>_<tracklet>"
 _LAYOUT = f"Expected are train/{_TRACKLET}/, query/{_TRACKLET}/ and gallery/{_TRACKLET}/ with the frames as images"
 
 
-class _UnusableError(Exception):
+class UnusableError(Exception):
     """Why a folder is left out; the message continues a sentence that begins with its path."""
 
 
@@ -46,7 +46,7 @@ def _tracklets(root: str, split: str, on_fault: OnFault) -> Iterator[NamedTrackl
     def try_to_list(function: Callable, entry: os.DirEntry) -> Sequence:
         try:
             return function(entry)
-        except _UnusableError as error:
+        except UnusableError as error:
             problem = str(error)
         except OSError as error:
             problem = f"cannot be read ({error.strerror})"
@@ -55,42 +55,43 @@ def _tracklets(root: str, split: str, on_fault: OnFault) -> Iterator[NamedTrackl
 
     folder = os.path.join(root, split)
     try:
-        persons = _folders(folder)
+        persons = folders_in(folder)
     except OSError as error:
         raise InputError(f"{printable(folder)} cannot be read ({error.strerror}). {_LAYOUT}") from None
     for person in persons:
         for tracklet in try_to_list(_tracklet_folders, person):
-            frames = try_to_list(_frames, tracklet)
+            frames = try_to_list(frames_in, tracklet)
             if frames:
                 yield NamedTracklet(split, person.name, tracklet.name.rpartition("_")[0], frames)
 
 
 def _tracklet_folders(person: os.DirEntry) -> list[os.DirEntry]:
-    folders = _folders(person.path)
+    folders = folders_in(person)
     if not folders:
-        raise _UnusableError("holds no tracklet folder: put its frames into folders <camera>_<tracklet>, or delete it")
+        raise UnusableError("holds no tracklet folder: put its frames into folders <camera>_<tracklet>, or delete it")
     return folders
 
 
-def _frames(tracklet: os.DirEntry) -> tuple[str, ...]:
-    """Paths of the images in natural order."""
-    entries = [e for e in _entries(tracklet.path) if e.name.lower().endswith(_IMAGES) and not e.is_dir()]
+def frames_in(tracklet: os.DirEntry | Path) -> tuple[str, ...]:
+    """Paths of the images in a folder in natural order; raises UnusableError or OSError where there is none."""
+    entries = [e for e in _entries(tracklet) if e.name.lower().endswith(_IMAGES) and not e.is_dir()]
     if not entries:
-        raise _UnusableError(f"holds no image ({', '.join(_IMAGES)}): add its frames, or delete it")
+        raise UnusableError(f"holds no image ({', '.join(_IMAGES)}): add its frames, or delete it")
     frames = tuple(entry.path for entry in entries)
     try:
         "".join(frames).encode()
     except UnicodeEncodeError:
-        raise _UnusableError("or a frame in it has a name that is not UTF-8: rename it") from None
+        raise UnusableError("or a frame in it has a name that is not UTF-8: rename it") from None
     return frames
 
 
-def _folders(folder: str) -> list[os.DirEntry]:
+def folders_in(folder: str | os.PathLike) -> list[os.DirEntry]:
+    """The folders in a folder in natural order, without hidden ones."""
     # A broken link counts as a folder, so that it is reported and not silently left out.
     return [e for e in _entries(folder) if os.path.isdir(e.path) or not os.path.exists(e.path)]
 
 
-def _entries(folder: str) -> list[os.DirEntry]:
+def _entries(folder: str | os.PathLike) -> list[os.DirEntry]:
     """The entries of `folder` in natural order, without hidden ones."""
     with os.scandir(folder) as entries:
         return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: natural_key(e.name))
