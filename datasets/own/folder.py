@@ -60,21 +60,21 @@ def _tracklets(root: str, split: str, on_fault: OnFault) -> Iterator[NamedTrackl
         raise InputError(f"{printable(folder)} cannot be read ({error.strerror}). {_LAYOUT}") from None
     for person in persons:
         for tracklet in try_to_list(_tracklet_folders, person):
-            frames = try_to_list(frames_in, tracklet)
+            frames = try_to_list(lambda entry: frames_in(entry.path), tracklet)
             if frames:
                 yield NamedTracklet(split, person.name, tracklet.name.rpartition("_")[0], frames)
 
 
 def _tracklet_folders(person: os.DirEntry) -> list[os.DirEntry]:
-    folders = folders_in(person)
+    folders = folders_in(person.path)
     if not folders:
         raise UnusableError("holds no tracklet folder: put its frames into folders <camera>_<tracklet>, or delete it")
     return folders
 
 
-def frames_in(tracklet: os.DirEntry | Path) -> tuple[str, ...]:
+def frames_in(folder: str) -> tuple[str, ...]:
     """Paths of the images in a folder in natural order; raises UnusableError or OSError where there is none."""
-    entries = [e for e in _entries(tracklet) if e.name.lower().endswith(_IMAGES) and not e.is_dir()]
+    entries = [e for e in _entries(folder) if e.name.lower().endswith(_IMAGES) and not e.is_dir()]
     if not entries:
         raise UnusableError(f"holds no image ({', '.join(_IMAGES)}): add its frames, or delete it")
     frames = tuple(entry.path for entry in entries)
@@ -85,13 +85,13 @@ def frames_in(tracklet: os.DirEntry | Path) -> tuple[str, ...]:
     return frames
 
 
-def folders_in(folder: str | os.PathLike) -> list[os.DirEntry]:
+def folders_in(folder: str) -> list[os.DirEntry]:
     """The folders in a folder in natural order, without hidden ones."""
     # A broken link counts as a folder, so that it is reported and not silently left out.
     return [e for e in _entries(folder) if os.path.isdir(e.path) or not os.path.exists(e.path)]
 
 
-def _entries(folder: str | os.PathLike) -> list[os.DirEntry]:
+def _entries(folder: str) -> list[os.DirEntry]:
     """The entries of `folder` in natural order, without hidden ones."""
     with os.scandir(folder) as entries:
         return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: natural_key(e.name))

@@ -53,9 +53,9 @@ def _read_folder(root: Path) -> tuple[str, list[NamedTracklet]]:
 def _tracklets(folder: Path, parts: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
     """(names of the folders below the input, frames) of each tracklet at or below `folder`, in natural order."""
     try:
-        inner = folders_in(folder)
+        inner = folders_in(str(folder))
         try:
-            frames = frames_in(folder)
+            frames = frames_in(str(folder))
         except UnusableError:
             if not inner:
                 raise

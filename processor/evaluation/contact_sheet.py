@@ -1,8 +1,11 @@
 """A picture of ranked lists: each row a query and its nearest gallery tracklets, right ones green, wrong ones red."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from datasets.clips import read_nearest_into
@@ -15,7 +18,16 @@ _TOP = 5  # gallery tracklets per query
 _CAPTION = 18  # characters
 _FRAME = (192, 96)  # height, width of a picture in pixels
 _BORDER, _GAP, _TEXT = 6, 10, 30
-_GREEN, _RED, _BLUE, _INK, _PAPER = "#1a9641", "#d7191c", "#2b5c8a", "#202020", "#ffffff"
+GREEN, RED, BLUE, GREY = "#1a9641", "#d7191c", "#2b5c8a", "#9a9a9a"
+_INK, _PAPER = "#202020", "#ffffff"
+
+
+class SheetCell(NamedTuple):
+    """One tracklet of a sheet."""
+
+    frames: Sequence[str]  # paths
+    colour: str  # of the border
+    lines: tuple[str, str]  # below the picture
 
 
 def save_contact_sheet(path: Path, evaluation: Evaluation, splits: ReIDSplits, most: int) -> None:
@@ -23,41 +35,65 @@ def save_contact_sheet(path: Path, evaluation: Evaluation, splits: ReIDSplits, m
     ranked = [(row, r) for row, r in enumerate(evaluation.rankings) if r.first_match]
     ranked.sort(key=lambda item: -item[1].average_precision)
     chosen = sorted({round(place) for place in np.linspace(0, len(ranked) - 1, min(most, len(ranked)))})
+    source = frame_source(splits.pack, splits.root)
+
+    def read(frame_1HW3: NDArray[np.uint8], frames: Sequence[str]) -> None:
+        faults: dict[str, str] | None = None if splits.bad_frames is None else {}
+        read_nearest_into(frame_1HW3, [(frames, len(frames) // 2)], source, faults)
+        if faults:
+            splits.bad_frames.add(faults)
+
+    rows = []
+    for row, ranking in (ranked[place] for place in chosen):
+        query = evaluation.query[row]
+        cells = [SheetCell(query.frames, BLUE, (_who(query, splits), f"AP {ranking.average_precision:.2f}"))]
+        for item in ranking.order[:_TOP]:
+            found = evaluation.gallery[item]
+            colour = GREEN if found.pid == query.pid else RED
+            note = f"d {evaluation.dist_QG[row, item]:.3f}"
+            cells.append(SheetCell(found.frames, colour, (_who(found, splits), note)))
+        rows.append(cells)
+    draw_sheet(path, rows, _TOP, "nearest gallery tracklets: green = same person, red = another", read)
+
+
+def draw_sheet(
+    path: Path,
+    rows: Sequence[Sequence[SheetCell]],
+    top: int,
+    legend: str,
+    read: Callable[[NDArray[np.uint8], Sequence[str]], None],
+) -> None:
+    """Write a picture whose rows are a query and at most `top` gallery tracklets, below the words `legend`.
+
+    `read(frame_1HW3, frames)` puts the middle one of a tracklet's frames into an uint8 array (1, H, W, 3).
+    """
     cell_height, cell_width = _FRAME[0] + 2 * _BORDER + _TEXT + _GAP, _FRAME[1] + 2 * _BORDER + _GAP
-    size = ((_TOP + 1) * cell_width + 3 * _GAP, len(chosen) * cell_height + _TEXT + _GAP)
+    size = ((top + 1) * cell_width + 3 * _GAP, len(rows) * cell_height + _TEXT + _GAP)
     sheet = Image.new("RGB", size, _PAPER)
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(12)
-    source = frame_source(splits.pack, splits.root)
 
-    def paste(tracklet: Tracklet, left: int, top: int, colour: str, note: str) -> None:
-        """The tracklet's middle frame in a border; below it person and camera, and the note."""
+    def paste(cell: SheetCell, left: int, top: int) -> None:
         frame_1HW3 = np.empty((1, *_FRAME, 3), np.uint8)
-        faults: dict[str, str] | None = None if splits.bad_frames is None else {}
-        read_nearest_into(frame_1HW3, [(tracklet.frames, len(tracklet.frames) // 2)], source, faults)
-        if faults:
-            splits.bad_frames.add(faults)
+        read(frame_1HW3, cell.frames)
         right, bottom = left + _FRAME[1] + 2 * _BORDER, top + _FRAME[0] + 2 * _BORDER
-        draw.rectangle((left, top, right - 1, bottom - 1), fill=colour)
+        draw.rectangle((left, top, right - 1, bottom - 1), fill=cell.colour)
         sheet.paste(Image.fromarray(frame_1HW3[0]), (left + _BORDER, top + _BORDER))
-        draw.multiline_text((left, bottom + 2), f"{_who(tracklet, splits)}\n{note}", _INK, font, spacing=1)
+        draw.multiline_text((left, bottom + 2), "\n".join(map(_cut, cell.lines)), _INK, font, spacing=1)
 
     draw.text((_GAP, _GAP), "query", _INK, font)
-    legend = "nearest gallery tracklets: green = same person, red = another"
     draw.text((cell_width + 3 * _GAP, _GAP), legend, _INK, font)
-    for line, place in enumerate(chosen):
-        row, ranking = ranked[place]
-        query = evaluation.query[row]
-        top = _TEXT + line * cell_height
-        paste(query, _GAP, top, _BLUE, f"AP {ranking.average_precision:.2f}")
-        for column, item in enumerate(ranking.order[:_TOP], start=1):
-            found = evaluation.gallery[item]
-            colour = _GREEN if found.pid == query.pid else _RED
-            paste(found, column * cell_width + 3 * _GAP, top, colour, f"d {evaluation.dist_QG[row, item]:.3f}")
+    for line, cells in enumerate(rows):
+        for column, cell in enumerate(cells):
+            paste(cell, column * cell_width + (3 if column else 1) * _GAP, _TEXT + line * cell_height)
     write_atomically(path, lambda temporary: sheet.save(temporary, format="PNG"))
 
 
 def _who(tracklet: Tracklet, splits: ReIDSplits) -> str:
-    """Person and camera, cut to the width of a picture."""
-    text = f"id {splits.person(tracklet.pid)}" + (f"  cam {splits.camera(tracklet.camid)}" if splits.cameras else "")
+    """Person and camera."""
+    return f"id {splits.person(tracklet.pid)}" + (f"  cam {splits.camera(tracklet.camid)}" if splits.cameras else "")
+
+
+def _cut(text: str) -> str:
+    """The text, cut to the width of a picture."""
     return text if len(text) <= _CAPTION else text[: _CAPTION - 1] + "…"
