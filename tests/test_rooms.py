@@ -27,7 +27,8 @@ ROOMS = [name for name in LEVEL if "." not in name]
 # Packages with a face: others import what their __init__ names, and no module inside.
 FACES = (
     "datasets.check", "datasets.clips", "datasets.frames", "datasets.synthetic", "model.weights",
-    "processor.ablation", "processor.benchmark", "processor.evaluation", "processor.training",
+    "processor.ablation", "processor.benchmark", "processor.evaluation", "processor.extractor", "processor.search",
+    "processor.training",
 )  # fmt: skip
 SCRIPTS = ("train-main.py", "eval-main.py")
 # What turns a config into plain arguments: builders, commands, and the pages that a run is read on.
@@ -35,7 +36,8 @@ SEE_CONFIG = {f"{room}/build.py" for room in ROOMS} | {
     "datasets/check/command.py", "datasets/pack.py", "datasets/synthetic/command.py",
     "processor/ablation/command.py", "processor/benchmark/command.py", "processor/colour_baseline.py",
     "processor/evaluation/session.py", "processor/experiment.py", "processor/launch.py", "processor/run.py",
-    "processor/series.py",
+    "processor/extract.py", "processor/extractor/extraction.py", "processor/extractor/extractor.py",
+    "processor/extractor/table.py", "processor/search/command.py", "processor/series.py",
     "processor/trained_model.py", "processor/training/memory.py", "processor/training/session.py",
     "processor/training/state.py",
 }  # fmt: skip

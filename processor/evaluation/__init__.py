@@ -1,5 +1,11 @@
 """Testing: from weights to features, rankings, scores and the files that show them."""
 
+from processor.evaluation.contact_sheet import BLUE as BLUE
+from processor.evaluation.contact_sheet import GREEN as GREEN
+from processor.evaluation.contact_sheet import GREY as GREY
+from processor.evaluation.contact_sheet import RED as RED
+from processor.evaluation.contact_sheet import SheetCell as SheetCell
+from processor.evaluation.contact_sheet import draw_sheet as draw_sheet
 from processor.evaluation.evaluator import Evaluation as Evaluation
 from processor.evaluation.evaluator import rank_tracklets as rank_tracklets
 from processor.evaluation.reports import log_table as log_table
