@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 _VERSION = 1  # goes up when the same features are to give another index
 _PER_CENTRE = 39  # sampled features to learn a centre from: the fewest that FAISS takes without a warning
-_PROBED = 1 / 32  # share of the groups that a query is compared with
+_PROBED = 1 / 8  # share of the groups that a query is compared with
 _FEWEST_PROBED = 16
 _CANDIDATES = 4  # per neighbour that is asked for
 _SAMPLE_HASHED = 1024  # features that the fingerprint reads

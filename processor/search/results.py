@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 CSV, SHEET = "search.csv", "search.png"
 _COLUMNS = ("query", "query_person", "query_camera", "rank", "name", "person", "camera", "frames", "distance")
-_DRAWN_QUERIES, _DRAWN_TOP = 50, 10
+_DRAWN_QUERIES, _DRAWN_TOP = 20, 10
 
 
 @dataclass(frozen=True)
