@@ -11,7 +11,7 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
-from configs import load_cfg
+from configs import check_opts, load_cfg
 from configs.command import CommandParser, run_command
 from utils.errors import MissingFileError
 
@@ -55,8 +55,8 @@ def main(argv: Sequence[str]) -> int:
             parser.error("--half belongs to an --out that ends in .npy")
         if not arguments.input.exists():
             raise MissingFileError(f"--input {arguments.input} does not exist; name a folder or a CSV file")
-        config = load_cfg(arguments.config_file, arguments.opts)  # without a file it only checks the keys
-        config = config if arguments.config_file else None
+        check_opts(arguments.opts)
+        config = load_cfg(arguments.config_file, arguments.opts) if arguments.config_file else None
         _extract(arguments, config)
 
     return run_command(work)

@@ -65,7 +65,9 @@ def _tracklets(folder: Path, parts: tuple[str, ...]) -> Iterator[tuple[tuple[str
     except OSError as error:
         raise InputError(f"{folder} cannot be read ({error.strerror})") from None
     if frames and inner:
-        raise InputError(f"{folder} holds both frames and folders, such as {inner[0].name}: a tracklet's folder has none")
+        raise InputError(
+            f"{folder} holds both frames and folders, such as {inner[0].name}: a tracklet's folder has none"
+        )
     if frames:
         yield parts, frames
     if inner and len(parts) == _MOST_LEVELS:

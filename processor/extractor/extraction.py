@@ -84,7 +84,7 @@ def extract_features(
             rows.flush()
 
         write_atomically(map_to, write, lambda: shape[0] * shape[1] * np.dtype(dtype).itemsize)
-        features = np.load(map_to, mmap_mode="c")
+        features = np.lib.format.open_memmap(map_to, mode="c")
     return FeatureTable(
         features,
         names=np.array([t.name for t in tracklets], dtype=str),

@@ -45,7 +45,9 @@ class GivenFrames:
             return os.path.join(os.curdir, os.fspath(frame))  # an absolute path stays as it is
         if isinstance(frame, np.ndarray):
             if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or not frame.size:
-                raise InputError(f"frame {where} is an array of {frame.dtype} {frame.shape}, not uint8 (H, W, 3) in RGB")
+                raise InputError(
+                    f"frame {where} is an array of {frame.dtype} {frame.shape}, not uint8 (H, W, 3) in RGB"
+                )
         elif not isinstance(frame, Image.Image):
             raise InputError(f"frame {where} is a {type(frame).__name__}; {_EXPECTED}")
         self._in_memory[where] = frame

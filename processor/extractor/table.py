@@ -102,7 +102,9 @@ def load_table(path: Path) -> FeatureTable:
     about = path.with_suffix(".npz")
     values = _read_npz(about) if about.exists() else {}
     stored = about
-    if path.suffix == ".npy" or "features" not in values:
+    if path.suffix == ".npy" and "features" in values:
+        raise InputError(f"{about} beside {path} holds other features: name that file, or move one of the two")
+    if "features" not in values:
         stored = path.with_suffix(".npy")
         values["features"] = _map_npy(stored)
     features = values["features"]
@@ -144,6 +146,8 @@ def _is_table(path: Path) -> bool:
 def _read_npz(path: Path) -> dict[str, Any]:
     """The fields of a table; texts as str."""
     try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is no archive of arrays, or was cut off")
         with np.load(path, allow_pickle=False) as file:
             names = [f.name for f in fields(FeatureTable) if f.name in file]
             values: Mapping[str, NDArray] = {name: file[name] for name in names}
@@ -161,6 +165,6 @@ def _map_npy(path: Path) -> NDArray:
     if fault := file_fault(path):
         raise MissingFileError(f"{path} {fault}; the features of {path.with_suffix('.npz')} belong there")
     try:
-        return np.load(path, mmap_mode="c", allow_pickle=False)  # "c": torch warns of memory that cannot be written
+        return np.lib.format.open_memmap(path, mode="c")  # "c": torch warns of memory that cannot be written
     except _PROBLEMS as error:
         raise InputError(f"{path} cannot be read as an array of features ({' '.join(str(error).split())})") from None

@@ -56,21 +56,23 @@ def main(argv: Sequence[str]) -> int:
 
 def _search(arguments: Namespace) -> None:
     """The work, behind the imports that take seconds."""
-    from processor import run_folder
     from processor.extractor import load_table
+    from processor.run_folder import check_writable, create_output_dir
     from processor.search import results
 
     gallery = load_table(arguments.features)
     out = arguments.out
     if out is not None:
-        run_folder.check_writable(out)
+        if out.exists() and not out.is_dir():
+            raise InputError(f"--out {out} is a file; name a folder")
+        check_writable(out)
     with _queries(arguments, gallery) as query:
         gallery.check_fits(query, str(arguments.features), str(arguments.query))
         found = results.Found(query, gallery, *_nearest(arguments, gallery.features, query.features))
         say(found.lines(None if out is None else _ON_SCREEN))
         if out is None:
             return
-        run_folder.create_output_dir(out)
+        create_output_dir(out)
         written = results.save(found, out)
     logger.info("wrote %s", ", ".join(map(str, written)))
 

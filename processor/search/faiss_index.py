@@ -69,7 +69,9 @@ def has_index(index_file: Path, gallery_GF: NDArray) -> bool:
     """Whether the file holds the index of these features."""
     try:
         known = json.loads(_about(index_file).read_text(encoding="utf-8"))
-        return index_file.is_file() and known == _fingerprint(index_file, gallery_GF) | {"bytes": index_file.stat().st_size}
+        return index_file.is_file() and known == _fingerprint(index_file, gallery_GF) | {
+            "bytes": index_file.stat().st_size
+        }
     except (OSError, ValueError):
         return False
 
@@ -105,8 +107,15 @@ def _build(gallery_GF: NDArray, index_file: Path) -> "faiss.IndexIVF":  # noqa: 
         check_finite(block, f"the gallery from row {first} on")
         index.add(block)
     logger.info("FAISS: index built in %.1f s", perf_counter() - start)
+
+    def write(temporary: Path) -> None:
+        try:
+            faiss.write_index(index, str(temporary))
+        except RuntimeError:  # FAISS hides what the system says
+            raise OSError("the folder cannot be written, or the disk is full") from None
+
     try:
-        write_atomically(index_file, lambda temporary: faiss.write_index(index, str(temporary)))
+        write_atomically(index_file, write)
         save_json(_about(index_file), _fingerprint(index_file, gallery_GF) | {"bytes": index_file.stat().st_size})
     except InputError as error:
         logger.warning("%s; the index serves this search alone", error.line)

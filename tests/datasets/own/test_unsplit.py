@@ -88,7 +88,9 @@ def test_a_list_needs_no_roles_and_may_leave_cells_empty(folder):
 
 
 def test_what_a_list_must_have_is_said(folder):
-    needed = "it needs split,person,camera,tracklet,frame and, for boxes, x,y,w,h (split, person, camera may be missing)"
+    needed = (
+        "it needs split,person,camera,tracklet,frame and, for boxes, x,y,w,h (split, person, camera may be missing)"
+    )
     assert refusal(write_table(folder, "a,b", header="track,frame")).endswith(
         f"lacks tracklet (found: track,frame); {needed}"
     )
