@@ -5,10 +5,16 @@ from argparse import Namespace, RawDescriptionHelpFormatter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from numpy.typing import NDArray
 
 from configs import load_dumped_cfg
 from configs.command import CommandParser, run_command, say
 from utils.errors import InputError, MissingFileError
+
+if TYPE_CHECKING:  # importing it takes seconds
+    from processor.extractor import FeatureTable
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +83,7 @@ def _search(arguments: Namespace) -> None:
     logger.info("wrote %s", ", ".join(map(str, written)))
 
 
-def _nearest(arguments: Namespace, gallery, query):
+def _nearest(arguments: Namespace, gallery: NDArray, query: NDArray) -> tuple[NDArray, NDArray]:
     """Rows and distances (Q, top), by the index that was asked for."""
     from processor.runtime import current_device
     from processor.search import faiss_index
@@ -92,7 +98,7 @@ def _nearest(arguments: Namespace, gallery, query):
 
 
 @contextmanager
-def _queries(arguments: Namespace, gallery) -> Iterator:
+def _queries(arguments: Namespace, gallery: "FeatureTable") -> "Iterator[FeatureTable]":
     """The table of the queries: of a file, or of tracklets that the weights of the gallery embed now."""
     from processor.extractor import FeatureExtractor, extract_features, file_hash, load_table, opened_input
     from processor.trained_model import load_trained

@@ -11,6 +11,7 @@ from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,9 @@ from processor.search.exact import block_rows, check_finite, nearest_of
 from utils.errors import InputError
 from utils.files import save_json, write_atomically
 from utils.progress import progress
+
+if TYPE_CHECKING:
+    import faiss
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +80,7 @@ def has_index(index_file: Path, gallery_GF: NDArray) -> bool:
         return False
 
 
-def _read(index_file: Path, gallery_GF: NDArray) -> "faiss.IndexIVF | None":  # noqa: F821
+def _read(index_file: Path, gallery_GF: NDArray) -> "faiss.IndexIVF | None":
     import faiss
 
     if not has_index(index_file, gallery_GF):
@@ -88,7 +92,7 @@ def _read(index_file: Path, gallery_GF: NDArray) -> "faiss.IndexIVF | None":  # 
         return None
 
 
-def _build(gallery_GF: NDArray, index_file: Path) -> "faiss.IndexIVF":  # noqa: F821
+def _build(gallery_GF: NDArray, index_file: Path) -> "faiss.IndexIVF":
     import faiss
 
     start = perf_counter()

@@ -1,4 +1,4 @@
-"""python -m processor.extract: features of folders, lists and videos are those of a test; one line for what is wrong."""
+"""python -m processor.extract: folders, lists and videos have the features of a test; one line for what is wrong."""
 
 import os
 import shutil

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from configs import load_cfg
+from model import build_model
 from processor.extractor import FeatureExtractor
 from tests.conftest import load, tiny_cfg, tiny_model
 from tests.reference import NARROW_OPTIONS, published_state
@@ -188,11 +189,9 @@ def test_loader_processes_give_the_same(trained_run, extractor, tested):
 @pytest.mark.slow
 def test_a_resnet(tmp_path):
     """[v_p ; v_t]: v_g is no part of a ResNet's feature."""
-    cfg = tiny_cfg(MODEL__NAME="RN50", MODEL__STRIDE_SIZE="[16,16]", MODEL__SIE_CAMERA=False, INPUT__SIZE_TRAIN="[64,32]",
-                   INPUT__SIZE_TEST="[64,32]", **{f"MODEL__ENCODER__{name}": 0 for name in
-                                                  ("WIDTH", "DEPTH", "HEADS", "PATCH", "EMBED")})  # fmt: skip
-    from model import build_model
-
+    sizes = {f"MODEL__ENCODER__{name}": 0 for name in ("WIDTH", "DEPTH", "HEADS", "PATCH", "EMBED")}
+    sizes |= {"MODEL__STRIDE_SIZE": "[16,16]", "INPUT__SIZE_TRAIN": "[64,32]", "INPUT__SIZE_TEST": "[64,32]"}
+    cfg = tiny_cfg(MODEL__NAME="RN50", MODEL__SIE_CAMERA=False, **sizes)
     model = build_model(cfg, 3, 0).eval()
     torch.save(model.state_dict(), tmp_path / "weights.pth")
     extractor = FeatureExtractor.from_checkpoint(tmp_path / "weights.pth", "cpu", cfg)
