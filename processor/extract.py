@@ -74,8 +74,6 @@ def _extract(arguments: Namespace, config: CfgNode | None) -> None:
     logger.info("weights: %s, %d features, %s", weight, extractor.num_features, trained.runtime.precision)
     mapped = out if out.suffix == ".npy" else None
     with opened_input(arguments.input, extractor, arguments.camera, arguments.cache) as tracklets:
-        if mapped:
-            out.with_suffix(".npz").unlink(missing_ok=True)  # it must not describe other features
         table = extract_features(extractor, tracklets, weight, mapped, arguments.half)
         save_table(out, table)
     also = f" and {out.with_suffix('.npz')}" if mapped else ""

@@ -82,6 +82,7 @@ def extract_features(
             rows = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
             _fill(rows, extractor, tracklets)
             rows.flush()
+            map_to.with_suffix(".npz").unlink(missing_ok=True)  # it must not describe other features
 
         write_atomically(map_to, write, lambda: shape[0] * shape[1] * np.dtype(dtype).itemsize)
         features = np.lib.format.open_memmap(map_to, mode="c")

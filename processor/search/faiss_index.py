@@ -69,13 +69,11 @@ def faiss_nearest(
         probed *= 2  # the groups held too few
 
 
-def has_index(index_file: Path, gallery_GF: NDArray) -> bool:
+def _is_current(index_file: Path, gallery_GF: NDArray) -> bool:
     """Whether the file holds the index of these features."""
     try:
         known = json.loads(_about(index_file).read_text(encoding="utf-8"))
-        return index_file.is_file() and known == _fingerprint(index_file, gallery_GF) | {
-            "bytes": index_file.stat().st_size
-        }
+        return known == _fingerprint(index_file, gallery_GF) | {"bytes": index_file.stat().st_size}
     except (OSError, ValueError):
         return False
 
@@ -83,7 +81,7 @@ def has_index(index_file: Path, gallery_GF: NDArray) -> bool:
 def _read(index_file: Path, gallery_GF: NDArray) -> "faiss.IndexIVF | None":
     import faiss
 
-    if not has_index(index_file, gallery_GF):
+    if not _is_current(index_file, gallery_GF):
         return None
     try:
         return faiss.read_index(str(index_file), faiss.IO_FLAG_MMAP)

@@ -1,6 +1,9 @@
 """The extractor computes what a test of its model computes, whatever form the frames have."""
 
+import os
+import signal
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ import torch
 from PIL import Image
 
 from configs import load_cfg
+from configs.command import run_command
 from model import build_model
 from processor.extractor import FeatureExtractor
 from tests.conftest import load, tiny_cfg, tiny_model
@@ -174,6 +178,15 @@ def test_nothing_of_torch_is_changed_and_threads_may_use_it(trained_run):
     thread.start()
     thread.join()
     assert np.array_equal(there[0], here) and state() == before
+
+
+def test_a_command_that_was_stopped_does_not_stop_what_comes_after_it(extractor):
+    def work():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)
+
+    assert run_command(work) == 130
+    assert np.array_equal(extractor(noise(2)), extractor(noise(2)))
 
 
 @pytest.mark.slow
