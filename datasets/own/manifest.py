@@ -1,15 +1,12 @@
 """The user's own pictures or videos, listed in one CSV file with or without boxes -> tracklets."""
 
-import csv
-import io
-import math
 import os
-import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
+from datasets.own.cells import BOX, RowError, box_of, csv_rows, frame_number
 from datasets.own.crops import Box, Cut, Cutter, crop_name, crop_path, cut_crops, cut_pictures
 from datasets.own.names import SPLITS, NamedTracklet, number_tracklets
 from datasets.own.video import cut_videos
@@ -19,14 +16,7 @@ from utils.errors import InputError, MissingFileError, printable
 
 _PICTURES = ("split", "person", "camera", "tracklet", "frame")
 _VIDEOS = ("split", "person", "camera", "tracklet", "video", "frame")
-_BOX = ("x", "y", "w", "h")
 _ROLES = ("split", "person", "camera")  # what a list needs for a training and a test alone
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-_LARGEST = 1e9  # no picture is as large, no video as long
-
-
-class _RowError(Exception):
-    """What is wrong with a row."""
 
 
 class _Row(NamedTuple):
@@ -119,9 +109,7 @@ def read_listed_tracklets(path: Path, cache_dir: str = "", outside: str = "refus
     return _tracklets(table, _consistent_rows(table, raise_or_warn), cache_dir, raise_or_warn)[1]
 
 
-def _read_table(
-    root: Path, columns: tuple[str, ...], outside: str, optional: Sequence[str] = ("camera",)
-) -> _Table:
+def _read_table(root: Path, columns: tuple[str, ...], outside: str, optional: Sequence[str] = ("camera",)) -> _Table:
     """`columns` are those of pictures or of videos; (): as the header says."""
     if outside not in ("refuse", "allow"):
         raise InputError(f"DATASETS.OUTSIDE {outside!r} must be one of refuse, allow")
@@ -136,7 +124,7 @@ def _read_table(
         raise InputError(f"{path} row {line} is not UTF-8 text ({error.reason}); save it as CSV in UTF-8") from None
     if "\0" in text:
         raise InputError(f"{path} is not UTF-8 text (it holds zero bytes); save it as CSV in UTF-8")
-    rows = _csv_rows(path, text)
+    rows = csv_rows(path, text)
     header = [name.lower() for name in next(rows, (0, []))[1]]
     columns = columns or (_VIDEOS if "video" in header else _PICTURES)
     _check_header(path, header, columns, optional)
@@ -163,22 +151,7 @@ def _find_table(root: Path, columns: tuple[str, ...]) -> Path:
 
 
 def _described(columns: Iterable[str], optional: Sequence[str] = ("camera",)) -> str:
-    return f"{','.join(columns)} and, for boxes, {','.join(_BOX)} ({', '.join(optional)} may be missing)"
-
-
-def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    """(first line, stripped cells) of each row that is not blank."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
-    while True:
-        number = reader.line_num + 1
-        try:
-            cells = [cell.strip() for cell in next(reader)]
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise InputError(f"{path} row {number}: cannot be read as CSV ({error}); check its quotes") from None
-        if any(cells):
-            yield number, cells
+    return f"{','.join(columns)} and, for boxes, {','.join(BOX)} ({', '.join(optional)} may be missing)"
 
 
 def _check_header(path: Path, header: list[str], columns: tuple[str, ...], optional: Sequence[str]) -> None:
@@ -194,10 +167,10 @@ def _check_header(path: Path, header: list[str], columns: tuple[str, ...], optio
         found = printable(f"{','.join(header):.200}")
         needed = _described(columns, optional)
         raise InputError(f"{path} lacks {', '.join(missing)} (found: {found}); it needs {needed}")
-    lacking = [name for name in _BOX if name not in header]
-    if 0 < len(lacking) < len(_BOX):
-        raise InputError(f"{path} lacks {', '.join(lacking)}: boxes need all four columns {','.join(_BOX)}")
-    twice = [name for name in (*columns, *_BOX) if header.count(name) > 1]
+    lacking = [name for name in BOX if name not in header]
+    if 0 < len(lacking) < len(BOX):
+        raise InputError(f"{path} lacks {', '.join(lacking)}: boxes need all four columns {','.join(BOX)}")
+    twice = [name for name in (*columns, *BOX) if header.count(name) > 1]
     if twice:
         raise InputError(f"{path} has the column {twice[0]} twice; rename one")
 
@@ -238,12 +211,12 @@ def _rows(table: _Table, on_fault: OnFault) -> Iterator[_Row]:
         named = dict(zip(table.header, cells))
         try:
             if any(cells[width:]) or len(cells) < width:
-                raise _RowError(f"has {len(cells)} cells, the header {width}; put texts with a comma in quotes")
+                raise RowError(f"has {len(cells)} cells, the header {width}; put texts with a comma in quotes")
             row = _row(number, named, table)
             if problem := table.refusal(row.source):
-                raise _RowError(problem)
+                raise RowError(problem)
             yield row
-        except _RowError as problem:
+        except RowError as problem:
             on_fault(table.fault(number, named.get("split", "").lower(), problem, named.get(table.source, "")))
     if empty:
         raise InputError(f"{table.path} has no rows below its header")
@@ -253,11 +226,11 @@ def _row(number: int, cells: dict[str, str], table: _Table) -> _Row:
     split, source = cells.get("split", "").lower(), table.source
     for name in ("person", "tracklet", source, "frame"):
         if not cells.get(name) and name not in table.optional:
-            raise _RowError(f"column {name} is empty")
+            raise RowError(f"column {name} is empty")
     if split not in SPLITS and "split" not in table.optional:
-        raise _RowError(f"split is {cells['split']!r:.60}; it must be one of {', '.join(SPLITS)}")
+        raise RowError(f"split is {cells['split']!r:.60}; it must be one of {', '.join(SPLITS)}")
     if any(ord(character) < 32 for character in cells[source]):
-        raise _RowError(f"column {source} holds a line break or control character; check the quotes")
+        raise RowError(f"column {source} holds a line break or control character; check the quotes")
     return _Row(
         number,
         sys.intern(split),
@@ -265,46 +238,12 @@ def _row(number: int, cells: dict[str, str], table: _Table) -> _Row:
         sys.intern(cells.get("camera", "")),
         sys.intern(cells["tracklet"]),
         str(PurePath(cells[source])),  # ./a.jpg and a.jpg are one picture
-        _frame_number(cells["frame"]) if source == "video" else 0,
-        _box([cells.get(name, "") for name in _BOX]),
+        frame_number(cells["frame"]) if source == "video" else 0,
+        box_of([cells.get(name, "") for name in BOX]),
     )
 
 
-def _frame_number(text: str) -> int:
-    value = _number("frame", text)
-    if value < 0 or value != math.floor(value):
-        raise _RowError(f"frame is {text}; it must be a whole number, 0 being the first frame of the video")
-    return int(value)
-
-
-def _number(name: str, text: str) -> float:
-    value = float(text) if _NUMBER.fullmatch(text) else math.nan
-    if not abs(value) < _LARGEST:
-        raise _RowError(f"{name} is {text!r:.60}; it must be a number such as 12 or 12.5, below {_LARGEST:,.0f}")
-    return value
-
-
-def _box(texts: list[str]) -> Box | None:
-    if not any(texts):
-        return None
-    if not all(texts):
-        raise _RowError(f"has some of {','.join(_BOX)} but not all: give all four, or none for the whole picture")
-    x, y, w, h = (_number(name, text) for name, text in zip(_BOX, texts))
-    given = f"box {','.join(texts)} (x,y,w,h)"
-    if x < 0 or y < 0:
-        raise _RowError(f"{given} begins outside of the picture: x and y must be 0 or more")
-    if w <= 0 or h <= 0:
-        raise _RowError(f"{given} is empty: w and h must be more than 0")
-    # Edges are rounded, not sizes, so that a box within the picture stays within it.
-    left, top, right, bottom = (math.floor(edge + 0.5) for edge in (x, y, x + w, y + h))
-    if left == right or top == bottom:
-        raise _RowError(f"{given} holds no whole pixel")
-    return left, top, right - left, bottom - top
-
-
-def _tracklets(
-    table: _Table, rows: list[_Row], cache_dir: str, on_fault: OnFault
-) -> tuple[str, list[NamedTracklet]]:
+def _tracklets(table: _Table, rows: list[_Row], cache_dir: str, on_fault: OnFault) -> tuple[str, list[NamedTracklet]]:
     """(folder of the frames, tracklets) of pictures as they are, or of crops, without those that cannot be cut."""
     of_videos = table.source == "video"
     if not (of_videos or any(row.box for row in rows)):
