@@ -5,7 +5,6 @@ n tracklets, F features.
 
 import os
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from hashlib import sha256
@@ -15,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from configs import changed_keys, load_dumped_cfg
+from configs import load_dumped_cfg
+from configs.load import flatten
 from utils.errors import InputError, MissingFileError, file_fault
 from utils.files import write_atomically
 
@@ -25,8 +25,6 @@ _ABOUT = ("weight", "weight_sha256", "config")
 # Keys that change features though the weights still fit.
 _SHAPING = ("MODEL.NAME", "MODEL.SIE_COE", "MODEL.SIE_UNSEEN", "INPUT.SEQ_LEN", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD",
             "INPUT.PIXEL_STATISTICS", "TEST.NECK_FEAT", "TEST.SAMPLING")  # fmt: skip
-_PROBLEMS = (OSError, ValueError, LookupError, TypeError, EOFError, MemoryError, NotImplementedError, RuntimeError,
-             zipfile.BadZipFile, zlib.error)  # what numpy and zipfile raise for a broken file  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,11 +53,12 @@ class FeatureTable:
                 f"{here} is of other weights than {there}: {self.weight} (sha256 {self.weight_sha256[:12]}...), "
                 f"{other.weight} ({other.weight_sha256[:12]}...); extract one of them anew"
             )
-        changes = changed_keys(self.config, load_dumped_cfg(other.config, there))
+        ours, theirs = (dict(flatten(load_dumped_cfg(t.config, file))) for t, file in ((self, here), (other, there)))
         for key in _SHAPING:
-            if key in changes:
-                was, now = changes[key]
-                raise InputError(f"{here} was extracted with {key} {was}, {there} with {now}; extract one of them anew")
+            if ours[key] != theirs[key]:
+                raise InputError(
+                    f"{here} was extracted with {key} {ours[key]}, {there} with {theirs[key]}; extract one of them anew"
+                )
 
 
 def file_hash(path: Path) -> str:
@@ -139,7 +138,7 @@ def _is_table(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return {f"{name}.npy" for name in (*_TEXTS, *_ABOUT)} <= set(archive.namelist())
-    except _PROBLEMS:
+    except Exception:
         return False
 
 
@@ -151,7 +150,7 @@ def _read_npz(path: Path) -> dict[str, Any]:
         with np.load(path, allow_pickle=False) as file:
             names = [f.name for f in fields(FeatureTable) if f.name in file]
             values: Mapping[str, NDArray] = {name: file[name] for name in names}
-    except _PROBLEMS as error:
+    except Exception as error:  # numpy and zipfile raise many kinds for a broken file
         reason = " ".join(str(error).split())
         raise InputError(f"{path} cannot be read as a file of features ({reason})") from None
     missing = [name for name in (*_TEXTS, "frames", *_ABOUT) if name not in values]
@@ -166,5 +165,5 @@ def _map_npy(path: Path) -> NDArray:
         raise MissingFileError(f"{path} {fault}; the features of {path.with_suffix('.npz')} belong there")
     try:
         return np.lib.format.open_memmap(path, mode="c")  # "c": torch warns of memory that cannot be written
-    except _PROBLEMS as error:
+    except Exception as error:
         raise InputError(f"{path} cannot be read as an array of features ({' '.join(str(error).split())})") from None

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,9 @@ def test_whether_two_files_belong_together_is_known(trained_run, own_folder, tmp
         InputError, match="a was extracted with TEST.NECK_FEAT before, after with after; extract one of"
     ):
         tables["a"].check_fits(tables["after"], "a", "after")
+    broken = replace(tables["a"], config="MODEL: [")
+    with pytest.raises(InputError, match="^c, line 1: not valid YAML"):
+        tables["a"].check_fits(broken, "a", "c")
     with pytest.raises(InputError, match="a is of other weights than other: .*best.pth .sha256 [0-9a-f]{12}"):
         tables["a"].check_fits(tables["other"], "a", "other")
 

@@ -1,25 +1,27 @@
 """python -m processor.search: table, picture, and one line for what does not fit."""
 
 import os
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from datasets import load_splits
 from processor import extract
 from processor.extractor import load_table
 from processor.search import command, faiss_index
 from processor.search.command import main
-from tests.conftest import load, one_error, read_csv
+from tests.conftest import ROOT, load, one_error, read_csv
 from utils.metrics import euclidean_distances
 
 
 @pytest.fixture(scope="module")
 def own(trained_run, tiny_mars, tmp_path_factory):
     """A folder with gallery/ and query/ as <person>/<camera>_<tracklet>/, and the features of both."""
-    from datasets import load_splits
-
     folder = tmp_path_factory.mktemp("own")
     splits = load_splits("MARS", str(tiny_mars))
     for name, tracklets in (("query", splits.query[:3]), ("gallery", splits.gallery)):
@@ -80,8 +82,6 @@ def test_the_picture_is_left_out_where_frames_are_gone(own, tmp_path, capsys, tr
 
 
 def test_a_folder_may_be_moved_with_its_features(own, tmp_path):
-    import shutil
-
     shutil.copytree(own, tmp_path / "moved", symlinks=True)
     assert all(map(os.path.isfile, load_table(tmp_path / "moved" / "gallery.npz").pictures))
     assert load_table(tmp_path / "moved" / "gallery.npz").pictures[0].startswith(f"{tmp_path}/moved/")
@@ -111,6 +111,15 @@ def test_many_queries_are_cut_short_on_the_screen_alone(own, tmp_path, capsys, m
     assert capsys.readouterr().out.count(":\n") == 3
     assert main(argv(own, "query.npz", top=1, out=tmp_path)) == 0
     assert "and 2 more queries in search.csv" in (screen := capsys.readouterr().out) and screen.count(":\n") == 1
+
+
+def test_a_mistyped_option_is_answered_without_torch():
+    code = (
+        "import sys; from processor.search.command import main; code = main('--features g.npz --qurey q'.split()); "
+        "print(code, {'torch', 'torchvision', 'timm'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "2 set()" and "the following arguments are required: --query" in done.stderr
 
 
 def test_what_does_not_fit_is_one_line(own, trained_run, tmp_path, caplog, monkeypatch):
