@@ -225,6 +225,7 @@ def test_broken_files_of_features_are_named(trained_run, own_folder, tmp_path):
     assert "f.npz beside " in refusal("f.npy")
 
 
+@pytest.mark.slow
 def test_a_mistyped_key_is_answered_without_torch():
     code = (
         "import sys; from processor.extract import main; "

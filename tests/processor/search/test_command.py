@@ -113,6 +113,7 @@ def test_many_queries_are_cut_short_on_the_screen_alone(own, tmp_path, capsys, m
     assert "and 2 more queries in search.csv" in (screen := capsys.readouterr().out) and screen.count(":\n") == 1
 
 
+@pytest.mark.slow
 def test_a_mistyped_option_is_answered_without_torch():
     code = (
         "import sys; from processor.search.command import main; code = main('--features g.npz --qurey q'.split()); "
