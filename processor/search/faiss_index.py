@@ -1,8 +1,9 @@
 """The nearest gallery features of each query by FAISS, which looks at a small part of a large gallery.
 
-An inverted file (IVF) groups the features around about sqrt(G) centres, learned from a sample, and keeps 8 bits per
-number. A query is compared with the groups of the nearest centres; the best candidates are then compared exactly. The
-index is built once and lies beside the features. G gallery features, F their width, Q queries.
+Features are projected to their 256 main directions (PCA) and put into groups around about sqrt(G) centres (IVF), 8 bits
+per number; directions and centres are learned from a sample. A query is compared with the groups of the nearest
+centres, and the best candidates are then compared with it exactly, in full width. The index is built once and lies
+beside the features. G gallery features, F their width, Q queries.
 """
 
 import json
@@ -25,12 +26,14 @@ if TYPE_CHECKING:
     import faiss
 
 logger = logging.getLogger(__name__)
+logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it says which instructions FAISS was compiled for
 
-_VERSION = 1  # goes up when the same features are to give another index
-_PER_CENTRE = 39  # sampled features to learn a centre from: the fewest that FAISS takes without a warning
-_PROBED = 1 / 8  # share of the groups that a query is compared with
+_VERSION = 2  # goes up when the same features are to give another index
+_PER_CENTRE = 39  # sampled features to learn a centre or direction from: the fewest that FAISS does not warn of
+_DIRECTIONS = 256  # of PCA; narrower features, and few, stay as they are
+_PROBED = 1 / 4  # share of the groups that a query is compared with
 _FEWEST_PROBED = 16
-_CANDIDATES = 4  # per neighbour that is asked for
+_CANDIDATES = 10  # per neighbour that is asked for
 _SAMPLE_HASHED = 1024  # features that the fingerprint reads
 
 
@@ -60,11 +63,14 @@ def faiss_nearest(
     check_finite(queries_QF, "a query")
     top = min(top, len(gallery_GF))
     index = _read(index_file, gallery_GF) or _build(gallery_GF, index_file)
-    probed = max(_FEWEST_PROBED, round(index.nlist * _PROBED))
+    groups = faiss.extract_index_ivf(index).nlist
+    probed = max(_FEWEST_PROBED, round(groups * _PROBED))
     while True:
-        options = faiss.SearchParametersIVF(nprobe=min(probed, index.nlist))
+        options = faiss.SearchParametersIVF(nprobe=min(probed, groups))
+        if isinstance(index, faiss.IndexPreTransform):
+            options = faiss.SearchParametersPreTransform(index_params=options)
         _, candidates = index.search(queries_QF, min(_CANDIDATES * top, len(gallery_GF)), params=options)
-        if probed >= index.nlist or ((candidates >= 0).sum(axis=1) >= top).all():
+        if probed >= groups or ((candidates >= 0).sum(axis=1) >= top).all():
             return nearest_of(gallery_GF, queries_QF, candidates, top)
         probed *= 2  # the groups held too few
 
@@ -78,7 +84,7 @@ def _is_current(index_file: Path, gallery_GF: NDArray) -> bool:
         return False
 
 
-def _read(index_file: Path, gallery_GF: NDArray) -> "faiss.IndexIVF | None":
+def _read(index_file: Path, gallery_GF: NDArray) -> "faiss.Index | None":
     import faiss
 
     if not _is_current(index_file, gallery_GF):
@@ -90,14 +96,15 @@ def _read(index_file: Path, gallery_GF: NDArray) -> "faiss.IndexIVF | None":
         return None
 
 
-def _build(gallery_GF: NDArray, index_file: Path) -> "faiss.IndexIVF":
+def _build(gallery_GF: NDArray, index_file: Path) -> "faiss.Index":
     import faiss
 
     start = perf_counter()
     count, width = gallery_GF.shape
     centres = max(1, min(round(count**0.5), count // _PER_CENTRE))
-    index = faiss.index_factory(width, f"IVF{centres},SQ8")
-    rows = np.sort(np.random.default_rng(0).permutation(count)[: max(centres * _PER_CENTRE, 256)])
+    projection = f"PCA{_DIRECTIONS}," if width > _DIRECTIONS and count >= _PER_CENTRE * _DIRECTIONS else ""
+    index = faiss.index_factory(width, f"{projection}IVF{centres},SQ8")
+    rows = np.sort(np.random.default_rng(0).permutation(count)[: _PER_CENTRE * max(centres, _DIRECTIONS)])
     sample = gallery_GF[rows].astype(np.float32)
     check_finite(sample, "a sample of the gallery")
     logger.info("FAISS: learning %d centres from %d of %d features", centres, len(sample), count)

@@ -39,6 +39,26 @@ def test_nearly_all_of_the_nearest_are_found_with_exact_distances(gallery, queri
     assert np.array_equal(dist[same], expected_dist[same]) and (np.diff(dist, axis=1) >= 0).all()
 
 
+def test_wide_features_are_compared_in_full_width(tmp_path, monkeypatch):
+    """Those that differ where the main directions do not look are told apart."""
+    rng = np.random.default_rng(2)
+    people = l2_normalize(rng.standard_normal((250, 8)) @ rng.standard_normal((8, 40)))
+    wide = l2_normalize(np.repeat(people, 4, axis=0) + 0.01 * rng.standard_normal((1000, 40)))
+    monkeypatch.setattr(faiss_index, "_DIRECTIONS", 8)
+    rows, dist = faiss_nearest(wide, wide[:50], 4, tmp_path / "g.faiss")
+    expected, expected_dist = exact_nearest(wide, wide[:50], 4)
+    assert (rows == expected).mean() >= 0.95 and (dist == expected_dist).mean() >= 0.95
+    assert len((tmp_path / "g.faiss").read_bytes()) < 1000 * 40  # 8 bytes per feature, a row number, centres
+
+
+@pytest.mark.parametrize("count", [1, 30, 300])
+def test_few_wide_features_are_all_found(tmp_path, count):
+    gallery = l2_normalize(np.random.default_rng(3).standard_normal((count, 300)))
+    rows, dist = faiss_nearest(gallery, gallery[:2], 10, tmp_path / "g.faiss")
+    expected, expected_dist = exact_nearest(gallery, gallery[:2], 10)
+    assert np.array_equal(rows, expected) and np.array_equal(dist, expected_dist)
+
+
 def test_more_neighbours_than_the_probed_groups_hold_are_found(gallery, tmp_path):
     few = gallery[:300]
     rows, dist = faiss_nearest(few, few[:3].astype(np.float32), 500, tmp_path / "g.faiss")
@@ -69,7 +89,7 @@ def test_the_index_is_built_once_for_the_same_features(gallery, queries, tmp_pat
     size = file.stat().st_size
     file.write_bytes(b"\0" * size)
     assert builds(other) and "is built again" in caplog.text
-    monkeypatch.setattr(faiss_index, "_VERSION", 2)
+    monkeypatch.setattr(faiss_index, "_VERSION", 0)
     assert builds(other)
 
 
