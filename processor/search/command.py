@@ -90,10 +90,11 @@ def _nearest(arguments: Namespace, gallery: NDArray, query: NDArray) -> tuple[ND
     from processor.search.exact import exact_nearest
 
     large = len(gallery) >= FAISS_FROM
+    compared = f"{len(query):,} {'query' if len(query) == 1 else 'queries'} against {len(gallery):,} tracklets"
     if arguments.index == "faiss" or (arguments.index == "auto" and large and faiss_index.is_installed()):
-        logger.info("%d queries against %d tracklets by FAISS", len(query), len(gallery))
+        logger.info("%s by FAISS", compared)
         return faiss_index.faiss_nearest(gallery, query, arguments.top, arguments.features.with_suffix(".faiss"))
-    logger.info("%d queries against %d tracklets, each compared with all", len(query), len(gallery))
+    logger.info("%s, each compared with all", compared)
     return exact_nearest(gallery, query, arguments.top, current_device())
 
 
