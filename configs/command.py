@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from configs.errors import ConfigError
 from utils.errors import InputError, LostProcessError, NonFiniteLossError, printable
-from utils.interrupt import last_signal, stop_signals, stopped_at_once
+from utils.interrupt import forget_signals, last_signal, stop_signals, stopped_at_once
 from utils.logger import close_logging, setup_logging
 
 logger = logging.getLogger(__name__)
@@ -65,6 +65,7 @@ def run_command(work: Callable[[], int | None], may_report: Callable[[int], bool
             report()
         return code
     finally:
+        forget_signals()
         sys.stdout.flush()
         close_logging()
 

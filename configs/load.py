@@ -41,8 +41,20 @@ def load_dumped_cfg(text: str, source: str, opts: Sequence[str] = ()) -> CfgNode
     return _merge({source: _parse_tree(text.encode(), source)}, opts)
 
 
+def check_opts(opts: Sequence[str]) -> None:
+    """Raise ConfigError for an unknown key or an impossible value, before the config that `opts` belong to is read."""
+    _merge_unchecked({}, opts)
+
+
 def _merge(trees: Mapping[str, dict[str, Any]], opts: Sequence[str]) -> CfgNode:
     """The defaults, then each tree of sections, named by its source, then the pairs of the command line."""
+    cfg = _merge_unchecked(trees, opts)
+    check_cfg(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def _merge_unchecked(trees: Mapping[str, dict[str, Any]], opts: Sequence[str]) -> CfgNode:
     cfg = get_cfg()
     leaves = dict(flatten(cfg))
     files = {source: in_todays_keys(dict(flatten(tree))) for source, tree in trees.items()}
@@ -54,8 +66,6 @@ def _merge(trees: Mapping[str, dict[str, Any]], opts: Sequence[str]) -> CfgNode:
         *sections, leaf = key.split(".")
         coerced = _coerce(key, value, leaves[key], source)
         reduce(getitem, sections, cfg)[leaf] = os.path.expanduser(coerced) if key in PATHS else coerced
-    check_cfg(cfg)
-    cfg.freeze()
     return cfg
 
 

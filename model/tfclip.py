@@ -101,6 +101,12 @@ class TFCLIP(nn.Module):
             features = [neck(v) for neck, v in zip((self.neck_g, self.neck_p, self.neck_t), features)]
         return torch.cat(features[0 if self.encoder.pooled_in_retrieval else 1 :], dim=1)
 
+    @property
+    def num_features(self) -> int:
+        """The width of what `embed` returns."""
+        necks = [neck for neck in (self.neck_g, self.neck_p, self.neck_t) if neck is not None]
+        return sum(neck.num_features for neck in necks[0 if self.encoder.pooled_in_retrieval else 1 :])
+
     def encode_memory(self, clips: Tensor) -> Tensor:
         """What CLIP-Memory averages: v_p of each clip, without camera embedding: (B, E) float32."""
         return self.encoder(clips).projected[:, :, 0].float().mean(dim=1)

@@ -1,6 +1,7 @@
 """A trained network with what belongs to it: config, device, number type, pixel statistics and cameras."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,26 +47,31 @@ class TrainedModel:
 
 
 def load_trained(
-    weight: str | Path, config: CfgNode | None = None, device: str | torch.device | None = None
+    weight: str | Path,
+    config: CfgNode | None = None,
+    device: str | torch.device | None = None,
+    opts: Sequence[str] = (),
 ) -> TrainedModel:
     """A trained TF-CLIP from a checkpoint of ours or from a published file.
 
-    A checkpoint brings its config; `config` takes its place, and a published file needs one. `device` is the GPU when
-    there is one. Raises MissingFileError or InputError naming the file.
+    A checkpoint brings its config, in which `opts` (KEY VALUE ...) take the place of its values; `config` takes the
+    place of all, and a published file needs one. `device` is the GPU when there is one. Torch's random numbers go on as
+    if nothing had been built. Raises MissingFileError or InputError naming the file.
     """
     file = read_weight_file(Path(weight))
     if file.kind not in ("published", "checkpoint"):
         raise InputError(f"{weight} holds only CLIP's encoder; features need weights of a trained TF-CLIP")
     if config is None and not file.config:
         raise InputError(f"{weight} does not say how it was trained: name its config with --config_file")
-    cfg = load_dumped_cfg(file.config, str(weight)) if config is None else config
+    cfg = load_dumped_cfg(file.config, str(weight), opts) if config is None else config
     table = file.cameras
     if table is None:
         sizes = [len(value) for name, value in file.state.items() if name in ("cv_embed", "encoder.camera_embed")]
         table = TrainedCameras.of_published(sizes[0] if sizes else 0)
     # One camera more than the table has rows stands for cameras that are not known.
     here = Cameras(table.dataset, (*table.names, ""), frozenset(table.trained))
-    model = build_model(cfg, 1, len(table.names), pretrained=False)
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(cfg, 1, len(table.names), pretrained=False)
     try:
         report = fill_model(model, file, str(weight), allow_skipped=True, here=here, unseen=cfg.MODEL.SIE_UNSEEN)
     except ArchitectureError as error:

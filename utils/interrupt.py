@@ -39,6 +39,13 @@ def stopped_at_once() -> bool:
     return _stopped_at_once
 
 
+def forget_signals() -> None:
+    """At the end of a command: the signal that stopped it must not stop what this process does next."""
+    global _stopped_at_once
+    _stopped_at_once = False
+    _requested.clear()
+
+
 @contextmanager
 def deferred_interrupts() -> Iterator[None]:
     """In this context Ctrl-C and the other signals wait for `check_interrupt`.

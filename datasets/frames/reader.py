@@ -28,8 +28,11 @@ _COLOURS = ("YCbCr", "Gray")  # CMYK is turned into RGB in another way than Pill
 class FrameSource(Protocol):
     """Where the bytes of a frame come from."""
 
-    def content(self, path: str) -> bytes | memoryview:
-        """The bytes of the image that the data set names `path`; raises OSError, ValueError or InputError."""
+    def content(self, path: str) -> bytes | memoryview | NDArray[np.uint8]:
+        """The bytes of the image that the data set names `path`, or its RGB pixels (H, W, 3) where they are at hand.
+
+        Raises OSError, ValueError or InputError.
+        """
 
 
 class FrameFiles:
@@ -69,11 +72,14 @@ def read_into(frame_HW3: NDArray[np.uint8], path: str, source: FrameSource, inte
     `interpolation` is 'bilinear' or 'bicubic'.
     """
     content = _content(path, source)
-    pixels = _decode_jpeg(frame_HW3, content)
-    if pixels is not None and pixels.shape == frame_HW3.shape:
-        return  # it was decoded in place
-    if pixels is None:
-        pixels = _decode_with_pillow(path, content)
+    if isinstance(content, np.ndarray):
+        pixels = content
+    else:
+        pixels = _decode_jpeg(frame_HW3, content)
+        if pixels is not None and pixels.shape == frame_HW3.shape:
+            return  # it was decoded in place
+        if pixels is None:
+            pixels = _decode_with_pillow(path, content)
     if pixels.shape == frame_HW3.shape:
         frame_HW3[...] = pixels
     elif interpolation == "bicubic":
@@ -100,8 +106,8 @@ def resize_bicubic(pixels_HW3: NDArray[np.uint8], size: Sequence[int]) -> NDArra
     return np.asarray(Image.fromarray(pixels_HW3).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def _content(path: str, source: FrameSource) -> bytes | memoryview:
-    """The bytes of an image; raises MissingFileError / InputError naming the file."""
+def _content(path: str, source: FrameSource) -> bytes | memoryview | NDArray[np.uint8]:
+    """The bytes or pixels of an image; raises MissingFileError / InputError naming the file."""
     try:
         return source.content(path)
     except InputError:

@@ -1,15 +1,12 @@
 """The user's own pictures or videos, listed in one CSV file with or without boxes -> tracklets."""
 
-import csv
-import io
-import math
 import os
-import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
+from datasets.own.cells import BOX, RowError, box_of, csv_rows, frame_number
 from datasets.own.crops import Box, Cut, Cutter, crop_name, crop_path, cut_crops, cut_pictures
 from datasets.own.names import SPLITS, NamedTracklet, number_tracklets
 from datasets.own.video import cut_videos
@@ -19,13 +16,7 @@ from utils.errors import InputError, MissingFileError, printable
 
 _PICTURES = ("split", "person", "camera", "tracklet", "frame")
 _VIDEOS = ("split", "person", "camera", "tracklet", "video", "frame")
-_BOX = ("x", "y", "w", "h")
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-_LARGEST = 1e9  # no picture is as large, no video as long
-
-
-class _RowError(Exception):
-    """What is wrong with a row."""
+_ROLES = ("split", "person", "camera")  # what a list needs for a training and a test alone
 
 
 class _Row(NamedTuple):
@@ -55,6 +46,7 @@ class _Table(NamedTuple):
     rows: Iterator[tuple[int, list[str]]]  # line, stripped cells
     source: str  # the column of the pictures or videos
     allow_outside: bool  # whether a row may name a file outside of the list's folder
+    optional: Sequence[str]  # columns that may be missing; of those other than camera single cells may be empty too
 
     def locate(self, source: str) -> str:
         """The path of a picture or video that the list names."""
@@ -92,9 +84,7 @@ def parse_manifest(
     """
     table = _read_table(Path(root), _PICTURES, outside)
     rows = _consistent_rows(table, on_fault)
-    if any(row.box for row in rows):
-        return _cropped(table, rows, cut_pictures, cache_dir, on_fault)
-    return _grouped(str(table.path.parent), ((row, table.locate(row.source)) for row in rows))
+    return number_tracklets(*_tracklets(table, rows, cache_dir, on_fault))
 
 
 def parse_video(
@@ -106,10 +96,21 @@ def parse_video(
     that is shown; the frames of a tracklet are sorted by it and are of one video. Crops are always cut.
     """
     table = _read_table(Path(root), _VIDEOS, outside)
-    return _cropped(table, _consistent_rows(table, on_fault), cut_videos, cache_dir, on_fault)
+    return number_tracklets(*_tracklets(table, _consistent_rows(table, on_fault), cache_dir, on_fault))
 
 
-def _read_table(root: Path, columns: tuple[str, ...], outside: str) -> _Table:
+def read_listed_tracklets(path: Path, cache_dir: str = "", outside: str = "refuse") -> list[NamedTracklet]:
+    """The tracklets of a file as `parse_manifest` reads it, or with a column video as `parse_video` does.
+
+    The columns split, person and camera may be missing, or empty in any row, and split may be any text. Raises as these
+    two do.
+    """
+    table = _read_table(path, (), outside, optional=_ROLES)
+    return _tracklets(table, _consistent_rows(table, raise_or_warn), cache_dir, raise_or_warn)[1]
+
+
+def _read_table(root: Path, columns: tuple[str, ...], outside: str, optional: Sequence[str] = ("camera",)) -> _Table:
+    """`columns` are those of pictures or of videos; (): as the header says."""
     if outside not in ("refuse", "allow"):
         raise InputError(f"DATASETS.OUTSIDE {outside!r} must be one of refuse, allow")
     path = _find_table(root, columns)
@@ -123,10 +124,12 @@ def _read_table(root: Path, columns: tuple[str, ...], outside: str) -> _Table:
         raise InputError(f"{path} row {line} is not UTF-8 text ({error.reason}); save it as CSV in UTF-8") from None
     if "\0" in text:
         raise InputError(f"{path} is not UTF-8 text (it holds zero bytes); save it as CSV in UTF-8")
-    rows = _csv_rows(path, text)
+    rows = csv_rows(path, text)
     header = [name.lower() for name in next(rows, (0, []))[1]]
-    _check_header(path, header, columns)
-    return _Table(path, content, header, rows, "video" if "video" in columns else "frame", outside == "allow")
+    columns = columns or (_VIDEOS if "video" in header else _PICTURES)
+    _check_header(path, header, columns, optional)
+    source = "video" if "video" in columns else "frame"
+    return _Table(path, content, header, rows, source, outside == "allow", optional)
 
 
 def _find_table(root: Path, columns: tuple[str, ...]) -> Path:
@@ -147,41 +150,27 @@ def _find_table(root: Path, columns: tuple[str, ...]) -> Path:
     return root / (names[0] if len(names) == 1 else "manifest.csv")
 
 
-def _described(columns: Iterable[str]) -> str:
-    return f"{','.join(columns)} and, for boxes, {','.join(_BOX)} (camera may be missing)"
+def _described(columns: Iterable[str], optional: Sequence[str] = ("camera",)) -> str:
+    return f"{','.join(columns)} and, for boxes, {','.join(BOX)} ({', '.join(optional)} may be missing)"
 
 
-def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    """(first line, stripped cells) of each row that is not blank."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
-    while True:
-        number = reader.line_num + 1
-        try:
-            cells = [cell.strip() for cell in next(reader)]
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise InputError(f"{path} row {number}: cannot be read as CSV ({error}); check its quotes") from None
-        if any(cells):
-            yield number, cells
-
-
-def _check_header(path: Path, header: list[str], columns: tuple[str, ...]) -> None:
+def _check_header(path: Path, header: list[str], columns: tuple[str, ...], optional: Sequence[str]) -> None:
     if not header:
-        raise InputError(f"{path} is empty; expected are the columns {_described(columns)}")
+        raise InputError(f"{path} is empty; expected are the columns {_described(columns, optional)}")
     if "video" in header and "video" not in columns:
         raise InputError(f"{path} has a column video: use DATASETS.NAMES video")
-    missing = [name for name in columns if name not in header and name != "camera"]
+    missing = [name for name in columns if name not in header and name not in optional]
     for mark, name in ((";", "semicolons"), ("\t", "tabs")):
         if missing and mark in "".join(header):
             raise InputError(f"{path} seems to be separated by {name}; save it with commas")
     if missing:
         found = printable(f"{','.join(header):.200}")
-        raise InputError(f"{path} lacks {', '.join(missing)} (found: {found}); it needs {_described(columns)}")
-    lacking = [name for name in _BOX if name not in header]
-    if 0 < len(lacking) < len(_BOX):
-        raise InputError(f"{path} lacks {', '.join(lacking)}: boxes need all four columns {','.join(_BOX)}")
-    twice = [name for name in (*columns, *_BOX) if header.count(name) > 1]
+        needed = _described(columns, optional)
+        raise InputError(f"{path} lacks {', '.join(missing)} (found: {found}); it needs {needed}")
+    lacking = [name for name in BOX if name not in header]
+    if 0 < len(lacking) < len(BOX):
+        raise InputError(f"{path} lacks {', '.join(lacking)}: boxes need all four columns {','.join(BOX)}")
+    twice = [name for name in (*columns, *BOX) if header.count(name) > 1]
     if twice:
         raise InputError(f"{path} has the column {twice[0]} twice; rename one")
 
@@ -204,7 +193,7 @@ def _consistent_rows(table: _Table, on_fault: OnFault) -> list[_Row]:
             on_fault(table.fault(row.number, row.split, problem))
             continue
         rows.append(row)
-    if any(row.camera for row in rows):
+    if any(row.camera for row in rows) and "split" not in table.optional:
         for row in rows:
             if not row.camera:
                 problem = "column camera is empty although other rows name one"
@@ -222,88 +211,61 @@ def _rows(table: _Table, on_fault: OnFault) -> Iterator[_Row]:
         named = dict(zip(table.header, cells))
         try:
             if any(cells[width:]) or len(cells) < width:
-                raise _RowError(f"has {len(cells)} cells, the header {width}; put texts with a comma in quotes")
-            row = _row(number, named, table.source)
+                raise RowError(f"has {len(cells)} cells, the header {width}; put texts with a comma in quotes")
+            row = _row(number, named, table)
             if problem := table.refusal(row.source):
-                raise _RowError(problem)
+                raise RowError(problem)
             yield row
-        except _RowError as problem:
+        except RowError as problem:
             on_fault(table.fault(number, named.get("split", "").lower(), problem, named.get(table.source, "")))
     if empty:
         raise InputError(f"{table.path} has no rows below its header")
 
 
-def _row(number: int, cells: dict[str, str], source: str) -> _Row:
-    split = cells["split"].lower()
+def _row(number: int, cells: dict[str, str], table: _Table) -> _Row:
+    split, source = cells.get("split", "").lower(), table.source
     for name in ("person", "tracklet", source, "frame"):
-        if not cells[name]:
-            raise _RowError(f"column {name} is empty")
-    if split not in SPLITS:
-        raise _RowError(f"split is {cells['split']!r:.60}; it must be one of {', '.join(SPLITS)}")
+        if not cells.get(name) and name not in table.optional:
+            raise RowError(f"column {name} is empty")
+    if split not in SPLITS and "split" not in table.optional:
+        raise RowError(f"split is {cells['split']!r:.60}; it must be one of {', '.join(SPLITS)}")
     if any(ord(character) < 32 for character in cells[source]):
-        raise _RowError(f"column {source} holds a line break or control character; check the quotes")
+        raise RowError(f"column {source} holds a line break or control character; check the quotes")
     return _Row(
         number,
         sys.intern(split),
-        sys.intern(cells["person"]),
+        sys.intern(cells.get("person", "")),
         sys.intern(cells.get("camera", "")),
         sys.intern(cells["tracklet"]),
         str(PurePath(cells[source])),  # ./a.jpg and a.jpg are one picture
-        _frame_number(cells["frame"]) if source == "video" else 0,
-        _box([cells.get(name, "") for name in _BOX]),
+        frame_number(cells["frame"]) if source == "video" else 0,
+        box_of([cells.get(name, "") for name in BOX]),
     )
 
 
-def _frame_number(text: str) -> int:
-    value = _number("frame", text)
-    if value < 0 or value != math.floor(value):
-        raise _RowError(f"frame is {text}; it must be a whole number, 0 being the first frame of the video")
-    return int(value)
-
-
-def _number(name: str, text: str) -> float:
-    value = float(text) if _NUMBER.fullmatch(text) else math.nan
-    if not abs(value) < _LARGEST:
-        raise _RowError(f"{name} is {text!r:.60}; it must be a number such as 12 or 12.5, below {_LARGEST:,.0f}")
-    return value
-
-
-def _box(texts: list[str]) -> Box | None:
-    if not any(texts):
-        return None
-    if not all(texts):
-        raise _RowError(f"has some of {','.join(_BOX)} but not all: give all four, or none for the whole picture")
-    x, y, w, h = (_number(name, text) for name, text in zip(_BOX, texts))
-    given = f"box {','.join(texts)} (x,y,w,h)"
-    if x < 0 or y < 0:
-        raise _RowError(f"{given} begins outside of the picture: x and y must be 0 or more")
-    if w <= 0 or h <= 0:
-        raise _RowError(f"{given} is empty: w and h must be more than 0")
-    # Edges are rounded, not sizes, so that a box within the picture stays within it.
-    left, top, right, bottom = (math.floor(edge + 0.5) for edge in (x, y, x + w, y + h))
-    if left == right or top == bottom:
-        raise _RowError(f"{given} holds no whole pixel")
-    return left, top, right - left, bottom - top
-
-
-def _cropped(table: _Table, rows: list[_Row], cutter: Cutter, cache_dir: str, on_fault: OnFault) -> RawSplits:
-    """Cut the crops and group them into tracklets, without those that could not be cut."""
+def _tracklets(table: _Table, rows: list[_Row], cache_dir: str, on_fault: OnFault) -> tuple[str, list[NamedTracklet]]:
+    """(folder of the frames, tracklets) of pictures as they are, or of crops, without those that cannot be cut."""
+    of_videos = table.source == "video"
+    if not (of_videos or any(row.box for row in rows)):
+        return str(table.path.parent), _grouped((row, table.locate(row.source)) for row in rows)
+    cutter: Cutter = cut_videos if of_videos else cut_pictures
     named = [(row, crop_name(row.source, row.frame, row.box)) for row in rows]
     cuts = [Cut(row.number, row.split, table.locate(row.source), name, row.frame, row.box) for row, name in named]
     folder, left_out = cut_crops(table.path, table.content, cuts, cutter, cache_dir, on_fault)
-    return _grouped(folder, ((row, crop_path(folder, name)) for row, name in named if name not in left_out))
+    return folder, _grouped((row, crop_path(folder, name)) for row, name in named if name not in left_out)
 
 
-def _grouped(root: str, frames: Iterable[tuple[_Row, str]]) -> RawSplits:
+def _grouped(frames: Iterable[tuple[_Row, str]]) -> list[NamedTracklet]:
     """Group (row, path of its frame) into tracklets, sorted by frame number."""
     groups: dict[tuple[str, ...], list[tuple[int, str]]] = {}
     for row, path in frames:
         groups.setdefault(row.key, []).append((row.frame, path))
     tracklets = []
-    for (split, person, camera, _), paths in groups.items():
+    for (split, person, camera, tracklet), paths in groups.items():
         in_order = tuple(path for _, path in sorted(paths, key=lambda numbered: numbered[0]))
-        tracklets.append(NamedTracklet(split, person, camera, in_order))
-    return number_tracklets(root, tracklets)
+        name = "/".join(filter(None, (split, person, f"{camera}_{tracklet}" if camera else tracklet)))
+        tracklets.append(NamedTracklet(split, person, camera, in_order, name))
+    return tracklets
 
 
 MANIFEST = DataSet(name="manifest", parse=parse_manifest)

@@ -16,6 +16,7 @@ class NamedTracklet(NamedTuple):
     person: str
     camera: str  # empty: the data name no cameras
     frames: tuple[str, ...]  # image paths in temporal order
+    name: str = ""  # [split/][person/][camera_]tracklet, where it is asked for
 
 
 def number_tracklets(root: str, tracklets: Sequence[NamedTracklet]) -> RawSplits:

@@ -40,15 +40,15 @@ def tracklet_means(
 
 @torch.inference_mode()
 def means_of_loader(
-    encode: Encode, loader: DataLoader, num_tracklets: int, runtime: Runtime, title: str
+    encode: Encode, loader: DataLoader, num_tracklets: int, runtime: Runtime, title: str, hidden: bool = False
 ) -> Tensor | None:
     """Means (n, F) float32 of `encode` over the batches of a test loader of `num_tracklets` tracklets.
 
-    None where a rank was told to stop meanwhile.
+    `hidden` hides the progress bar. None where a rank was told to stop meanwhile.
     """
     means = GroupMeans(num_tracklets)
     frames = 0
-    with explain_out_of_memory(PASS_NEEDS_LESS), progress(loader, title, "batch") as bar:
+    with explain_out_of_memory(PASS_NEEDS_LESS), progress(loader, title, "batch", hidden=hidden) as bar:
         for batch in until_stopped(bar):
             if runtime.ranks.told_to_stop_within_pass():
                 return None

@@ -1,0 +1,1 @@
+"""The nearest tracklets in a file of features: python -m processor.search."""
