@@ -12,7 +12,6 @@ from datasets.tracklet import ReIDSplits, Tracklet, below
 from processor import run_folder as files
 from processor.evaluation.contact_sheet import save_contact_sheet
 from processor.evaluation.evaluator import Evaluation
-from processor.evaluation.html_report import Changes, RunPage, write_page
 from utils.files import save_csv, save_json, write_atomically
 from utils.metrics import SCORES
 
@@ -30,13 +29,11 @@ def write_reports(
     ranks: bool,
     camera_pairs: bool,
     sheet_queries: int,
-    page_changes: Changes | None = None,
 ) -> list[Path]:
     """Write metrics.json (the evaluation's summary and `extra`) and the files asked for; return what was written.
 
-    Other files of an earlier test are removed: they do not belong to the new metrics.json. Where persons and cameras
-    are free text, labels.json says what the numbers mean. With `page_changes`, the config keys that differ from the
-    defaults, the page of the run is made, from the files written before it too.
+    Other files of an earlier test are removed, its page too: they do not belong to the new metrics.json. Where persons
+    and cameras are free text, labels.json says what the numbers mean.
     """
     save_json(out / files.METRICS, evaluation.summary() | dict(extra))
     written = [out / files.METRICS]
@@ -56,9 +53,6 @@ def write_reports(
         else:
             (out / name).unlink(missing_ok=True)
     files.discard_page(out)
-    if page_changes is not None:
-        write_page(out / files.PAGE, RunPage(out, evaluation, splits, changes=page_changes))
-        written.append(out / files.PAGE)
     return written
 
 

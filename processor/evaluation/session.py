@@ -16,10 +16,14 @@ from model.tfclip import TFCLIP
 from model.weights import ArchitectureError, load_weights, read_weight_file
 from processor import run_folder as files
 from processor.distributed import current_ranks
+from processor.evaluation.attention import best_middle_worst, query_pictures
+from processor.evaluation.attention_figure import Picture
 from processor.evaluation.evaluator import Evaluation, evaluate
+from processor.evaluation.html_report import RunPage, write_page
 from processor.evaluation.reports import log_results, log_table, protocol_line, write_reports
 from processor.experiment import Experiment, log_environment, prepare
 from processor.runtime import current_device
+from processor.trained_model import TrainedModel
 from utils.errors import InputError
 from utils.files import save_json
 from utils.interrupt import deferred_interrupts
@@ -46,19 +50,33 @@ def evaluate_part(experiment: Experiment, model: TFCLIP, sampling: str, part: st
     return evaluation
 
 
-def report(experiment: Experiment, rows: Mapping[str, Mapping], evaluation: Evaluation, extra: Mapping) -> None:
-    """Log the scores as a table and write the files that were asked for."""
+def report(
+    experiment: Experiment, model: TFCLIP, rows: Mapping[str, Mapping], evaluation: Evaluation, extra: Mapping
+) -> None:
+    """Log the scores as a table and write the files that were asked for; `model` is the one that was tested."""
     keys = experiment.cfg.TEST
+    out, splits = experiment.out, experiment.splits
     if experiment.splits.bad_frames is not None:
         extra = {**extra, "frames_replaced": len(experiment.splits.bad_frames.files)}
     asked = (keys.SAVE_FEATURES, keys.SAVE_RANKS, keys.CAMERA_PAIRS, keys.CONTACT_SHEET)
     if experiment.runtime.ranks.is_main:
-        changes = changed_keys("{}", experiment.cfg) if keys.REPORT else None
-        if changes is not None and "config" in extra:
-            changes = {key: changes[key] for key in extra["config"]}
-        written = write_reports(experiment.out, evaluation, extra, experiment.splits, *asked, changes)
+        written = write_reports(out, evaluation, extra, splits, *asked)
+        if keys.REPORT:
+            changes = changed_keys("{}", experiment.cfg)
+            changes = {key: changes[key] for key in extra.get("config", changes)}
+            attention = attention_of_test(experiment, model, evaluation)
+            write_page(out / files.PAGE, RunPage(out, evaluation, splits, changes=changes, attention=attention))
+            written.append(out / files.PAGE)
         log_results(evaluation, rows)
         logger.info("wrote %s", ", ".join(map(str, written)))
+
+
+def attention_of_test(experiment: Experiment, model: TFCLIP, evaluation: Evaluation) -> list[Picture]:
+    """Where the tested model looks in the queries of best, middle and worst average precision."""
+    cameras = experiment.splits.cameras if model.encoder.camera_embed is not None else ()
+    trained = TrainedModel(experiment.cfg, model, experiment.test_runtime, cameras)
+    precisions = [ranking.average_precision for ranking in evaluation.rankings]
+    return query_pictures(trained, experiment.splits, best_middle_worst(precisions))
 
 
 def evaluate_one(cfg: CfgNode, weight: Path) -> None:
@@ -133,7 +151,7 @@ def _evaluate(experiment: Experiment, weight: Path) -> Evaluation:
     # A test has no config.yml: its folder may be that of a training with another one.
     config = {key: value for key, (_, value) in changed_keys("{}", cfg).items() if not key.startswith(_NOT_OF_A_TEST)}
     extra = {"weight": str(weight), "config": config}
-    report(experiment, {weight.name: evaluation.summary()}, evaluation, extra)
+    report(experiment, model, {weight.name: evaluation.summary()}, evaluation, extra)
     return evaluation
 
 

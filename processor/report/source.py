@@ -13,11 +13,13 @@ from yacs.config import CfgNode
 
 from configs import changed_keys, load_cfg
 from datasets.tracklet import ReIDSplits, Tracklet
+from model.tfclip import TFCLIP
 from processor import run_folder as files
 from processor.evaluation import (
     Evaluation,
     RunPage,
     SavedFeatures,
+    attention_of_test,
     evaluate_part,
     rank_tracklets,
     read_camera_pairs,
@@ -55,10 +57,21 @@ def page_of_run(run: Path, opts: Sequence[str]) -> RunPage:
     except MissingFileError as error:
         return _without_data(run, metrics, saved, changes, error.line)
     notes: list[str] = []
+    weight = Path(str((metrics or {}).get("weight") or run / files.BEST))
     evaluation = _from_features(run, metrics, saved, experiment, notes)
+    if evaluation is not None and not weight.is_file():
+        notes.append(f"The weights {weight} do not exist, so it is not shown where the model looks.")
+        return RunPage(run, evaluation, experiment.splits, changes=changes, notes=notes)
+    if not weight.is_file():
+        raise MissingFileError(
+            f"{run} holds no {files.FEATURES} of this test, and its weights {weight} do not exist: test again with "
+            "eval-main.py"
+        )
+    model = tested_model(experiment, weight).eval().to(experiment.runtime.device)
     if evaluation is None:
-        evaluation = _anew(run, metrics, experiment, notes)
-    return RunPage(run, evaluation, experiment.splits, changes=changes, notes=notes)
+        evaluation = _anew(model, weight.name, metrics, experiment, notes)
+    attention = attention_of_test(experiment, model, evaluation)
+    return RunPage(run, evaluation, experiment.splits, changes=changes, notes=notes, attention=attention)
 
 
 def _elsewhere(run: Path) -> str:
@@ -134,23 +147,17 @@ def _other_scores(evaluation: Evaluation, metrics: Mapping[str, Any]) -> str:
     return ""
 
 
-def _anew(run: Path, metrics: Mapping[str, Any] | None, experiment: Experiment, notes: list[str]) -> Evaluation:
-    """Embed and rank with the weights of the test; raises InputError where they are gone."""
-    named = (metrics or {}).get("weight")
-    weight = Path(str(named)) if named else run / files.BEST
-    if not weight.is_file():
-        raise MissingFileError(
-            f"{run} holds no {files.FEATURES} of this test, and its weights {weight} do not exist: test again with "
-            "eval-main.py"
-        )
-    model = tested_model(experiment, weight).to(experiment.runtime.device)
+def _anew(
+    model: TFCLIP, weight: str, metrics: Mapping[str, Any] | None, experiment: Experiment, notes: list[str]
+) -> Evaluation:
+    """Embed and rank with the weights of the test."""
     evaluation = evaluate_part(experiment, model, experiment.cfg.TEST.SAMPLING)
     if metrics is None:
         notes.append(
-            f"This run has no {files.METRICS}: the scores are those of {weight.name} as it was tested for this page."
+            f"This run has no {files.METRICS}: the scores are those of {weight} as it was tested for this page."
         )
     elif reason := _other_scores(evaluation, metrics):
-        notes.append(f"Testing anew with {weight.name} {reason}; the page shows the new test.")
+        notes.append(f"Testing anew with {weight} {reason}; the page shows the new test.")
         logger.warning("testing anew with %s %s", weight, reason)
     return evaluation
 

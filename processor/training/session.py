@@ -278,7 +278,7 @@ def _final_test(experiment: Experiment, run: RunState, watch: Watch) -> None:
     extra = chosen | {"last": last.summary() | {"epoch": run.epoch}}
     if run.untrained is not None:
         extra["untrained"] = run.untrained
-    report(experiment, rows, best, extra)
+    report(experiment, run.model, rows, best, extra)
     watch.after_final_test(rows)
     if experiment.runtime.ranks.is_main:
         _draw_curves(experiment.out / files.CURVES, run.history)

@@ -14,6 +14,7 @@ from datasets import find_dataset
 from datasets.frames import frame_source
 from datasets.tracklet import ReIDSplits
 from processor import run_folder as files
+from processor.evaluation.attention import WHAT_IT_MEANS
 from processor.evaluation.evaluator import Evaluation
 from processor.evaluation.html_report import content, figures
 from processor.evaluation.html_report.filmstrips import Format, make_strips, num_frames
@@ -128,6 +129,7 @@ def _parts(page: RunPage, safe: type) -> dict[str, Any]:
         "has_strips": bool(strips),
         "form": form,
         "attention": [(printable(t), printable(note), safe(_data_url(picture))) for t, note, picture in page.attention],
+        "what_attention_means": WHAT_IT_MEANS,
         "data": safe(_json(_list_data(lists, form))),
         "strips": safe("\n".join(base64.b64encode(strip).decode("ascii") for strip in strips)),
     }  # fmt: skip

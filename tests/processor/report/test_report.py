@@ -141,7 +141,7 @@ def test_other_ranks_write_nothing(tmp_path):
     ))  # fmt: skip
     other = SimpleNamespace(ranks=SimpleNamespace(is_main=False))
     splits = SimpleNamespace(bad_frames=None)
-    session.report(SimpleNamespace(cfg=cfg, splits=splits, runtime=other, out=tmp_path), {}, None, {})
+    session.report(SimpleNamespace(cfg=cfg, splits=splits, runtime=other, out=tmp_path), None, {}, None, {})
     assert contents(tmp_path) == {}
 
 
