@@ -65,9 +65,7 @@ def model_run(model: TFCLIP, runtime: Runtime, unit_length: bool) -> Run:
 
 def random_batches(size: Sequence[int], num_cameras: int, clip_length: int, any_length: bool) -> list[TrackletBatch]:
     """Batches of 1 to 3 tracklets of 1 to 5 clips of 1 to 8 frames; without `any_length` all have `clip_length`."""
-    return [
-        random_batch(size, num_cameras, length if any_length else clip_length, clips) for length, clips in _SHAPES
-    ]
+    return [random_batch(size, num_cameras, length if any_length else clip_length, clips) for length, clips in _SHAPES]
 
 
 def random_batch(size: Sequence[int], num_cameras: int, length: int, clips: Sequence[int]) -> TrackletBatch:

@@ -56,7 +56,11 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"--opset {arguments.opset} belongs to --format onnx, found {arguments.format}")
     if arguments.opset is not None and arguments.opset not in _OPSETS:
         raise ConfigError(f"--opset must lie between {_OPSETS[0]} and {_OPSETS[-1]}, found {arguments.opset}")
-    load_cfg(arguments.config_file or DEFAULT_CONFIG, arguments.opts)
+    try:
+        load_cfg(arguments.config_file or DEFAULT_CONFIG, arguments.opts)
+    except ConfigError as error:  # what contradicts the defaults may fit the training's config, which is read later
+        if arguments.config_file is not None or str(error).startswith("command line: "):
+            raise
     if fault := file_fault(arguments.weight):
         raise MissingFileError(f"weight file {arguments.weight} {fault}")
     if not out.parent.is_dir():
@@ -71,7 +75,8 @@ def _check(arguments: argparse.Namespace) -> None:
     if arguments.format == "onnx":
         absent = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
         if absent:
-            raise InputError(f"--format onnx needs {', '.join(absent)}: pip install {' '.join(absent)}")
+            packages, command = ", ".join(absent), f"pip install {' '.join(absent)}"
+            raise InputError(f"--format onnx needs {packages}: {command}; --format pt2 needs torch alone")
 
 
 def _export(arguments: argparse.Namespace) -> list[str]:

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import SymInt
 from torch.export import ExportedProgram
 
 from processor.export.check import Run, TrackletBatch
-from processor.export.wrapper import INPUTS, OUTPUT
+from processor.export.wrapper import AXES, OUTPUT
 from utils.errors import InputError
 
 _MOST_BYTES = 2**31 - 2**24  # protobuf takes 2 GiB; the graph itself needs some of it
@@ -24,11 +25,16 @@ def save(path: Path, program: ExportedProgram, facts: Mapping[str, str], opset: 
             f"an ONNX file holds 2 GiB at most, and these weights have {size / 2**30:.1f} GiB: "
             "take --half, or --format pt2, which has no such limit"
         )
-    used = [node.name for node in program.graph.nodes if node.op == "placeholder"]
-    names = [name for name in INPUTS if name in used]
+    inputs = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in AXES]
+    # An axis that is not in the graph as a symbol has one size only.
+    axes = [
+        {axis: name for axis, name in enumerate(AXES[node.name]) if isinstance(node.meta["val"].shape[axis], SymInt)}
+        for node in inputs
+    ]
     exported = torch.onnx.export(
-        program, input_names=names, output_names=[OUTPUT], opset_version=opset, dynamo=True, verbose=False
-    )
+        program, input_names=[node.name for node in inputs], output_names=[OUTPUT], dynamic_shapes=tuple(axes),
+        opset_version=opset, dynamo=True, verbose=False,
+    )  # fmt: skip
     found = exported.model.opset_imports[""]
     if found != opset:
         raise InputError(f"torch {torch.__version__} wrote opset {found} where {opset} was asked for; name another")

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from model.tfclip import TFCLIP
 
-INPUTS, OUTPUT = ("frames", "num_clips", "cameras"), "features"  # names in the file
+AXES = {"frames": ("clips", "frames_per_clip"), "num_clips": ("tracklets",), "cameras": ("tracklets",)}  # of inputs
+OUTPUT = "features"
 ANY_LENGTH = ("TMD", "TAP", "CONV1D")  # temporal branches that take clips of any T; others only that of their training
 _NECKS = ("neck_g", "neck_p", "neck_t")
 _ONLY_IN_TRAINING = ("ssp", "classifier_g", "classifier_p", "classifier_t", "neck_f")
