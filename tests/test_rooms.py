@@ -28,6 +28,7 @@ ROOMS = [name for name in LEVEL if "." not in name]
 FACES = (
     "datasets.check", "datasets.clips", "datasets.frames", "datasets.synthetic", "model.weights",
     "processor.ablation", "processor.benchmark", "processor.evaluation", "processor.training",
+    "processor.export",
 )  # fmt: skip
 SCRIPTS = ("train-main.py", "eval-main.py")
 # What turns a config into plain arguments: builders, commands, and the pages that a run is read on.
@@ -36,6 +37,7 @@ SEE_CONFIG = {f"{room}/build.py" for room in ROOMS} | {
     "processor/ablation/command.py", "processor/benchmark/command.py", "processor/colour_baseline.py",
     "processor/evaluation/session.py", "processor/experiment.py", "processor/launch.py", "processor/run.py",
     "processor/series.py",
+    "processor/export/command.py",
     "processor/trained_model.py", "processor/training/memory.py", "processor/training/session.py",
     "processor/training/state.py",
 }  # fmt: skip
