@@ -223,8 +223,8 @@ def test_half_precision_stays_within_its_roundings(name, file_format, tmp_path):
     difference = check.largest_difference(run, case.reference, [case.batch(*shape) for shape in SHAPES])
     assert 1e-5 < difference < check.half_limit(case.module.num_layers) < 0.01
     assert case.model.neck_g.weight.dtype == next(case.model.encoder.parameters()).dtype == torch.float32
-    full = exported(tiny_case(TEST__NECK_FEAT=name), file_format, tmp_path / "full") and tmp_path / "full"
-    assert (tmp_path / "file").stat().st_size < 0.7 * full.stat().st_size
+    weights = sum(weight.numel() for weight in case.module.parameters())
+    assert (tmp_path / "file").stat().st_size < 3 * weights  # 2 bytes of each, and the graph
 
 
 @pytest.mark.slow
