@@ -22,7 +22,7 @@ FLOAT32_LIMIT = 1e-4
 _HALF_ROUNDING = 2**-11  # of a number in float16, relative to its size
 _SHAPES = ((8, (1,)), (1, (5,)), (4, (3, 1)), (1, (1, 3, 5)), (8, (1, 3)))  # T, clips of each tracklet
 _BLOCKS = (8, 4)  # of one colour in a frame, down and across
-_MOST_RUNS, _LEAST_RUNS, _SECONDS = 15, 3, 5.0  # of the latency
+_MOST_TURNS, _LEAST_TURNS, _SECONDS = 25, 5, 10.0  # of the latency: turns, and what more than the least may take
 
 
 class TrackletBatch(NamedTuple):
@@ -91,12 +91,17 @@ def largest_difference(run: Run, reference: Run, batches: Iterable[TrackletBatch
     return float(max(differences)) if np.isfinite(differences).all() else math.inf
 
 
-def latency(run: Run, batch: TrackletBatch) -> float:
-    """Seconds, the median of some runs after a first one."""
+def latencies(runs: Sequence[Run], batch: TrackletBatch) -> list[float]:
+    """Seconds of each, the medians of several turns after a first one; in turn, so that a busy machine slows all."""
+    seconds: list[list[float]] = []
+    for turn in range(1 + _MOST_TURNS):
+        if turn > _LEAST_TURNS and sum(map(sum, seconds)) > _SECONDS:
+            break
+        seconds.append([_seconds(run, batch) for run in runs])
+    return [statistics.median(column) for column in zip(*seconds[1:])]
+
+
+def _seconds(run: Run, batch: TrackletBatch) -> float:
+    start = time.perf_counter()
     run(batch)
-    seconds: list[float] = []
-    while len(seconds) < _LEAST_RUNS or (len(seconds) < _MOST_RUNS and sum(seconds) < _SECONDS):
-        start = time.perf_counter()
-        run(batch)
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+    return time.perf_counter() - start

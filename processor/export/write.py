@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from processor.export.check import Run, TrackletBatch, largest_difference, latency
+from processor.export.check import Run, TrackletBatch, largest_difference, latencies
 from utils.errors import InputError
 from utils.files import write_atomically
 
@@ -51,7 +51,7 @@ def write_checked(
             ) from None
         if not difference <= limit:
             raise InputError(f"{path} is not kept: {_why(reference, batches, difference, limit)}")
-        measured.append(Measured(difference, latency(run, timed), latency(reference, timed)))
+        measured.append(Measured(difference, *latencies([run, reference], timed)))
 
     write_atomically(path, write)
     return measured[0]
