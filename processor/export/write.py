@@ -12,6 +12,7 @@ import numpy as np
 from processor.export.check import Run, TrackletBatch, largest_difference, latencies
 from utils.errors import InputError
 from utils.files import write_atomically
+from utils.progress import progress
 
 
 class Measured(NamedTuple):
@@ -41,7 +42,7 @@ def write_checked(
         save(temporary)
         run = load(temporary)
         try:
-            difference = largest_difference(run, reference, batches)
+            difference = largest_difference(run, reference, progress(batches, "check", "batch"))
         except RuntimeError as error:
             if "not implemented for 'Half'" not in str(error):
                 raise
