@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from yacs.config import CfgNode
+
 from configs import ConfigError, load_cfg, load_dumped_cfg
 from configs.command import DEFAULT_CONFIG, CommandParser, run_command, say
 from utils.errors import InputError, MissingFileError, file_fault
@@ -130,7 +132,7 @@ def _export(arguments: argparse.Namespace) -> list[str]:
     return lines
 
 
-def _config(arguments: argparse.Namespace):
+def _config(arguments: argparse.Namespace) -> CfgNode | None:
     """The config of the training with KEY VALUE pairs; None where neither the weight file nor --config_file has one.
 
     Files are exported in float32 or float16, whatever number type tests were made in.
