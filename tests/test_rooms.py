@@ -28,7 +28,8 @@ ROOMS = [name for name in LEVEL if "." not in name]
 FACES = (
     "datasets.check", "datasets.clips", "datasets.frames", "datasets.synthetic", "model.weights",
     "processor.ablation", "processor.benchmark", "processor.compare", "processor.evaluation",
-    "processor.evaluation.html_report", "processor.extractor", "processor.search", "processor.training",
+    "processor.evaluation.html_report", "processor.export", "processor.extractor", "processor.search",
+    "processor.training",
 )  # fmt: skip
 SCRIPTS = ("train-main.py", "eval-main.py")
 # What turns a config into plain arguments: builders, commands, and the pages that a run is read on.
@@ -36,10 +37,10 @@ SEE_CONFIG = {f"{room}/build.py" for room in ROOMS} | {
     "datasets/check/command.py", "datasets/pack.py", "datasets/synthetic/command.py",
     "processor/ablation/command.py", "processor/benchmark/command.py", "processor/colour_baseline.py",
     "processor/attention.py", "processor/compare/command.py", "processor/evaluation/attention.py",
-    "processor/evaluation/session.py", "processor/experiment.py", "processor/extract.py",
-    "processor/extractor/extraction.py", "processor/extractor/extractor.py", "processor/extractor/table.py",
-    "processor/launch.py", "processor/report/command.py", "processor/report/source.py", "processor/run.py",
-    "processor/search/command.py", "processor/series.py",
+    "processor/evaluation/session.py", "processor/experiment.py", "processor/export/command.py",
+    "processor/extract.py", "processor/extractor/extraction.py", "processor/extractor/extractor.py",
+    "processor/extractor/table.py", "processor/launch.py", "processor/report/command.py", "processor/report/source.py",
+    "processor/run.py", "processor/search/command.py", "processor/series.py",
     "processor/trained_model.py", "processor/training/memory.py", "processor/training/session.py",
     "processor/training/events.py", "processor/training/state.py",
 }  # fmt: skip

@@ -30,7 +30,7 @@ def describe_environment(device: torch.device) -> str:
     return (
         f"Python {platform.python_version()} on {platform.system()} {platform.machine()}; {versions}\n"
         f"CUDA {torch.version.cuda}, device {device} ({gpu})\n"
-        f"commit {_commit()}"
+        f"commit {current_commit()}"
     )
 
 
@@ -41,7 +41,8 @@ def _version(package: str) -> str:
         return "absent"
 
 
-def _commit() -> str:
+def current_commit() -> str:
+    """The commit of this code, with -dirty where files differ from it; 'unknown' where git cannot say."""
     here = Path(__file__).parent
     command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
