@@ -21,6 +21,7 @@ from argparse import Namespace
 from importlib.metadata import entry_points
 from pathlib import Path
 
+import numpy as np
 import pytest
 from torch.distributed.run import get_args_parser
 
@@ -41,7 +42,8 @@ LAYOUTS = {  # a folder that pages name -> the layout of what lies in it
 }  # fmt: skip
 RUN_SMALL = (
     "datasets.check", "datasets.pack", "datasets.synthetic", "processor.ablation", "processor.colour_baseline",
-    "configs.reference",
+    "configs.reference", "processor.report", "processor.attention", "processor.compare", "processor.extract",
+    "processor.search", "processor.export",
 )  # fmt: skip
 
 
@@ -87,7 +89,7 @@ def parsed(words: tuple[str, ...] | list[str], monkeypatch) -> Namespace:
 
 def check_config(arguments: Namespace) -> None:
     """KEY VALUE pairs, rows of an ablation and the config file; a config of a reader's run counts as the default."""
-    base = vars(arguments).get("config_file", DEFAULT_CONFIG)
+    base = vars(arguments).get("config_file") or DEFAULT_CONFIG
     base = DEFAULT_CONFIG if str(base).startswith("runs/") else ROOT / base
     given = vars(arguments).get("opts", vars(arguments).get("rows_and_opts", []))
     rows = [word for word in given if word.endswith(".yml")]
@@ -221,7 +223,7 @@ def tiny_arguments(words: tuple[str, ...]) -> list[str] | None:
     text = " ".join(words)
     if words[0] == "-m" and words[1] not in RUN_SMALL:
         return None
-    if any(part in text for part in ("MODEL.NAME", "rn50.yml", "best_model.pth.tar", "corridor", "row*.yml")):
+    if any(part in text for part in ("MODEL.NAME", "rn50.yml", "best_model.pth.tar", "corridor", "row*.yml", "vitb.pth")):
         return None
     if "--cost-only" in words:
         return ["configs/ablation/table2_row4.yml"]
@@ -263,6 +265,21 @@ def workspace(tmp_path_factory):
         shutil.copytree("runs/mars", "your_output_dir")
         shutil.copy("runs/mars/best.pth", "other.pth")
         Path("mine.yml").write_text("MODEL:\n   TEMPORAL: 'TAP'\n")
+        for name in ("base", "mine", *(f"{row}{seed}" for row in ("base", "mine") for seed in (1, 2, 3))):
+            shutil.copytree("runs/mars", f"runs/{name}")
+        tracklets = sorted(path for path in Path("sets/mars/bbox_test").iterdir() if path.is_dir())
+        for name, tracklet in zip(("my-tracklet", "my-query", "my-tracklets/a", "my-tracklets/b"), tracklets):
+            shutil.copytree(tracklet, name)
+        for name, source in (("a", tracklets[0]), ("b", tracklets[1])):
+            Path(name).mkdir()
+            for number, frame in enumerate(sorted(source.iterdir())[:3], start=1):
+                shutil.copy(frame, f"{name}/{number}.jpg")
+        np.save("frames.npy", np.zeros((5, 32, 16, 3), np.uint8))
+        trained = ("--weight", "runs/mars/best.pth")
+        assert start(("-m", "processor.extract", *trained, "--input", "my-tracklets", "--out", "features.npz")) == 0
+        for form in ("onnx", "pt2"):
+            out = ("--format", form, "--out", f"tf-clip.{form}")
+            assert start(("-m", "processor.export", *trained, *out)) == 0
     return folder
 
 
@@ -294,6 +311,7 @@ def test_commands_run_on_small_data(command, workspace, monkeypatch):
 @pytest.mark.parametrize("block", python_blocks(), ids=str)
 def test_python_runs_on_small_data(block, workspace, monkeypatch):
     monkeypatch.chdir(workspace)
+    monkeypatch.setattr(sys, "argv", ["feature.py", "tf-clip.onnx", "frames.npy", "3"])
     exec(compile(placed(block.text, workspace), block.page, "exec"), {"__name__": "snippet"})
 
 
