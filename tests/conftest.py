@@ -107,6 +107,12 @@ def one_error(caplog, main, argv: list[str]) -> str:
     return line
 
 
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch):
+    """A training in a test draws no curves.png, which takes longer than a tiny run; runs of wider fixtures do."""
+    monkeypatch.setattr("processor.training.session.save_curves", lambda path, history: None)
+
+
 @pytest.fixture(scope="session")
 def tiny_mars(tmp_path_factory) -> Path:
     """6 training and 4 test identities, 3 cameras, 2 tracklets in each, 32x16 pixels; tests must not write into it."""

@@ -149,6 +149,7 @@ def test_another_recipe_and_fewer_epochs_are_refused(series, ilids, caplog):
     assert "has 2 epochs already, SOLVER.MAX_EPOCHS 1 is less" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_at", [0, 2])
 def test_broken_off_in_a_new_test_of_finished_splits_the_table_mixes_no_protocols(
     series, copied, ilids, tmp_path, monkeypatch, stop_at

@@ -79,6 +79,7 @@ def test_eval_main_makes_the_page_that_the_command_makes_and_a_later_test_remove
     assert not page.parent.exists()
 
 
+@pytest.mark.slow
 def test_training_makes_the_page_and_overwrite_discards_it(tiny_argv, tmp_path):
     keys = {"SOLVER__MAX_EPOCHS": 1, "DATASETS__CACHE_DIR": tmp_path / "cache"}
     assert train_main(tiny_argv(TEST__REPORT=True, **keys)) == 0

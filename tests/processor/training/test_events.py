@@ -119,6 +119,7 @@ def test_the_curves_of_a_continued_run_have_no_gap_and_no_overlap(
     assert repeatable(run) == repeatable(watched_run)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_while_it_saved_the_scores_of_a_test_shows_them_once(
     watched_run, tiny_argv, tmp_path, monkeypatch
 ):

@@ -55,6 +55,7 @@ def test_a_step_may_be_left_out_and_leaves_no_trace(tiny_argv, tmp_path, monkeyp
     assert len(list((tmp_path / "run").glob("nonfinite_*.csv"))) == 2
 
 
+@pytest.mark.slow
 def test_a_resumed_run_leaves_out_the_same_steps(tiny_argv, tmp_path, monkeypatch, interrupt_when, break_steps):
     keys = {"SOLVER__ON_NONFINITE": "skip", "SOLVER__MAX_EPOCHS": 2, "SOLVER__SAVE_EVERY_STEPS": 2}
     break_steps({3})
