@@ -1,4 +1,4 @@
-# make demo: environment, synthetic data, training, evaluation, table and contact sheet.
+# make demo: environment, synthetic data, training, evaluation, table, contact sheet and report.
 # make test: environment, the optional packages too, and all tests but the slow ones.
 # make test-slow: the slow tests alone; make test-all: every test.
 # make gpu-check: what needs a GPU, with a table at the end; RUN=python3 takes an interpreter that has all packages.
