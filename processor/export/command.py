@@ -13,9 +13,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from yacs.config import CfgNode
-
-from configs import ConfigError, load_cfg, load_dumped_cfg
+from configs import ConfigError, load_cfg
 from configs.command import DEFAULT_CONFIG, CommandParser, run_command, say
 from utils.errors import InputError, MissingFileError, file_fault
 
@@ -91,7 +89,10 @@ def _export(arguments: argparse.Namespace) -> list[str]:
     from processor.export.write import quiet_exporters, write_checked
     from processor.trained_model import load_trained
 
-    trained = load_trained(arguments.weight, _config(arguments), "cpu")
+    # Files are exported in float32 or float16, whatever number type tests were made in.
+    opts = [*arguments.opts, "TEST.PRECISION", "float32"]
+    config = load_cfg(arguments.config_file, opts) if arguments.config_file is not None else None
+    trained = load_trained(arguments.weight, config, "cpu", opts)
     cfg, half = trained.cfg, arguments.half
     size, length, unit_length = cfg.INPUT.SIZE_TEST, cfg.INPUT.SEQ_LEN, cfg.TEST.FEAT_NORM
     any_length = cfg.MODEL.TEMPORAL in ANY_LENGTH
@@ -106,7 +107,7 @@ def _export(arguments: argparse.Namespace) -> list[str]:
     known |= facts.tracklet_facts(
         cfg.TEST.SAMPLING, trained.cameras, trained.no_camera, cfg.TEST.NECK_FEAT, num_features, unit_length
     )
-    known |= facts.origin_facts(arguments.weight, half)
+    known |= facts.origin_facts(arguments.weight.name, trained.weight_sha256, half)
     limit = check.half_limit(module.num_layers) if half else check.FLOAT32_LIMIT
     with quiet_exporters():
         program = trace(module, size, length, any_length)
@@ -130,22 +131,3 @@ def _export(arguments: argparse.Namespace) -> list[str]:
     if half:
         lines.append("CPUs have few float16 kernels: this latency says nothing about a GPU's")
     return lines
-
-
-def _config(arguments: argparse.Namespace) -> CfgNode | None:
-    """The config of the training with KEY VALUE pairs; None where neither the weight file nor --config_file has one.
-
-    Files are exported in float32 or float16, whatever number type tests were made in.
-    """
-    from model.weights import read_weight_file
-
-    if arguments.config_file is not None:
-        cfg = load_cfg(arguments.config_file, arguments.opts)
-    elif text := read_weight_file(arguments.weight).config:
-        cfg = load_dumped_cfg(text, str(arguments.weight), arguments.opts)
-    else:
-        return None
-    cfg.defrost()
-    cfg.TEST.PRECISION = "float32"
-    cfg.freeze()
-    return cfg

@@ -3,10 +3,8 @@
 Names and values are text, since ONNX has no other metadata; what is a list or a table there is JSON.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
@@ -64,16 +62,12 @@ def tracklet_facts(
     return facts
 
 
-def origin_facts(weight: Path, half: bool) -> dict[str, str]:
-    """Where the file comes from: weights, number type, versions."""
-    digest = hashlib.sha256()
-    with weight.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
+def origin_facts(weight_file: str, weight_sha256: str, half: bool) -> dict[str, str]:
+    """Where the file comes from: name and checksum of the weights, number type, versions."""
     return {
         "precision": "float16" if half else "float32",
-        "weight_file": weight.name,
-        "weight_sha256": digest.hexdigest(),
+        "weight_file": weight_file,
+        "weight_sha256": weight_sha256,
         "project": f"TF-CLIP, commit {current_commit()}",
         "torch": torch.__version__,
     }

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from datasets.own.names import NamedTracklet
 from datasets.own.unsplit import read_tracklets
 from processor.extractor.extractor import FeatureExtractor
-from processor.extractor.table import FeatureTable, file_hash
+from processor.extractor.table import FeatureTable
 from utils.errors import InputError
 from utils.files import write_atomically
 
@@ -94,7 +94,7 @@ def extract_features(
         persons=np.array([t.person for t in tracklets], dtype=str),
         pictures=np.array([t.frames[len(t.frames) // 2] for t in tracklets], dtype=str),
         weight=os.path.abspath(weight),
-        weight_sha256=file_hash(weight),
+        weight_sha256=extractor.trained.weight_sha256,
         config=extractor.trained.cfg.dump(),
     )
 

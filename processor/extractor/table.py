@@ -7,7 +7,6 @@ import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -59,15 +58,6 @@ class FeatureTable:
                 raise InputError(
                     f"{here} was extracted with {key} {ours[key]}, {there} with {theirs[key]}; extract one of them anew"
                 )
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 (hex) of a file."""
-    digest = sha256()
-    with path.open("rb") as file:
-        while part := file.read(2**22):
-            digest.update(part)
-    return digest.hexdigest()
 
 
 def save_table(path: Path, table: FeatureTable) -> None:

@@ -101,8 +101,9 @@ def _nearest(arguments: Namespace, gallery: NDArray, query: NDArray) -> tuple[ND
 @contextmanager
 def _queries(arguments: Namespace, gallery: "FeatureTable") -> "Iterator[FeatureTable]":
     """The table of the queries: of a file, or of tracklets that the weights of the gallery embed now."""
-    from processor.extractor import FeatureExtractor, extract_features, file_hash, load_table, opened_input
+    from processor.extractor import FeatureExtractor, extract_features, load_table, opened_input
     from processor.trained_model import load_trained
+    from utils.files import file_hash
 
     path, weight = arguments.query, arguments.weight or Path(gallery.weight)
     if path.suffix in (".npz", ".npy") and not path.is_dir():

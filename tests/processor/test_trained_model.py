@@ -1,11 +1,17 @@
 """A trained network from a file alone computes what a test of its run computes."""
 
+import hashlib
+import os
+import shutil
+
 import numpy as np
 import pytest
 import torch
 
 from configs import load_cfg
 from datasets import build_test_loader, load_splits
+from model.weights import read_weight_file
+from processor import trained_model
 from processor.evaluation import tracklet_means
 from processor.trained_model import load_trained
 from tests.conftest import load, tiny_cfg, tiny_model
@@ -54,3 +60,23 @@ def test_without_cameras_any_name_will_do(trained_run, tmp_path):
     torch.save(model.state_dict(), tmp_path / "weights.pth")
     trained = load_trained(tmp_path / "weights.pth", tiny_cfg(), "cpu")
     assert trained.cameras == () and trained.camera_number("roof") == 0 == trained.no_camera
+
+
+def test_the_checksum_is_that_of_the_weights_even_if_the_file_is_replaced_meanwhile(trained_run, tmp_path, monkeypatch):
+    path = tmp_path / "best.pth"
+    shutil.copy(trained_run / "best.pth", path)
+    newer = load(path)
+    newer["model"]["neck_g.weight"] += 1
+    torch.save(newer, tmp_path / "newer.pth")
+    reads = []
+
+    def read_and_replace(found):
+        reads.append(content := read_weight_file(found))
+        if len(reads) == 1:
+            os.replace(tmp_path / "newer.pth", path)
+        return content
+
+    monkeypatch.setattr(trained_model, "read_weight_file", read_and_replace)
+    trained = load_trained(path, device="cpu")
+    assert trained.weight_sha256 == hashlib.sha256(path.read_bytes()).hexdigest() and len(reads) == 2
+    assert torch.equal(trained.model.state_dict()["neck_g.weight"], newer["model"]["neck_g.weight"])
