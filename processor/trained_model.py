@@ -29,6 +29,7 @@ class TrainedModel:
     runtime: Runtime  # of a test: device, number type (TEST.PRECISION), pixel statistics
     cameras: tuple[str, ...]  # names of cameras 0, 1, ...; () when the features do not depend on a camera
     weight_sha256: str = ""  # of the file that the weights were read from; '' for a model that is from none
+    trained_cameras: tuple[str, ...] = ()  # names of those of `cameras` that training has seen
 
     @property
     def no_camera(self) -> int:
@@ -38,12 +39,13 @@ class TrainedModel:
     def camera_number(self, name: str) -> int:
         """The number that `model.embed` takes for a camera; 0 where cameras change nothing.
 
-        Raises InputError for a name that training has not seen.
+        A camera of the data set that training has not seen has a number too, and is treated as one that is not known.
+        Raises InputError for any other name.
         """
         if not self.cameras:
             return 0
         if name not in self.cameras:
-            known = ", ".join(camera for camera in self.cameras if camera)
+            known = ", ".join(self.trained_cameras) or "none"
             raise InputError(f"camera '{name}' is unknown to the model, which knows {known}; leave it out")
         return self.cameras.index(name)
 
@@ -85,7 +87,8 @@ def load_trained(
     runtime = Runtime(device, None, Normalize(mean, std).to(device))
     names = table.names if model.encoder.camera_embed is not None else ()
     runtime = runtime.with_precision(cfg.TEST.PRECISION, "TEST.PRECISION")
-    return TrainedModel(cfg, model.eval().to(device), runtime, names, weight_sha256=weight_sha256)
+    seen = tuple(names[row] for row in table.trained if names and names[row])
+    return TrainedModel(cfg, model.eval().to(device), runtime, names, weight_sha256, seen)
 
 
 def _read(path: Path) -> tuple[WeightFile, str]:

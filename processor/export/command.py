@@ -104,8 +104,9 @@ def _export(arguments: argparse.Namespace) -> list[str]:
     num_features = reference(one_clip).shape[1]
     mean, std, _ = pixel_statistics(cfg)
     known = facts.network_facts(f"{cfg.MODEL.NAME}, {cfg.MODEL.TEMPORAL}", size, mean, std, length, any_length)
+    cameras = {name: trained.camera_number(name) for name in trained.trained_cameras}
     known |= facts.tracklet_facts(
-        cfg.TEST.SAMPLING, trained.cameras, trained.no_camera, cfg.TEST.NECK_FEAT, num_features, unit_length
+        cfg.TEST.SAMPLING, cameras, trained.no_camera, cfg.TEST.NECK_FEAT, num_features, unit_length
     )
     known |= facts.origin_facts(arguments.weight.name, trained.weight_sha256, half)
     limit = check.half_limit(module.num_layers) if half else check.FLOAT32_LIMIT
@@ -122,7 +123,7 @@ def _export(arguments: argparse.Namespace) -> list[str]:
     lines = [
         f"wrote {arguments.out}: {arguments.out.stat().st_size / 1e6:.1f} MB, {kind}, {known['precision']}",
         f"takes clips of {frames} frames of {size[0]} x {size[1]} pixels, trained with {length} frames"
-        + (f", and the number of one of {len(trained.cameras)} cameras" if num_cameras else ""),
+        + (f", and the number of one of {len(cameras)} cameras" if num_cameras else ""),
         f"gives features of {num_features} numbers, at most {found.difference:.1e} of their length from the model's "
         f"(allowed: {limit:.1e}) in {len(batches)} batches of random frames",
         f"latency of one clip of {length} frames, CPU, {get_num_threads()} threads, median: "

@@ -4,7 +4,7 @@ Names and values are text, since ONNX has no other metadata; what is a list or a
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -41,9 +41,9 @@ def network_facts(
 
 
 def tracklet_facts(
-    sampling: str, cameras: Sequence[str], unknown_camera: int, features: str, num_features: int, unit_length: bool
+    sampling: str, cameras: Mapping[str, int], unknown_camera: int, features: str, num_features: int, unit_length: bool
 ) -> dict[str, str]:
-    """Inputs and output; `sampling` is TEST.SAMPLING, `features` TEST.NECK_FEAT, `cameras` the names of 0, 1, ...
+    """Inputs and output; `sampling` is TEST.SAMPLING, `features` TEST.NECK_FEAT, `cameras` {name: number}.
 
     Without `cameras` the file takes none.
     """
@@ -57,8 +57,7 @@ def tracklet_facts(
         "sampling": _SAMPLINGS[sampling],
     }
     if cameras:
-        numbers = {name: number for number, name in enumerate(cameras) if name}
-        facts |= {"cameras": json.dumps(numbers), "unknown_camera": str(unknown_camera)}
+        facts |= {"cameras": json.dumps(cameras), "unknown_camera": str(unknown_camera)}
     return facts
 
 

@@ -48,10 +48,12 @@ def opened_input(
             advice = "or --camera '' treats every camera as not known, --camera NAME as that one"
             raise InputError(f"{path}: {error.line}, {advice}") from None
         if extractor.cameras:
-            unknown = sum(not t.camera for t in tracklets)
+            known = [name for name in names if name in extractor.cameras]
+            untrained = ", ".join(name for name in names if name not in extractor.cameras)
             logger.info(
-                "cameras: %s; not known for %d of %d tracklets (MODEL.SIE_UNSEEN %s)",
-                f"{', '.join(names)} as in training" if names else "none", unknown, len(tracklets),
+                "cameras: %s; not known for %d of %d tracklets%s (MODEL.SIE_UNSEEN %s)",
+                f"{', '.join(known)} as in training" if known else "none", sum(t.camera not in known for t in tracklets),
+                len(tracklets), f", those of {untrained} among them, which training has not seen" if untrained else "",
                 extractor.trained.cfg.MODEL.SIE_UNSEEN,
             )  # fmt: skip
         else:

@@ -68,7 +68,13 @@ def test_a_folder_gives_the_features_of_the_test(trained_run, own_folder, tested
     distance = np.abs(again.features - table.features).max(axis=1)
     assert set(again.cameras) == {"2"} and np.flatnonzero(distance <= NEAR).tolist() == same
     assert main(argv(trained_run, own_folder, tmp_path / "f.npz", "--camera", "")) == 0
-    assert set(load_table(tmp_path / "f.npz").cameras) == {""}
+    assert set((unknown := load_table(tmp_path / "f.npz")).cameras) == {""}
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        assert main(argv(trained_run, own_folder, tmp_path / "f.npz", "--camera", "5")) == 0
+    count = len(tracklets)
+    assert f"cameras: none; not known for {count} of {count} tracklets, those of 5 among them, which " in caplog.text
+    assert np.abs(load_table(tmp_path / "f.npz").features - unknown.features).max() <= NEAR
 
 
 def test_a_list_gives_the_features_of_the_test(trained_run, tested, tiny_mars, tmp_path):
@@ -161,7 +167,7 @@ def test_faults_of_the_input_are_one_line(trained_run, own_folder, tested, tmp_p
     )
     assert "f.txt must end in .npz, or in .npy for features that are mapped" in refusal(out=tmp_path / "f.txt")
     assert (
-        "camera 'roof' is unknown to the model, which knows 1, 2, 3, 4, 5, 6; leave it out, or --camera ''"
+        "camera 'roof' is unknown to the model, which knows 1, 2, 3; leave it out, or --camera ''"
         in refusal(source, out, "--camera", "roof")
     )
     assert "--half belongs to an --out that ends in .npy" in refusal(source, out, "--half")
