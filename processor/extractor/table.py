@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from yacs.config import CfgNode
 
 from configs import load_dumped_cfg
 from configs.load import flatten
+from model import pixel_statistics
 from utils.errors import InputError, MissingFileError, file_fault
 from utils.files import write_atomically
 
@@ -22,8 +24,9 @@ FEATURE_TYPES = ("float16", "float32")
 _TEXTS = ("names", "cameras", "persons", "pictures")  # one per tracklet
 _ABOUT = ("weight", "weight_sha256", "config")
 # Keys that change features though the weights still fit.
-_SHAPING = ("MODEL.NAME", "MODEL.SIE_COE", "MODEL.SIE_UNSEEN", "INPUT.SEQ_LEN", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD",
-            "INPUT.PIXEL_STATISTICS", "TEST.NECK_FEAT", "TEST.SAMPLING")  # fmt: skip
+_SHAPING = ("MODEL.NAME", "MODEL.STRIDE_SIZE", "MODEL.ENCODER.HEADS", "MODEL.SIE_CAMERA", "MODEL.SIE_COE",
+            "MODEL.SIE_UNSEEN", "INPUT.SIZE_TEST", "INPUT.SEQ_LEN", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD",
+            "TEST.NECK_FEAT", "TEST.SAMPLING")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,17 @@ class FeatureTable:
                 f"{here} is of other weights than {there}: {self.weight} (sha256 {self.weight_sha256[:12]}...), "
                 f"{other.weight} ({other.weight_sha256[:12]}...); extract one of them anew"
             )
-        ours, theirs = (dict(flatten(load_dumped_cfg(t.config, file))) for t, file in ((self, here), (other, there)))
+        ours, theirs = (_keys(load_dumped_cfg(t.config, file)) for t, file in ((self, here), (other, there)))
         for key in _SHAPING:
             if ours[key] != theirs[key]:
                 raise InputError(
                     f"{here} was extracted with {key} {ours[key]}, {there} with {theirs[key]}; extract one of them anew"
                 )
+
+
+def _keys(cfg: CfgNode) -> dict[str, Any]:
+    """Every key with its value, those of the pixel statistics with what INPUT.PIXEL_STATISTICS makes of them."""
+    return dict(flatten(cfg)) | dict(zip(("INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD"), pixel_statistics(cfg)))
 
 
 def save_table(path: Path, table: FeatureTable) -> None:

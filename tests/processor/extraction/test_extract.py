@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from configs import load_cfg
+from datasets.own.names import NamedTracklet
 from processor.extract import main
 from processor.extractor import FeatureExtractor, extract_features, load_table, opened_input
 from tests.conftest import ROOT, load, one_error
@@ -150,6 +152,26 @@ def test_whether_two_files_belong_together_is_known(trained_run, own_folder, tmp
         tables["a"].check_fits(broken, "a", "c")
     with pytest.raises(InputError, match="a is of other weights than other: .*best.pth .sha256 [0-9a-f]{12}"):
         tables["a"].check_fits(tables["other"], "a", "other")
+
+
+@pytest.mark.parametrize("key, value", [
+    ("MODEL.NAME", "vit_base_patch16_clip_224.laion2b"),  # of another activation
+    ("MODEL.STRIDE_SIZE", "[8, 7]"), ("MODEL.ENCODER.HEADS", "1"), ("MODEL.SIE_CAMERA", "False"),
+    ("MODEL.SIE_COE", "3"), ("MODEL.SIE_UNSEEN", "mean"), ("INPUT.SIZE_TEST", "[16, 32]"), ("INPUT.SEQ_LEN", "3"),
+    ("INPUT.PIXEL_MEAN", "[0.1, 0.1, 0.1]"), ("INPUT.PIXEL_STD", "[0.1, 0.1, 0.1]"),
+    ("INPUT.PIXEL_STATISTICS", "weights"), ("TEST.NECK_FEAT", "after"), ("TEST.SAMPLING", "first"),
+])  # fmt: skip
+def test_a_key_that_changes_features_though_the_weights_fit_is_compared(trained_run, extractor, tested, key, value):
+    tracklets = [NamedTracklet("", "", camera, tested[0][0].frames) for camera in ("1", "5")]
+    more = ["INPUT.SIZE_TRAIN", value] if key == "INPUT.SIZE_TEST" else []
+    cfg = load_cfg(trained_run / "config.yml", [key, value, *more])
+    usual, other = (
+        extract_features(used, tracklets, trained_run / "best.pth")
+        for used in (extractor, FeatureExtractor.from_checkpoint(trained_run / "best.pth", "cpu", cfg))
+    )
+    assert np.abs(usual.features - other.features).max() > 10 * NEAR
+    with pytest.raises(InputError, match=f"a was extracted with {key.replace('STATISTICS', 'MEAN')} "):
+        usual.check_fits(other, "a", "b")
 
 
 def test_faults_of_the_input_are_one_line(trained_run, own_folder, tested, tmp_path, caplog):
