@@ -87,6 +87,21 @@ def test_a_list_needs_no_roles_and_may_leave_cells_empty(folder):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("place, name", [(0, "split"), (1, "person"), (2, "camera")])
+def test_a_tracklet_whose_cells_are_filled_in_some_rows_alone_is_refused(folder, place, name):
+    cells = ["", "", ""]
+    cells[place] = "Ann"
+    rows = [f"{','.join(cells)},t1,pics/1.png", ",,,t1,pics/2.png"]
+    header = "split,person,camera,tracklet,frame"
+    advice = "fill it in all rows or in none"
+    assert refusal(write_table(folder, *rows, header=header)).endswith(
+        f"list.csv row 3: column {name} is empty, but filled in row 2 of tracklet t1: {advice}"
+    )
+    assert refusal(write_table(folder, *reversed(rows), header=header)).endswith(
+        f"list.csv row 3: column {name} is filled, but empty in row 2 of tracklet t1: {advice}"
+    )
+
+
 def test_what_a_list_must_have_is_said(folder):
     needed = (
         "it needs split,person,camera,tracklet,frame and, for boxes, x,y,w,h (split, person, camera may be missing)"
