@@ -4,6 +4,7 @@ n tracklets, F features.
 """
 
 import os
+import tempfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -17,11 +18,13 @@ from yacs.config import CfgNode
 from configs import load_dumped_cfg
 from configs.load import flatten
 from model import pixel_statistics
+from processor.run_folder import check_writable
 from utils.errors import InputError, MissingFileError, file_fault
 from utils.files import write_atomically
 
 FEATURE_TYPES = ("float16", "float32")
 _TEXTS = ("names", "cameras", "persons", "pictures")  # one per tracklet
+TEMPORARY_CROPS = os.path.join(tempfile.gettempdir(), "tf-clip-crops-")  # what the names of such folders begin with
 _ABOUT = ("weight", "weight_sha256", "config")
 # Keys that change features though the weights still fit.
 _SHAPING = ("MODEL.NAME", "MODEL.STRIDE_SIZE", "MODEL.ENCODER.HEADS", "MODEL.SIE_CAMERA", "MODEL.SIE_COE",
@@ -71,10 +74,12 @@ def _keys(cfg: CfgNode) -> dict[str, Any]:
 def save_table(path: Path, table: FeatureTable) -> None:
     """Write features.npz, or for a path that ends in .npy the rest of the table into an .npz beside it.
 
-    Pictures below the folder of the file are named from there, so that both may be moved together.
+    Pictures below the folder of the file are named from there, so that both may be moved together; those that lie in
+    TEMPORARY_CROPS are not named.
     """
     folder = os.path.join(os.path.abspath(path.parent), "")
-    pictures = [p and os.path.abspath(p).removeprefix(folder) for p in table.pictures.tolist()]
+    kept = ["" if p.startswith(TEMPORARY_CROPS) else p for p in table.pictures.tolist()]
+    pictures = [p and os.path.abspath(p).removeprefix(folder) for p in kept]
     table = replace(table, pictures=np.array(pictures, dtype=str))
     alone = path.suffix == ".npy"
     arrays = {f.name: np.asarray(getattr(table, f.name)) for f in fields(table) if not (alone and f.name == "features")}
@@ -121,11 +126,12 @@ def load_table(path: Path) -> FeatureTable:
 
 
 def check_rewritable(path: Path) -> None:
-    """Raise InputError where a new table must not be written: over another file, or into a folder that is missing."""
+    """Raise InputError where a new table must not be written: over another file, or into a folder that takes no file."""
     if path.suffix not in (".npz", ".npy"):
         raise InputError(f"--out {path} must end in .npz, or in .npy for features that are mapped from the disk")
     if not path.parent.is_dir():
         raise MissingFileError(f"--out {path}: the folder {path.parent} does not exist")
+    check_writable(path.parent, "--out")
     about = path.with_suffix(".npz")
     for file in {path, about}:
         if file.exists() and not (about.exists() and _is_table(about)):

@@ -99,7 +99,7 @@ def test_boxes_in_a_video_are_the_same_pixels_in_memory(trained_run, extractor, 
     table = load_table(out)
     crops = [np.stack([picture(number)[4:44, 2:22] for number in (1, 3)]), picture(7)[None]]
     assert np.abs(table.features - extractor.many(crops, progress=False)).max() <= NEAR
-    assert not any(map(os.path.exists, table.pictures))  # they were in a temporary folder
+    assert table.pictures.tolist() == ["", ""]  # they were in a temporary folder
     assert main(argv(trained_run, tmp_path / "mine" / "boxes.csv", out, "--cache", str(tmp_path / "crops"))) == 0
     assert all(map(os.path.isfile, load_table(out).pictures))
 
@@ -126,6 +126,31 @@ def test_features_carry_the_checksum_of_the_weights_that_made_them(trained_run, 
     with opened_input(next(path for path in own_folder.rglob("*_000")), extractor) as tracklets:
         table = extract_features(extractor, tracklets, tmp_path / "best.pth")
     assert table.weight_sha256 == hashlib.sha256((trained_run / "best.pth").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("killed_at", ["processor.extractor.table.write_atomically", "utils.files.os.replace"])
+def test_features_on_the_disk_are_written_anew_after_a_kill(trained_run, own_folder, tmp_path, monkeypatch, killed_at):
+    """Before the .npz and before the .npy takes its place."""
+    source = next(path for path in own_folder.rglob("*_000"))
+    command = argv(trained_run, source, tmp_path / "g.npy")
+    assert main(command) == 0
+    expected = load_table(tmp_path / "g.npy")
+
+    def kill(*args):
+        if killed_at.endswith("atomically") or str(args[1]).endswith(".npy"):
+            raise KeyboardInterrupt
+        replace_file(*args)
+
+    replace_file = os.replace
+    monkeypatch.setattr(killed_at, kill)
+    with pytest.raises(KeyboardInterrupt):
+        with opened_input(source, extractor := FeatureExtractor.from_checkpoint(trained_run / "best.pth")) as tracklets:
+            extract_features(extractor, tracklets, trained_run / "best.pth", tmp_path / "g.npy")
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="g.npy does not exist"):
+        load_table(tmp_path / "g.npy")
+    assert main(command) == 0
+    assert np.array_equal(load_table(tmp_path / "g.npy").features, expected.features)
 
 
 def test_whether_two_files_belong_together_is_known(trained_run, own_folder, tmp_path):
@@ -193,6 +218,8 @@ def test_faults_of_the_input_are_one_line(trained_run, own_folder, tested, tmp_p
         in refusal(source, out, "--camera", "roof")
     )
     assert "--half belongs to an --out that ends in .npy" in refusal(source, out, "--half")
+    assert "--cache keeps the crops of a CSV file's boxes" in refusal(source, out, "--cache", str(tmp_path / "crops"))
+    assert "--out /proc cannot be written (" in refusal(source, Path("/proc/f.npz"))
     assert "did you mean TEST.FRAMES_PER_BATCH?" in refusal(source, out, "TEST.FRAME_PER_BATCH", "2")
     (tmp_path / "empty").mkdir()
     assert "empty holds no image" in refusal(tmp_path / "empty")
