@@ -8,7 +8,6 @@ Everything is done on the CPU. docs/deploy.md says what the file takes and gives
 
 import argparse
 import importlib.util
-import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -67,11 +66,6 @@ def _check(arguments: argparse.Namespace) -> None:
         raise MissingFileError(f"--out {out}: folder {out.parent} does not exist; make it first")
     if out.is_dir():
         raise InputError(f"--out {out} is a folder; name a file")
-    try:
-        with tempfile.TemporaryFile(dir=out.parent):
-            pass
-    except OSError as error:
-        raise InputError(f"--out {out} cannot be written ({error.strerror})") from None
     if arguments.format == "onnx":
         absent = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
         if absent:
@@ -87,8 +81,10 @@ def _export(arguments: argparse.Namespace) -> list[str]:
     from processor.export import check, facts, onnx_file, pt2_file
     from processor.export.wrapper import ANY_LENGTH, TrackletFeatures, trace
     from processor.export.write import quiet_exporters, write_checked
+    from processor.run_folder import check_writable
     from processor.trained_model import load_trained
 
+    check_writable(arguments.out.parent, "--out")
     # Files are exported in float32 or float16, whatever number type tests were made in.
     opts = [*arguments.opts, "TEST.PRECISION", "float32"]
     config = load_cfg(arguments.config_file, opts) if arguments.config_file is not None else None

@@ -9,16 +9,19 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from datasets import load_splits
+from datasets.clips.sampling import dense_clips, first_per_chunk
 from datasets.frames import read_frame
-from processor.export import pt2_file
+from processor.export import facts, onnx_file, pt2_file
 from processor.export.command import main
 from tests.conftest import ROOT, contents, load, one_error, tiny_model
+from utils.errors import InputError
 from utils.metrics import l2_normalize
 
 PAGE = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
@@ -107,6 +110,32 @@ def test_the_script_of_the_page_is_short():
     lines = [line for line in SCRIPT.splitlines() if line.strip()]
     assert 5 < len(lines) <= 20
     assert set(re.findall(r"^(?:import|from) (.+)$", SCRIPT, re.M)) == {"json", "sys", "numpy as np", "onnxruntime"}
+
+
+@pytest.mark.parametrize("sampling", ["dense", "first"])
+@pytest.mark.parametrize("count", [1, 3, 4, 9, 12, 14])
+def test_the_script_of_the_page_cuts_clips_as_the_file_says(tmp_path, monkeypatch, capsys, sampling, count):
+    frames, given = np.arange(count * 12, dtype=np.uint8).reshape(count, 2, 2, 3), []
+    np.save(tmp_path / "frames.npy", frames)
+    known = facts.tracklet_facts(sampling, {}, 0, "before", 2, True) | {"clip_length": "4"}
+
+    class Session:
+        def __init__(self, path):
+            pass
+
+        def get_modelmeta(self):
+            return SimpleNamespace(custom_metadata_map=known)
+
+        def run(self, outputs, inputs):
+            given.append(inputs)
+            return [np.zeros((1, 2))]
+
+    monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(InferenceSession=Session))
+    monkeypatch.setattr(sys, "argv", ["feature.py", "m.onnx", str(tmp_path / "frames.npy")])
+    exec(SCRIPT, {})
+    clips = dense_clips(count, 4) if sampling == "dense" else [first_per_chunk(count, 4)]
+    assert np.array_equal(given[0]["frames"], frames[np.array(clips)]) and given[0]["num_clips"] == [len(clips)]
+    assert capsys.readouterr().out == "[0.0, 0.0]\n"
 
 
 @pytest.mark.slow
@@ -202,7 +231,21 @@ def test_a_folder_that_takes_no_file_is_named(trained_run, tmp_path, caplog, mon
 
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     line = one_error(caplog, main, argv(trained_run / "best.pth", tmp_path / "m.onnx"))
-    assert line.endswith("m.onnx cannot be written (Permission denied)")
+    assert line.endswith(f"--out {tmp_path} cannot be written (Permission denied)")
+
+
+def test_another_opset_is_advised_only_where_the_opset_is_at_fault(tmp_path, monkeypatch):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    (tmp_path / "m.onnx").write_bytes(b"no file of ONNX")
+    with pytest.raises(InputError, match=r"cannot run the file \(.*\)$"):
+        onnx_file.load(tmp_path / "m.onnx")
+
+    def refuse(*args, **options):
+        raise RuntimeError("ai.onnx opset 27 is under development")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
+    with pytest.raises(InputError, match=r"opset 27 is under development\); take a lower --opset, or a newer onnxrunt"):
+        onnx_file.load(tmp_path / "m.onnx")
 
 
 def test_a_typo_is_answered_without_torch(tmp_path):
