@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.own.names import NamedTracklet
+from datasets.own.names import NamedTracklet, natural_key
 from datasets.own.unsplit import read_tracklets
 from processor.extractor.extractor import FeatureExtractor
 from processor.extractor.table import TEMPORARY_CROPS, FeatureTable, save_table
@@ -41,7 +41,7 @@ def opened_input(
         logger.info("%s", found)
         if camera is not None:
             tracklets = [t._replace(camera=camera) for t in tracklets]
-        names = sorted({t.camera for t in tracklets} - {""})
+        names = sorted({t.camera for t in tracklets} - {""}, key=natural_key)
         try:
             extractor.check_cameras(names)
         except InputError as error:

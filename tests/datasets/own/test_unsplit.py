@@ -41,14 +41,17 @@ def test_the_depth_says_what_the_names_of_folders_mean(tmp_path):
     assert found(tmp_path / "1") == [("", "", "walk_1", ["1.png"]), ("", "", "walk_2", ["1.png"])]
     put(tmp_path / "2" / "Ann" / "roof_a_7", "1.png")
     put(tmp_path / "2" / "Bob" / "c2_1", "1.png", "2.png")
+    put(tmp_path / "2" / "Bob" / "c10_1", "1.png")
     assert found(tmp_path / "2") == [
         ("Ann", "roof_a", "Ann/roof_a_7", ["1.png"]), ("Bob", "c2", "Bob/c2_1", ["1.png", "2.png"]),
+        ("Bob", "c10", "Bob/c10_1", ["1.png"]),
     ]  # fmt: skip
     put(tmp_path / "3" / "query" / "Ann" / "7", "1.png")
     assert found(tmp_path / "3") == [("Ann", "", "query/Ann/7", ["1.png"])]
     words = read_tracklets(tmp_path / "2")[0]
-    assert words.startswith("2 tracklets, 3 frames, 2 persons, cameras c2, roof_a in ")
-    assert words.endswith("read as <person>/<camera>_<tracklet>/")
+    layout = "<person>/<camera>_<tracklet>/"
+    found_there = "3 tracklets, 4 frames, 2 persons, cameras c2, c10, roof_a"
+    assert words == f"in {tmp_path}/2, read as {layout}: {found_there}"
 
 
 def test_a_folder_that_could_be_read_in_two_ways_is_refused(tmp_path):

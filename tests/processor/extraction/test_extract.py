@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def test_a_folder_gives_the_features_of_the_test(trained_run, own_folder, tested
     assert table.weight == f"{trained_run}/best.pth" and len(table.weight_sha256) == 64 and "MODEL:" in table.config
     with np.load(tmp_path / "f.npz") as file:
         assert file["pictures"][0].startswith("own/")  # so that folder and file may be moved together
-    assert f"{len(tracklets)} tracklets, " in caplog.text and "read as <person>/<camera>_<tracklet>/" in caplog.text
+    assert f"own, read as <person>/<camera>_<tracklet>/: {len(tracklets)} tracklets, " in caplog.text
     assert "cameras: 1, 2, 3 as in training; not known for 0 of" in caplog.text
     assert main(argv(trained_run, own_folder, tmp_path / "f.npz", "--camera", "2")) == 0  # its own file is written anew
     same = [row for row, camera in enumerate(table.cameras) if camera == "2"]
@@ -219,7 +220,6 @@ def test_faults_of_the_input_are_one_line(trained_run, own_folder, tested, tmp_p
     )
     assert "--half belongs to an --out that ends in .npy" in refusal(source, out, "--half")
     assert "--cache keeps the crops of a CSV file's boxes" in refusal(source, out, "--cache", str(tmp_path / "crops"))
-    assert "--out /proc cannot be written (" in refusal(source, Path("/proc/f.npz"))
     assert "did you mean TEST.FRAMES_PER_BATCH?" in refusal(source, out, "TEST.FRAME_PER_BATCH", "2")
     (tmp_path / "empty").mkdir()
     assert "empty holds no image" in refusal(tmp_path / "empty")
@@ -241,6 +241,15 @@ def test_faults_of_the_input_are_one_line(trained_run, own_folder, tested, tmp_p
     plain = ["--weight", str(tmp_path / "plain.pth"), "--input", str(source), "--out", str(out)]
     assert "does not say how it was trained: name its config with --config_file" in one_error(caplog, main, plain)
     assert main([*plain, "--config_file", str(trained_run / "config.yml")]) == 0
+
+
+def test_a_folder_that_takes_no_file_is_named_before_features_are_computed(trained_run, tmp_path, caplog, monkeypatch):
+    def refuse(**_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    line = one_error(caplog, main, argv(trained_run, tmp_path, tmp_path / "f.npz"))
+    assert line.endswith(f"--out {tmp_path} cannot be written (Permission denied)")
 
 
 def test_only_files_of_this_command_are_written_anew(trained_run, own_folder, tmp_path, caplog):
