@@ -52,8 +52,9 @@ def opened_input(
             untrained = ", ".join(name for name in names if name not in extractor.cameras)
             logger.info(
                 "cameras: %s; not known for %d of %d tracklets%s (MODEL.SIE_UNSEEN %s)",
-                f"{', '.join(known)} as in training" if known else "none", sum(t.camera not in known for t in tracklets),
-                len(tracklets), f", those of {untrained} among them, which training has not seen" if untrained else "",
+                f"{', '.join(known)} as in training" if known else "none",
+                sum(t.camera not in known for t in tracklets), len(tracklets),
+                f", those of {untrained} among them, which training has not seen" if untrained else "",
                 extractor.trained.cfg.MODEL.SIE_UNSEEN,
             )  # fmt: skip
         else:

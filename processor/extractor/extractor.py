@@ -98,8 +98,8 @@ class FeatureExtractor:
         A tracklet is a list of paths, of PIL images or of uint8 arrays (H, W, 3), or one uint8 array (n, H, W, 3); its
         frames are in temporal order, of any size, in RGB. `cameras` is a name for each tracklet, or one for all; None
         or '' is a camera that is not known, which MODEL.SIE_UNSEEN speaks of, and so
-        is a camera of the training's data set that training itself has not seen. Raises InputError naming the tracklet and
-        the frame, by their numbers from 0, or the path, and for a camera that the model does not know.
+        is a camera of the training's data set that training itself has not seen. Raises InputError naming the
+        tracklet and the frame, by their numbers from 0, or the path, and for a camera that the model does not know.
         """
         source = GivenFrames()
         if cameras is None or isinstance(cameras, str):

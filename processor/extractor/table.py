@@ -126,7 +126,7 @@ def load_table(path: Path) -> FeatureTable:
 
 
 def check_rewritable(path: Path) -> None:
-    """Raise InputError where a new table must not be written: over another file, or into a folder that takes no file."""
+    """Raise InputError where a new table must not be written: over another file, or in a folder that takes none."""
     if path.suffix not in (".npz", ".npy"):
         raise InputError(f"--out {path} must end in .npz, or in .npy for features that are mapped from the disk")
     if not path.parent.is_dir():
