@@ -31,6 +31,11 @@ column video decides between the two. The log says what was found.
 middle frame), weight, weight_sha256 and config. --out FILE.npy holds the features alone, to be mapped from the disk, in
 float16 with --half, and the rest goes to FILE.npz. A file that this command has written before is written anew, any
 other one is refused.
+
+Of the KEY VALUE pairs those count that a test of the model reads: MODEL.SIE_UNSEEN, TEST.SAMPLING, TEST.NECK_FEAT,
+TEST.PRECISION and TEST.FRAMES_PER_BATCH; of reading, DATALOADER.NUM_WORKERS, DATASETS.ON_BAD_FRAME,
+DATASETS.BAD_FRAME_LIMIT and DATASETS.OUTSIDE; and those of MODEL and INPUT that say how the weights were trained, for a
+file that does not know. Others have no effect.
 """
 
 
@@ -55,6 +60,8 @@ def main(argv: Sequence[str]) -> int:
             parser.error("--half belongs to an --out that ends in .npy")
         if not arguments.input.exists():
             raise MissingFileError(f"--input {arguments.input} does not exist; name a folder or a CSV file")
+        if arguments.cache is not None and arguments.input.is_dir():
+            parser.error("--cache keeps the crops of a CSV file's boxes and videos, but --input is a folder")
         check_opts(arguments.opts)
         config = load_cfg(arguments.config_file, arguments.opts) if arguments.config_file else None
         _extract(arguments, config)
@@ -75,7 +82,8 @@ def _extract(arguments: Namespace, config: CfgNode | None) -> None:
     mapped = out if out.suffix == ".npy" else None
     with opened_input(arguments.input, extractor, arguments.camera, arguments.cache) as tracklets:
         table = extract_features(extractor, tracklets, weight, mapped, arguments.half)
-        save_table(out, table)
+        if mapped is None:
+            save_table(out, table)
     also = f" and {out.with_suffix('.npz')}" if mapped else ""
     logger.info("wrote %s%s: features (%d, %d) in %s", out, also, *table.features.shape, table.features.dtype)
 

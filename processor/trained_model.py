@@ -12,9 +12,10 @@ from configs import load_dumped_cfg
 from datasets.clips import Normalize
 from model import build_model, pixel_statistics
 from model.tfclip import TFCLIP
-from model.weights import ArchitectureError, Cameras, TrainedCameras, fill_model, read_weight_file
+from model.weights import ArchitectureError, Cameras, TrainedCameras, WeightFile, fill_model, read_weight_file
 from processor.runtime import Runtime, current_device
 from utils.errors import InputError
+from utils.files import file_hash
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,8 @@ class TrainedModel:
     model: TFCLIP  # in eval mode on the device; its classifiers are not filled
     runtime: Runtime  # of a test: device, number type (TEST.PRECISION), pixel statistics
     cameras: tuple[str, ...]  # names of cameras 0, 1, ...; () when the features do not depend on a camera
+    weight_sha256: str = ""  # of the file that the weights were read from; '' for a model that is from none
+    trained_cameras: tuple[str, ...] = ()  # names of those of `cameras` that training has seen
 
     @property
     def no_camera(self) -> int:
@@ -36,12 +39,13 @@ class TrainedModel:
     def camera_number(self, name: str) -> int:
         """The number that `model.embed` takes for a camera; 0 where cameras change nothing.
 
-        Raises InputError for a name that training has not seen.
+        A camera of the data set that training has not seen has a number too, and is treated as one that is not known.
+        Raises InputError for any other name.
         """
         if not self.cameras:
             return 0
         if name not in self.cameras:
-            known = ", ".join(camera for camera in self.cameras if camera)
+            known = ", ".join(self.trained_cameras) or "none"
             raise InputError(f"camera '{name}' is unknown to the model, which knows {known}; leave it out")
         return self.cameras.index(name)
 
@@ -58,7 +62,7 @@ def load_trained(
     place of all, and a published file needs one. `device` is the GPU when there is one. Torch's random numbers go on as
     if nothing had been built. Raises MissingFileError or InputError naming the file.
     """
-    file = read_weight_file(Path(weight))
+    file, weight_sha256 = _read(Path(weight))
     if file.kind not in ("published", "checkpoint"):
         raise InputError(f"{weight} holds only CLIP's encoder; features need weights of a trained TF-CLIP")
     if config is None and not file.config:
@@ -83,4 +87,15 @@ def load_trained(
     runtime = Runtime(device, None, Normalize(mean, std).to(device))
     names = table.names if model.encoder.camera_embed is not None else ()
     runtime = runtime.with_precision(cfg.TEST.PRECISION, "TEST.PRECISION")
-    return TrainedModel(cfg, model.eval().to(device), runtime, names)
+    seen = tuple(names[row] for row in table.trained if names and names[row])
+    return TrainedModel(cfg, model.eval().to(device), runtime, names, weight_sha256, seen)
+
+
+def _read(path: Path) -> tuple[WeightFile, str]:
+    """The content of a weight file and its SHA-256, both of one state: a training may replace the file meanwhile."""
+    while True:
+        before = path.stat() if path.exists() else None
+        file, digest = read_weight_file(path), file_hash(path)
+        after = path.stat()
+        if before and (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns):
+            return file, digest

@@ -13,6 +13,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,15 @@ def check_archive(path: Path) -> None:
         damaged = "the table of contents"
     if damaged is not None:
         raise InputError(f"{path} is damaged: {printable(damaged)} differs from its checksum; copy or make it anew")
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 (hex) of a file."""
+    digest = sha256()
+    with path.open("rb") as file:
+        while part := file.read(2**22):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 class _Counter(io.RawIOBase):

@@ -180,8 +180,17 @@ def _consistent_rows(table: _Table, on_fault: OnFault) -> list[_Row]:
     of_videos = table.source == "video"
     videos: dict[tuple, tuple[str, int]] = {}  # tracklet -> its video, and the first row that names it
     frames: dict[tuple, int] = {}  # frame of a tracklet -> the first row that names it
+    filled: dict[str, tuple[list[str], int]] = {}  # tracklet of a list without roles -> cells, its first row
     rows = []
     for row in _rows(table, on_fault):
+        if table.optional == _ROLES:
+            cells = [name for name in _ROLES if getattr(row, name)]
+            expected, first = filled.setdefault(row.tracklet, (cells, row.number))
+            advice = "fill it in all rows or in none"
+            for name in [name for name in _ROLES if (name in cells) != (name in expected)]:
+                found = f"row {first} of tracklet {row.tracklet}"
+                state = f"filled, but empty in {found}" if name in cells else f"empty, but filled in {found}"
+                on_fault(table.fault(row.number, row.split, f"column {name} is {state}: {advice}"))
         video, first_of_video = videos.setdefault(row.key, (row.source, row.number))
         if of_videos and video != row.source:
             other = f"row {first_of_video} of the same tracklet of {video}"

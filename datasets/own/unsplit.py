@@ -6,7 +6,7 @@ from pathlib import Path
 
 from datasets.own.folder import UnusableError, folders_in, frames_in
 from datasets.own.manifest import read_listed_tracklets
-from datasets.own.names import NamedTracklet
+from datasets.own.names import NamedTracklet, natural_key
 from utils.errors import InputError, MissingFileError, printable
 
 _MOST_LEVELS = 3  # train/<person>/<camera>_<tracklet>
@@ -27,7 +27,7 @@ def read_tracklets(path: str | Path, cache_dir: str = "", outside: str = "refuse
     if not path.exists():
         raise MissingFileError(f"{path} does not exist; expected is a folder of frames or of tracklets, or a CSV file")
     tracklets = read_listed_tracklets(path, cache_dir, outside)
-    return f"{_count(tracklets)} listed in {path}", tracklets
+    return f"in {path}: {_count(tracklets)}", tracklets
 
 
 def _read_folder(root: Path) -> tuple[str, list[NamedTracklet]]:
@@ -47,7 +47,7 @@ def _read_folder(root: Path) -> tuple[str, list[NamedTracklet]]:
             raise InputError(f"{folder} names no camera although others do: rename it to <camera>_<tracklet>")
         person = parts[-2] if depth > 1 else ""
         tracklets.append(NamedTracklet("", person, camera, frames, "/".join(parts) or root.resolve().name))
-    return f"{_count(tracklets)} in {root}, read as {LAYOUTS[depth]}", tracklets
+    return f"in {root}, read as {LAYOUTS[depth]}: {_count(tracklets)}", tracklets
 
 
 def _tracklets(folder: Path, parts: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
@@ -78,7 +78,8 @@ def _tracklets(folder: Path, parts: tuple[str, ...]) -> Iterator[tuple[tuple[str
 
 def _count(tracklets: Sequence[NamedTracklet]) -> str:
     """'3 tracklets, 24 frames, 2 persons, cameras 1, 2'."""
-    persons, cameras = {t.person for t in tracklets} - {""}, sorted({t.camera for t in tracklets} - {""})
+    persons = {t.person for t in tracklets} - {""}
+    cameras = sorted({t.camera for t in tracklets} - {""}, key=natural_key)
     counts = {"tracklets": len(tracklets), "frames": sum(len(t.frames) for t in tracklets), "persons": len(persons)}
     words = [f"{number:,} {name if number != 1 else name[:-1]}" for name, number in counts.items() if number]
     shown = ", ".join(cameras[:10]) + (f" and {len(cameras) - 10} more" if len(cameras) > 10 else "")

@@ -8,14 +8,11 @@ Everything is done on the CPU. docs/deploy.md says what the file takes and gives
 
 import argparse
 import importlib.util
-import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from yacs.config import CfgNode
-
-from configs import ConfigError, load_cfg, load_dumped_cfg
+from configs import ConfigError, load_cfg
 from configs.command import DEFAULT_CONFIG, CommandParser, run_command, say
 from utils.errors import InputError, MissingFileError, file_fault
 
@@ -69,11 +66,6 @@ def _check(arguments: argparse.Namespace) -> None:
         raise MissingFileError(f"--out {out}: folder {out.parent} does not exist; make it first")
     if out.is_dir():
         raise InputError(f"--out {out} is a folder; name a file")
-    try:
-        with tempfile.TemporaryFile(dir=out.parent):
-            pass
-    except OSError as error:
-        raise InputError(f"--out {out} cannot be written ({error.strerror})") from None
     if arguments.format == "onnx":
         absent = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
         if absent:
@@ -89,9 +81,14 @@ def _export(arguments: argparse.Namespace) -> list[str]:
     from processor.export import check, facts, onnx_file, pt2_file
     from processor.export.wrapper import ANY_LENGTH, TrackletFeatures, trace
     from processor.export.write import quiet_exporters, write_checked
+    from processor.run_folder import check_writable
     from processor.trained_model import load_trained
 
-    trained = load_trained(arguments.weight, _config(arguments), "cpu")
+    check_writable(arguments.out.parent, "--out")
+    # Files are exported in float32 or float16, whatever number type tests were made in.
+    opts = [*arguments.opts, "TEST.PRECISION", "float32"]
+    config = load_cfg(arguments.config_file, opts) if arguments.config_file is not None else None
+    trained = load_trained(arguments.weight, config, "cpu", opts)
     cfg, half = trained.cfg, arguments.half
     size, length, unit_length = cfg.INPUT.SIZE_TEST, cfg.INPUT.SEQ_LEN, cfg.TEST.FEAT_NORM
     any_length = cfg.MODEL.TEMPORAL in ANY_LENGTH
@@ -103,10 +100,11 @@ def _export(arguments: argparse.Namespace) -> list[str]:
     num_features = reference(one_clip).shape[1]
     mean, std, _ = pixel_statistics(cfg)
     known = facts.network_facts(f"{cfg.MODEL.NAME}, {cfg.MODEL.TEMPORAL}", size, mean, std, length, any_length)
+    cameras = {name: trained.camera_number(name) for name in trained.trained_cameras}
     known |= facts.tracklet_facts(
-        cfg.TEST.SAMPLING, trained.cameras, trained.no_camera, cfg.TEST.NECK_FEAT, num_features, unit_length
+        cfg.TEST.SAMPLING, cameras, trained.no_camera, cfg.TEST.NECK_FEAT, num_features, unit_length
     )
-    known |= facts.origin_facts(arguments.weight, half)
+    known |= facts.origin_facts(arguments.weight.name, trained.weight_sha256, half)
     limit = check.half_limit(module.num_layers) if half else check.FLOAT32_LIMIT
     with quiet_exporters():
         program = trace(module, size, length, any_length)
@@ -121,7 +119,7 @@ def _export(arguments: argparse.Namespace) -> list[str]:
     lines = [
         f"wrote {arguments.out}: {arguments.out.stat().st_size / 1e6:.1f} MB, {kind}, {known['precision']}",
         f"takes clips of {frames} frames of {size[0]} x {size[1]} pixels, trained with {length} frames"
-        + (f", and the number of one of {len(trained.cameras)} cameras" if num_cameras else ""),
+        + (f", and the number of one of {len(cameras)} cameras" if num_cameras else ""),
         f"gives features of {num_features} numbers, at most {found.difference:.1e} of their length from the model's "
         f"(allowed: {limit:.1e}) in {len(batches)} batches of random frames",
         f"latency of one clip of {length} frames, CPU, {get_num_threads()} threads, median: "
@@ -130,22 +128,3 @@ def _export(arguments: argparse.Namespace) -> list[str]:
     if half:
         lines.append("CPUs have few float16 kernels: this latency says nothing about a GPU's")
     return lines
-
-
-def _config(arguments: argparse.Namespace) -> CfgNode | None:
-    """The config of the training with KEY VALUE pairs; None where neither the weight file nor --config_file has one.
-
-    Files are exported in float32 or float16, whatever number type tests were made in.
-    """
-    from model.weights import read_weight_file
-
-    if arguments.config_file is not None:
-        cfg = load_cfg(arguments.config_file, arguments.opts)
-    elif text := read_weight_file(arguments.weight).config:
-        cfg = load_dumped_cfg(text, str(arguments.weight), arguments.opts)
-    else:
-        return None
-    cfg.defrost()
-    cfg.TEST.PRECISION = "float32"
-    cfg.freeze()
-    return cfg

@@ -3,10 +3,8 @@
 Names and values are text, since ONNX has no other metadata; what is a list or a table there is JSON.
 """
 
-import hashlib
 import json
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -43,9 +41,9 @@ def network_facts(
 
 
 def tracklet_facts(
-    sampling: str, cameras: Sequence[str], unknown_camera: int, features: str, num_features: int, unit_length: bool
+    sampling: str, cameras: Mapping[str, int], unknown_camera: int, features: str, num_features: int, unit_length: bool
 ) -> dict[str, str]:
-    """Inputs and output; `sampling` is TEST.SAMPLING, `features` TEST.NECK_FEAT, `cameras` the names of 0, 1, ...
+    """Inputs and output; `sampling` is TEST.SAMPLING, `features` TEST.NECK_FEAT, `cameras` {name: number}.
 
     Without `cameras` the file takes none.
     """
@@ -59,21 +57,16 @@ def tracklet_facts(
         "sampling": _SAMPLINGS[sampling],
     }
     if cameras:
-        numbers = {name: number for number, name in enumerate(cameras) if name}
-        facts |= {"cameras": json.dumps(numbers), "unknown_camera": str(unknown_camera)}
+        facts |= {"cameras": json.dumps(cameras), "unknown_camera": str(unknown_camera)}
     return facts
 
 
-def origin_facts(weight: Path, half: bool) -> dict[str, str]:
-    """Where the file comes from: weights, number type, versions."""
-    digest = hashlib.sha256()
-    with weight.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
+def origin_facts(weight_file: str, weight_sha256: str, half: bool) -> dict[str, str]:
+    """Where the file comes from: name and checksum of the weights, number type, versions."""
     return {
         "precision": "float16" if half else "float32",
-        "weight_file": weight.name,
-        "weight_sha256": digest.hexdigest(),
+        "weight_file": weight_file,
+        "weight_sha256": weight_sha256,
         "project": f"TF-CLIP, commit {current_commit()}",
         "torch": torch.__version__,
     }

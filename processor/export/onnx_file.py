@@ -1,5 +1,6 @@
 """The ONNX file: written by torch's exporter, run by onnxruntime."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def save(path: Path, program: ExportedProgram, facts: Mapping[str, str], opset: 
 def load(path: Path) -> Run:
     """What onnxruntime computes of the file on the CPU, with as many threads as torch has.
 
-    Raises InputError where the installed onnxruntime does not know the file's opset.
+    Raises InputError where the installed onnxruntime cannot run it, as with an opset that it does not know.
     """
     import onnxruntime
 
@@ -56,10 +57,8 @@ def load(path: Path) -> Run:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own kinds, without a common base
         reason = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"onnxruntime {onnxruntime.__version__} cannot run the file ({reason}); take a lower --opset, or a newer "
-            "onnxruntime"
-        ) from None
+        advice = "; take a lower --opset, or a newer onnxruntime" if re.search(r"\bopset \d", reason, re.I) else ""
+        raise InputError(f"onnxruntime {onnxruntime.__version__} cannot run the file ({reason}){advice}") from None
     names = [value.name for value in session.get_inputs()]
 
     def run(batch: TrackletBatch) -> NDArray[np.float32]:

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.own.names import NamedTracklet
+from datasets.own.names import NamedTracklet, natural_key
 from datasets.own.unsplit import read_tracklets
 from processor.extractor.extractor import FeatureExtractor
-from processor.extractor.table import FeatureTable, file_hash
+from processor.extractor.table import TEMPORARY_CROPS, FeatureTable, save_table
 from utils.errors import InputError
 from utils.files import write_atomically
 
@@ -36,22 +36,25 @@ def opened_input(
     that the model does not know.
     """
     outside = extractor.trained.cfg.DATASETS.OUTSIDE
-    with tempfile.TemporaryDirectory(prefix="tf-clip-crops-") if cache is None else nullcontext(cache) as folder:
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY_CROPS) if cache is None else nullcontext(cache) as folder:
         found, tracklets = read_tracklets(path, str(folder), outside)
         logger.info("%s", found)
         if camera is not None:
             tracklets = [t._replace(camera=camera) for t in tracklets]
-        names = sorted({t.camera for t in tracklets} - {""})
+        names = sorted({t.camera for t in tracklets} - {""}, key=natural_key)
         try:
             extractor.check_cameras(names)
         except InputError as error:
             advice = "or --camera '' treats every camera as not known, --camera NAME as that one"
             raise InputError(f"{path}: {error.line}, {advice}") from None
         if extractor.cameras:
-            unknown = sum(not t.camera for t in tracklets)
+            known = [name for name in names if name in extractor.cameras]
+            untrained = ", ".join(name for name in names if name not in extractor.cameras)
             logger.info(
-                "cameras: %s; not known for %d of %d tracklets (MODEL.SIE_UNSEEN %s)",
-                f"{', '.join(names)} as in training" if names else "none", unknown, len(tracklets),
+                "cameras: %s; not known for %d of %d tracklets%s (MODEL.SIE_UNSEEN %s)",
+                f"{', '.join(known)} as in training" if known else "none",
+                sum(t.camera not in known for t in tracklets), len(tracklets),
+                f", those of {untrained} among them, which training has not seen" if untrained else "",
                 extractor.trained.cfg.MODEL.SIE_UNSEEN,
             )  # fmt: skip
         else:
@@ -69,34 +72,40 @@ def extract_features(
     """The table of features of tracklets, by a model from the file `weight`.
 
     With `map_to` the features are written to that .npy file while they come, in float16 with `half`, and are mapped
-    from there.
+    from there; the .npz file beside it gets the rest.
     """
+
+    def table(features: NDArray) -> FeatureTable:
+        return FeatureTable(
+            features,
+            names=np.array([t.name for t in tracklets], dtype=str),
+            frames=np.array([len(t.frames) for t in tracklets]),
+            cameras=np.array([t.camera for t in tracklets], dtype=str),
+            persons=np.array([t.person for t in tracklets], dtype=str),
+            pictures=np.array([t.frames[len(t.frames) // 2] for t in tracklets], dtype=str),
+            weight=os.path.abspath(weight),
+            weight_sha256=extractor.trained.weight_sha256,
+            config=extractor.trained.cfg.dump(),
+        )
+
     shape = len(tracklets), extractor.num_features
     if map_to is None:
         features: NDArray = np.empty(shape, np.float32)
         _fill(features, extractor, tracklets)
-    else:
-        dtype = np.float16 if half else np.float32
+        return table(features)
+    dtype = np.float16 if half else np.float32
 
-        def write(temporary: Path) -> None:
-            rows = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
-            _fill(rows, extractor, tracklets)
-            rows.flush()
-            map_to.with_suffix(".npz").unlink(missing_ok=True)  # it must not describe other features
+    def write(temporary: Path) -> None:
+        rows = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
+        _fill(rows, extractor, tracklets)
+        rows.flush()
+        # Whenever this is killed, no .npz describes other features, and no .npy is without the .npz that lets it be
+        # written anew.
+        map_to.unlink(missing_ok=True)
+        save_table(map_to, table(rows))
 
-        write_atomically(map_to, write, lambda: shape[0] * shape[1] * np.dtype(dtype).itemsize)
-        features = np.lib.format.open_memmap(map_to, mode="c")
-    return FeatureTable(
-        features,
-        names=np.array([t.name for t in tracklets], dtype=str),
-        frames=np.array([len(t.frames) for t in tracklets]),
-        cameras=np.array([t.camera for t in tracklets], dtype=str),
-        persons=np.array([t.person for t in tracklets], dtype=str),
-        pictures=np.array([t.frames[len(t.frames) // 2] for t in tracklets], dtype=str),
-        weight=os.path.abspath(weight),
-        weight_sha256=file_hash(weight),
-        config=extractor.trained.cfg.dump(),
-    )
+    write_atomically(map_to, write, lambda: shape[0] * shape[1] * np.dtype(dtype).itemsize)
+    return table(np.lib.format.open_memmap(map_to, mode="c"))
 
 
 def _fill(features: NDArray, extractor: FeatureExtractor, tracklets: Sequence[NamedTracklet]) -> None:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ from utils.metrics import l2_normalize
 
 logger = logging.getLogger(__name__)
 
+_PASS = Lock()  # held while a pass has set torch's number type of products, which all threads share
+
 
 class FeatureExtractor:
     """Computes what a test of its model compares: per tracklet the mean of its clip features, L2-normalised.
@@ -33,7 +36,8 @@ class FeatureExtractor:
     Frames are decoded, resized, grouped into clips and passed as eval-main.py does it, under the keys of the model's
     config: TEST.SAMPLING (dense: all frames), FRAMES_PER_BATCH, NECK_FEAT and PRECISION, and DATASETS.ON_BAD_FRAME.
     Features have unit length also with TEST.FEAT_NORM False, where a test compares them as they are: that is logged.
-    An extractor may be used in a notebook and in threads; it changes no setting of torch.
+    An extractor may be used in a notebook and in threads: passes set how torch takes float32 products, so that those of
+    all extractors run one after another, and leave it as it was.
     """
 
     def __init__(self, trained: TrainedModel, num_workers: int = 0) -> None:
@@ -70,7 +74,7 @@ class FeatureExtractor:
     @property
     def cameras(self) -> tuple[str, ...]:
         """The names of the cameras that the model tells apart; () when its features do not depend on a camera."""
-        return tuple(name for name in self.trained.cameras if name)
+        return self.trained.trained_cameras
 
     @property
     def clip_length(self) -> int:
@@ -93,8 +97,9 @@ class FeatureExtractor:
 
         A tracklet is a list of paths, of PIL images or of uint8 arrays (H, W, 3), or one uint8 array (n, H, W, 3); its
         frames are in temporal order, of any size, in RGB. `cameras` is a name for each tracklet, or one for all; None
-        or '' is a camera that is not known, which MODEL.SIE_UNSEEN speaks of. Raises InputError naming the tracklet and
-        the frame, by their numbers from 0, or the path, and for a camera that the model does not know.
+        or '' is a camera that is not known, which MODEL.SIE_UNSEEN speaks of, and so
+        is a camera of the training's data set that training itself has not seen. Raises InputError naming the
+        tracklet and the frame, by their numbers from 0, or the path, and for a camera that the model does not know.
         """
         source = GivenFrames()
         if cameras is None or isinstance(cameras, str):
@@ -114,7 +119,7 @@ class FeatureExtractor:
         """Features (n, F) of tracklets whose frames the loader can read."""
         trained = self.trained
         loader = build_loader(self._cfg, rows, self._cfg.TEST.SAMPLING)
-        with deferred_interrupts():
+        with _PASS, deferred_interrupts():
             means = means_of_loader(trained.model.embed, loader, len(rows), trained.runtime, "features", not progress)
             trained.runtime.ranks.check_stop()
         features = l2_normalize(means.cpu().numpy())

@@ -4,27 +4,32 @@ n tracklets, F features.
 """
 
 import os
+import tempfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from yacs.config import CfgNode
 
 from configs import load_dumped_cfg
 from configs.load import flatten
+from model import pixel_statistics
+from processor.run_folder import check_writable
 from utils.errors import InputError, MissingFileError, file_fault
 from utils.files import write_atomically
 
 FEATURE_TYPES = ("float16", "float32")
 _TEXTS = ("names", "cameras", "persons", "pictures")  # one per tracklet
+TEMPORARY_CROPS = os.path.join(tempfile.gettempdir(), "tf-clip-crops-")  # what the names of such folders begin with
 _ABOUT = ("weight", "weight_sha256", "config")
 # Keys that change features though the weights still fit.
-_SHAPING = ("MODEL.NAME", "MODEL.SIE_COE", "MODEL.SIE_UNSEEN", "INPUT.SEQ_LEN", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD",
-            "INPUT.PIXEL_STATISTICS", "TEST.NECK_FEAT", "TEST.SAMPLING")  # fmt: skip
+_SHAPING = ("MODEL.NAME", "MODEL.STRIDE_SIZE", "MODEL.ENCODER.HEADS", "MODEL.SIE_CAMERA", "MODEL.SIE_COE",
+            "MODEL.SIE_UNSEEN", "INPUT.SIZE_TEST", "INPUT.SEQ_LEN", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD",
+            "TEST.NECK_FEAT", "TEST.SAMPLING")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ class FeatureTable:
                 f"{here} is of other weights than {there}: {self.weight} (sha256 {self.weight_sha256[:12]}...), "
                 f"{other.weight} ({other.weight_sha256[:12]}...); extract one of them anew"
             )
-        ours, theirs = (dict(flatten(load_dumped_cfg(t.config, file))) for t, file in ((self, here), (other, there)))
+        ours, theirs = (_keys(load_dumped_cfg(t.config, file)) for t, file in ((self, here), (other, there)))
         for key in _SHAPING:
             if ours[key] != theirs[key]:
                 raise InputError(
@@ -61,22 +66,20 @@ class FeatureTable:
                 )
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 (hex) of a file."""
-    digest = sha256()
-    with path.open("rb") as file:
-        while part := file.read(2**22):
-            digest.update(part)
-    return digest.hexdigest()
+def _keys(cfg: CfgNode) -> dict[str, Any]:
+    """Every key with its value, those of the pixel statistics with what INPUT.PIXEL_STATISTICS makes of them."""
+    return dict(flatten(cfg)) | dict(zip(("INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD"), pixel_statistics(cfg)))
 
 
 def save_table(path: Path, table: FeatureTable) -> None:
     """Write features.npz, or for a path that ends in .npy the rest of the table into an .npz beside it.
 
-    Pictures below the folder of the file are named from there, so that both may be moved together.
+    Pictures below the folder of the file are named from there, so that both may be moved together; those that lie in
+    TEMPORARY_CROPS are not named.
     """
     folder = os.path.join(os.path.abspath(path.parent), "")
-    pictures = [p and os.path.abspath(p).removeprefix(folder) for p in table.pictures.tolist()]
+    kept = ["" if p.startswith(TEMPORARY_CROPS) else p for p in table.pictures.tolist()]
+    pictures = [p and os.path.abspath(p).removeprefix(folder) for p in kept]
     table = replace(table, pictures=np.array(pictures, dtype=str))
     alone = path.suffix == ".npy"
     arrays = {f.name: np.asarray(getattr(table, f.name)) for f in fields(table) if not (alone and f.name == "features")}
@@ -123,11 +126,12 @@ def load_table(path: Path) -> FeatureTable:
 
 
 def check_rewritable(path: Path) -> None:
-    """Raise InputError where a new table must not be written: over another file, or into a folder that is missing."""
+    """Raise InputError where a new table must not be written: over another file, or in a folder that takes none."""
     if path.suffix not in (".npz", ".npy"):
         raise InputError(f"--out {path} must end in .npz, or in .npy for features that are mapped from the disk")
     if not path.parent.is_dir():
         raise MissingFileError(f"--out {path}: the folder {path.parent} does not exist")
+    check_writable(path.parent, "--out")
     about = path.with_suffix(".npz")
     for file in {path, about}:
         if file.exists() and not (about.exists() and _is_table(about)):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from numpy.typing import NDArray
 
-from configs import load_dumped_cfg
+from configs import check_opts, load_cfg, load_dumped_cfg
 from configs.command import CommandParser, run_command, say
 from utils.errors import InputError, MissingFileError
 
@@ -28,6 +28,9 @@ that made the gallery, or a file of features. The distance is Euclidean, between
 --index exact compares every query with every gallery tracklet. --index faiss (pip install faiss-cpu) compares it with
 the groups around the nearest centres, and finds nearly all of the nearest; the index is built once and lies beside the
 features. --index auto is faiss where it is installed and the gallery has at least {:,} tracklets, else exact.
+
+KEY VALUE pairs change how a query folder is read and embedded, such as DATASETS.OUTSIDE allow; those that change
+features are those of the gallery.
 """
 FAISS_FROM = 1_000_000  # gallery tracklets; comparing a query with fewer takes less time than starting the program
 _ON_SCREEN = 10  # queries, where a file has all
@@ -38,11 +41,14 @@ def main(argv: Sequence[str]) -> int:
 
     def work() -> None:
         about = _ABOUT.format(FAISS_FROM)
-        parser = CommandParser(about, config="", keys=False, formatter_class=RawDescriptionHelpFormatter)
+        parser = CommandParser(about, config="", formatter_class=RawDescriptionHelpFormatter)
         parser.add_argument("--features", type=Path, required=True, help="gallery: FILE.npz or FILE.npy")
         parser.add_argument("--query", type=Path, required=True, help="folder, CSV file, FILE.npz or FILE.npy")
         parser.add_argument("--top", type=int, default=10, help="nearest tracklets per query (10)")
         parser.add_argument("--weight", type=Path, help="weight file of a query folder; default: as the gallery says")
+        parser.add_argument(
+            "--config_file", "--config-file", type=Path, help="config of a query folder; default: as the gallery says"
+        )
         parser.add_argument("--camera", help="camera of all queries; '': not known; default: as the input says")
         parser.add_argument("--out", type=Path, help="folder for search.csv and search.png")
         parser.add_argument("--index", choices=("auto", "exact", "faiss"), default="auto", help="see above (auto)")
@@ -51,6 +57,7 @@ def main(argv: Sequence[str]) -> int:
             parser.error(f"--top {arguments.top} must be 1 or more")
         if not arguments.query.exists():
             raise MissingFileError(f"--query {arguments.query} does not exist; name a folder, CSV file or features")
+        check_opts(arguments.opts)
         if arguments.index == "faiss":
             from processor.search.faiss_index import check_installed
 
@@ -71,7 +78,7 @@ def _search(arguments: Namespace) -> None:
     if out is not None:
         if out.exists() and not out.is_dir():
             raise InputError(f"--out {out} is a file; name a folder")
-        check_writable(out)
+        check_writable(out, "--out")
     with _queries(arguments, gallery) as query:
         gallery.check_fits(query, str(arguments.features), str(arguments.query))
         found = results.Found(query, gallery, *_nearest(arguments, gallery.features, query.features))
@@ -101,13 +108,16 @@ def _nearest(arguments: Namespace, gallery: NDArray, query: NDArray) -> tuple[ND
 @contextmanager
 def _queries(arguments: Namespace, gallery: "FeatureTable") -> "Iterator[FeatureTable]":
     """The table of the queries: of a file, or of tracklets that the weights of the gallery embed now."""
-    from processor.extractor import FeatureExtractor, extract_features, file_hash, load_table, opened_input
+    from processor.extractor import FeatureExtractor, extract_features, load_table, opened_input
     from processor.trained_model import load_trained
+    from utils.files import file_hash
 
     path, weight = arguments.query, arguments.weight or Path(gallery.weight)
     if path.suffix in (".npz", ".npy") and not path.is_dir():
-        if arguments.weight or arguments.camera is not None:
-            raise InputError(f"--weight and --camera belong to a query of frames; {path} holds features")
+        if arguments.weight or arguments.camera is not None or arguments.config_file or arguments.opts:
+            raise InputError(
+                f"--weight, --config_file, --camera and KEY VALUE belong to a query of frames; {path} holds features"
+            )
         yield load_table(path)
         return
     if not (arguments.weight or gallery.weight):
@@ -120,8 +130,12 @@ def _queries(arguments: Namespace, gallery: "FeatureTable") -> "Iterator[Feature
             f"{weight} (sha256 {found[:12]}...) is not the weight file of {arguments.features}: that was "
             f"{gallery.weight} ({gallery.weight_sha256[:12]}...); name it with --weight, or extract the gallery anew"
         )
-    config = load_dumped_cfg(gallery.config, str(arguments.features)) if gallery.config else None
-    trained = load_trained(weight, config)
+    config = None
+    if arguments.config_file:
+        config = load_cfg(arguments.config_file, arguments.opts)
+    elif gallery.config:
+        config = load_dumped_cfg(gallery.config, str(arguments.features), arguments.opts)
+    trained = load_trained(weight, config, opts=arguments.opts)
     extractor = FeatureExtractor(trained, trained.cfg.DATALOADER.NUM_WORKERS)
     with opened_input(path, extractor, arguments.camera) as tracklets:
         yield extract_features(extractor, tracklets, weight)

@@ -54,7 +54,8 @@ def faiss_nearest(
     """Rows and Euclidean distances (Q, top) of near gallery features: nearly always the nearest, the distances exact.
 
     The index is read from `index_file`, which has the name of the features' file but for its end, or built and written
-    there if it does not belong to these features.
+    there if it does not belong to these features. Files of these names that are from elsewhere stay: the index then
+    serves this search alone, and a warning says so.
     """
     check_installed()
     import faiss
@@ -82,6 +83,15 @@ def _is_current(index_file: Path, gallery_GF: NDArray) -> bool:
         return known == _fingerprint(index_file, gallery_GF) | {"bytes": index_file.stat().st_size}
     except (OSError, ValueError):
         return False
+
+
+def _is_ours(index_file: Path) -> bool:
+    """Whether the file beside the index is one that this module has written."""
+    try:
+        known = json.loads(_about(index_file).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(known, dict) and {"version", "sample", "written", "bytes"} <= known.keys()
 
 
 def _read(index_file: Path, gallery_GF: NDArray) -> "faiss.Index | None":
@@ -122,10 +132,14 @@ def _build(gallery_GF: NDArray, index_file: Path) -> "faiss.Index":
             faiss.write_index(index, str(temporary))
         except RuntimeError:  # FAISS hides what the system says
             raise OSError("the folder cannot be written, or the disk is full") from None
+        index_file.unlink(missing_ok=True)  # so that whenever this is killed, no .json speaks of another index
+        save_json(_about(index_file), _fingerprint(index_file, gallery_GF) | {"bytes": temporary.stat().st_size})
 
     try:
+        for file in (index_file, _about(index_file)):
+            if file.exists() and not _is_ours(index_file):
+                raise InputError(f"{file} exists and was not written by this command: move it")
         write_atomically(index_file, write)
-        save_json(_about(index_file), _fingerprint(index_file, gallery_GF) | {"bytes": index_file.stat().st_size})
     except InputError as error:
         logger.warning("%s; the index serves this search alone", error.line)
     return index

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from datasets.frames import FILES, read_frames_into
 from processor.evaluation import BLUE, GREEN, GREY, RED, SheetCell, draw_sheet
 from processor.extractor import FeatureTable
+from utils.errors import InputError
 from utils.files import save_csv
 
 logger = logging.getLogger(__name__)
@@ -64,12 +65,18 @@ def save(found: Found, out: Path) -> list[Path]:
     drawn = [*found.query.pictures[: len(rows_QK)].tolist(), *found.gallery.pictures[np.unique(rows_QK)].tolist()]
     missing = [path for path in drawn if not os.path.isfile(path)]
     if missing:
-        example = f", such as {missing[0]}" if missing[0] else ""
-        logger.info("no %s: %d of %d frames to draw are not at hand%s", SHEET, len(missing), len(drawn), example)
+        advice = f", such as {named[0]}" if (named := list(filter(None, missing))) else ""
+        if "" in missing:
+            advice += "; python -m processor.extract keeps the crops of a list in its --cache"
+        logger.info("no %s: %d of %d frames to draw are not at hand%s", SHEET, len(missing), len(drawn), advice)
         return [out / CSV]
     legend = "nearest gallery tracklets: green = same person, red = another, grey = not known"
     rows = [_cells(found, query, rows) for query, rows in enumerate(rows_QK)]
-    draw_sheet(out / SHEET, rows, rows_QK.shape[1], legend, _read)
+    try:
+        draw_sheet(out / SHEET, rows, rows_QK.shape[1], legend, _read)
+    except InputError as error:  # the table is complete without it
+        logger.warning("no %s: %s", SHEET, error.line)
+        return [out / CSV]
     if len(found.rows_QK) > _DRAWN_QUERIES:
         logger.info("%s shows the first %d of %d queries", SHEET, _DRAWN_QUERIES, len(found.rows_QK))
     return [out / CSV, out / SHEET]

@@ -1,11 +1,17 @@
 """A trained network from a file alone computes what a test of its run computes."""
 
+import hashlib
+import os
+import shutil
+
 import numpy as np
 import pytest
 import torch
 
 from configs import load_cfg
 from datasets import build_test_loader, load_splits
+from model.weights import read_weight_file
+from processor import trained_model
 from processor.evaluation import tracklet_means
 from processor.trained_model import load_trained
 from tests.conftest import load, tiny_cfg, tiny_model
@@ -34,13 +40,16 @@ def test_a_camera_that_is_not_known_is_treated_as_an_unseen_one(trained_run):
         with torch.inference_mode():
             found = trained.model.embed(clips, torch.tensor([trained.no_camera]))
             without = trained.model.embed(clips)
+            named = trained.model.embed(clips, torch.tensor([trained.camera_number("5")]))
+        assert torch.equal(named, found)  # of the data set, but not of its training tracklets
         assert torch.equal(found, without) == (unseen == "off")
 
 
 def test_an_unknown_camera_and_a_file_without_config_are_refused_by_name(trained_run, tmp_path):
     trained = load_trained(trained_run / "best.pth")
     assert [trained.camera_number(name) for name in trained.cameras] == list(range(len(trained.cameras)))
-    with pytest.raises(InputError, match="camera '9' is unknown to the model, which knows 1, 2, 3, 4, 5, 6;"):
+    assert trained.trained_cameras == ("1", "2", "3")  # of the six of MARS, those that the training tracklets have
+    with pytest.raises(InputError, match="camera '9' is unknown to the model, which knows 1, 2, 3; leave it out"):
         trained.camera_number("9")
     torch.save(load(trained_run / "best.pth")["model"], tmp_path / "weights.pth")
     with pytest.raises(InputError, match="does not say how it was trained: name its config with --config_file"):
@@ -54,3 +63,23 @@ def test_without_cameras_any_name_will_do(trained_run, tmp_path):
     torch.save(model.state_dict(), tmp_path / "weights.pth")
     trained = load_trained(tmp_path / "weights.pth", tiny_cfg(), "cpu")
     assert trained.cameras == () and trained.camera_number("roof") == 0 == trained.no_camera
+
+
+def test_the_checksum_is_that_of_the_weights_even_if_the_file_is_replaced_meanwhile(trained_run, tmp_path, monkeypatch):
+    path = tmp_path / "best.pth"
+    shutil.copy(trained_run / "best.pth", path)
+    newer = load(path)
+    newer["model"]["neck_g.weight"] += 1
+    torch.save(newer, tmp_path / "newer.pth")
+    reads = []
+
+    def read_and_replace(found):
+        reads.append(content := read_weight_file(found))
+        if len(reads) == 1:
+            os.replace(tmp_path / "newer.pth", path)
+        return content
+
+    monkeypatch.setattr(trained_model, "read_weight_file", read_and_replace)
+    trained = load_trained(path, device="cpu")
+    assert trained.weight_sha256 == hashlib.sha256(path.read_bytes()).hexdigest() and len(reads) == 2
+    assert torch.equal(trained.model.state_dict()["neck_g.weight"], newer["model"]["neck_g.weight"])

@@ -41,14 +41,17 @@ def test_the_depth_says_what_the_names_of_folders_mean(tmp_path):
     assert found(tmp_path / "1") == [("", "", "walk_1", ["1.png"]), ("", "", "walk_2", ["1.png"])]
     put(tmp_path / "2" / "Ann" / "roof_a_7", "1.png")
     put(tmp_path / "2" / "Bob" / "c2_1", "1.png", "2.png")
+    put(tmp_path / "2" / "Bob" / "c10_1", "1.png")
     assert found(tmp_path / "2") == [
         ("Ann", "roof_a", "Ann/roof_a_7", ["1.png"]), ("Bob", "c2", "Bob/c2_1", ["1.png", "2.png"]),
+        ("Bob", "c10", "Bob/c10_1", ["1.png"]),
     ]  # fmt: skip
     put(tmp_path / "3" / "query" / "Ann" / "7", "1.png")
     assert found(tmp_path / "3") == [("Ann", "", "query/Ann/7", ["1.png"])]
     words = read_tracklets(tmp_path / "2")[0]
-    assert words.startswith("2 tracklets, 3 frames, 2 persons, cameras c2, roof_a in ")
-    assert words.endswith("read as <person>/<camera>_<tracklet>/")
+    layout = "<person>/<camera>_<tracklet>/"
+    found_there = "3 tracklets, 4 frames, 2 persons, cameras c2, c10, roof_a"
+    assert words == f"in {tmp_path}/2, read as {layout}: {found_there}"
 
 
 def test_a_folder_that_could_be_read_in_two_ways_is_refused(tmp_path):
@@ -85,6 +88,21 @@ def test_a_list_needs_no_roles_and_may_leave_cells_empty(folder):
     assert found(path) == [
         ("Ann", "c1", "val/Ann/c1_1", ["1.png"]), ("", "", "2", ["2.png"]), ("Bob", "c1", "val/Bob/c1_1", ["1.png"]),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("place, name", [(0, "split"), (1, "person"), (2, "camera")])
+def test_a_tracklet_whose_cells_are_filled_in_some_rows_alone_is_refused(folder, place, name):
+    cells = ["", "", ""]
+    cells[place] = "Ann"
+    rows = [f"{','.join(cells)},t1,pics/1.png", ",,,t1,pics/2.png"]
+    header = "split,person,camera,tracklet,frame"
+    advice = "fill it in all rows or in none"
+    assert refusal(write_table(folder, *rows, header=header)).endswith(
+        f"list.csv row 3: column {name} is empty, but filled in row 2 of tracklet t1: {advice}"
+    )
+    assert refusal(write_table(folder, *reversed(rows), header=header)).endswith(
+        f"list.csv row 3: column {name} is filled, but empty in row 2 of tracklet t1: {advice}"
+    )
 
 
 def test_what_a_list_must_have_is_said(folder):

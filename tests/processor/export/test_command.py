@@ -9,16 +9,19 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from datasets import load_splits
+from datasets.clips.sampling import dense_clips, first_per_chunk
 from datasets.frames import read_frame
-from processor.export import pt2_file
+from processor.export import facts, onnx_file, pt2_file
 from processor.export.command import main
 from tests.conftest import ROOT, contents, load, one_error, tiny_model
+from utils.errors import InputError
 from utils.metrics import l2_normalize
 
 PAGE = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
@@ -57,7 +60,7 @@ def test_the_files_hold_the_facts_and_no_names_of_this_machine(onnx_path, traine
     content = onnx_path.read_bytes()
     in_onnx = {p.key: p.value for p in pytest.importorskip("onnx").load_from_string(content).metadata_props}
     assert {key: in_onnx[key] for key in facts} == facts
-    assert json.loads(facts["cameras"]) == {str(number + 1): number for number in range(6)}
+    assert json.loads(facts["cameras"]) == {"1": 0, "2": 1, "3": 2}
     expected = {
         "frame_size": "[32, 16]", "clip_length": "2", "other_clip_lengths": "accepted", "unknown_camera": "6",
         "feature_length": "192", "unit_length": "true", "features": "before the necks", "precision": "float32",
@@ -80,7 +83,7 @@ def test_the_command_says_size_latency_and_difference_and_nothing_else(trained_r
     assert done.returncode == 0 and re.sub(r"check:[^\r\n]*batch/s\]|\s", "", done.stderr) == ""
     pattern = (
         r"wrote \S+m\.onnx: \d\.\d MB, ONNX, opset 20, float16\n"
-        r"takes clips of any number of frames of 32 x 16 pixels, trained with 2 frames, and the number of one of 6 "
+        r"takes clips of any number of frames of 32 x 16 pixels, trained with 2 frames, and the number of one of 3 "
         r"cameras\ngives features of 192 numbers, at most (\S+) of their length from the model's \(allowed: (\S+)\) in "
         r"5 batches of random frames\n"
         r"latency of one clip of 2 frames, CPU, \d+ threads, median: \d+\.\d ms, of the model \d+\.\d ms\n"
@@ -107,6 +110,32 @@ def test_the_script_of_the_page_is_short():
     lines = [line for line in SCRIPT.splitlines() if line.strip()]
     assert 5 < len(lines) <= 20
     assert set(re.findall(r"^(?:import|from) (.+)$", SCRIPT, re.M)) == {"json", "sys", "numpy as np", "onnxruntime"}
+
+
+@pytest.mark.parametrize("sampling", ["dense", "first"])
+@pytest.mark.parametrize("count", [1, 3, 4, 9, 12, 14])
+def test_the_script_of_the_page_cuts_clips_as_the_file_says(tmp_path, monkeypatch, capsys, sampling, count):
+    frames, given = np.arange(count * 12, dtype=np.uint8).reshape(count, 2, 2, 3), []
+    np.save(tmp_path / "frames.npy", frames)
+    known = facts.tracklet_facts(sampling, {}, 0, "before", 2, True) | {"clip_length": "4"}
+
+    class Session:
+        def __init__(self, path):
+            pass
+
+        def get_modelmeta(self):
+            return SimpleNamespace(custom_metadata_map=known)
+
+        def run(self, outputs, inputs):
+            given.append(inputs)
+            return [np.zeros((1, 2))]
+
+    monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(InferenceSession=Session))
+    monkeypatch.setattr(sys, "argv", ["feature.py", "m.onnx", str(tmp_path / "frames.npy")])
+    exec(SCRIPT, {})
+    clips = dense_clips(count, 4) if sampling == "dense" else [first_per_chunk(count, 4)]
+    assert np.array_equal(given[0]["frames"], frames[np.array(clips)]) and given[0]["num_clips"] == [len(clips)]
+    assert capsys.readouterr().out == "[0.0, 0.0]\n"
 
 
 @pytest.mark.slow
@@ -202,7 +231,21 @@ def test_a_folder_that_takes_no_file_is_named(trained_run, tmp_path, caplog, mon
 
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     line = one_error(caplog, main, argv(trained_run / "best.pth", tmp_path / "m.onnx"))
-    assert line.endswith("m.onnx cannot be written (Permission denied)")
+    assert line.endswith(f"--out {tmp_path} cannot be written (Permission denied)")
+
+
+def test_another_opset_is_advised_only_where_the_opset_is_at_fault(tmp_path, monkeypatch):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    (tmp_path / "m.onnx").write_bytes(b"no file of ONNX")
+    with pytest.raises(InputError, match=r"cannot run the file \(.*\)$"):
+        onnx_file.load(tmp_path / "m.onnx")
+
+    def refuse(*args, **options):
+        raise RuntimeError("ai.onnx opset 27 is under development")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
+    with pytest.raises(InputError, match=r"opset 27 is under development\); take a lower --opset, or a newer onnxrunt"):
+        onnx_file.load(tmp_path / "m.onnx")
 
 
 def test_a_typo_is_answered_without_torch(tmp_path):

@@ -1,9 +1,11 @@
 """python -m processor.extract: folders, lists and videos have the features of a test; one line for what is wrong."""
 
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+from configs import load_cfg
+from datasets.own.names import NamedTracklet
 from processor.extract import main
-from processor.extractor import load_table
+from processor.extractor import FeatureExtractor, extract_features, load_table, opened_input
 from tests.conftest import ROOT, load, one_error
 from tests.datasets.own.video_files import picture, write_video
 from tests.tolerance import TINY_LAYERS, TINY_SUM, allowed
@@ -59,7 +63,7 @@ def test_a_folder_gives_the_features_of_the_test(trained_run, own_folder, tested
     assert table.weight == f"{trained_run}/best.pth" and len(table.weight_sha256) == 64 and "MODEL:" in table.config
     with np.load(tmp_path / "f.npz") as file:
         assert file["pictures"][0].startswith("own/")  # so that folder and file may be moved together
-    assert f"{len(tracklets)} tracklets, " in caplog.text and "read as <person>/<camera>_<tracklet>/" in caplog.text
+    assert f"own, read as <person>/<camera>_<tracklet>/: {len(tracklets)} tracklets, " in caplog.text
     assert "cameras: 1, 2, 3 as in training; not known for 0 of" in caplog.text
     assert main(argv(trained_run, own_folder, tmp_path / "f.npz", "--camera", "2")) == 0  # its own file is written anew
     same = [row for row, camera in enumerate(table.cameras) if camera == "2"]
@@ -67,7 +71,13 @@ def test_a_folder_gives_the_features_of_the_test(trained_run, own_folder, tested
     distance = np.abs(again.features - table.features).max(axis=1)
     assert set(again.cameras) == {"2"} and np.flatnonzero(distance <= NEAR).tolist() == same
     assert main(argv(trained_run, own_folder, tmp_path / "f.npz", "--camera", "")) == 0
-    assert set(load_table(tmp_path / "f.npz").cameras) == {""}
+    assert set((unknown := load_table(tmp_path / "f.npz")).cameras) == {""}
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        assert main(argv(trained_run, own_folder, tmp_path / "f.npz", "--camera", "5")) == 0
+    count = len(tracklets)
+    assert f"cameras: none; not known for {count} of {count} tracklets, those of 5 among them, which " in caplog.text
+    assert np.abs(load_table(tmp_path / "f.npz").features - unknown.features).max() <= NEAR
 
 
 def test_a_list_gives_the_features_of_the_test(trained_run, tested, tiny_mars, tmp_path):
@@ -90,7 +100,7 @@ def test_boxes_in_a_video_are_the_same_pixels_in_memory(trained_run, extractor, 
     table = load_table(out)
     crops = [np.stack([picture(number)[4:44, 2:22] for number in (1, 3)]), picture(7)[None]]
     assert np.abs(table.features - extractor.many(crops, progress=False)).max() <= NEAR
-    assert not any(map(os.path.exists, table.pictures))  # they were in a temporary folder
+    assert table.pictures.tolist() == ["", ""]  # they were in a temporary folder
     assert main(argv(trained_run, tmp_path / "mine" / "boxes.csv", out, "--cache", str(tmp_path / "crops"))) == 0
     assert all(map(os.path.isfile, load_table(out).pictures))
 
@@ -109,12 +119,46 @@ def test_features_to_map_from_the_disk(trained_run, own_folder, tmp_path):
     assert bare.names.tolist() == [str(row) for row in range(len(expected.names))] and bare.weight == ""
 
 
+def test_features_carry_the_checksum_of_the_weights_that_made_them(trained_run, own_folder, tmp_path):
+    """Also when a running training replaces the file after it was read."""
+    shutil.copy(trained_run / "best.pth", tmp_path / "best.pth")
+    extractor = FeatureExtractor.from_checkpoint(tmp_path / "best.pth", "cpu")
+    (tmp_path / "best.pth").write_bytes(b"of another epoch")
+    with opened_input(next(path for path in own_folder.rglob("*_000")), extractor) as tracklets:
+        table = extract_features(extractor, tracklets, tmp_path / "best.pth")
+    assert table.weight_sha256 == hashlib.sha256((trained_run / "best.pth").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("killed_at", ["processor.extractor.table.write_atomically", "utils.files.os.replace"])
+def test_features_on_the_disk_are_written_anew_after_a_kill(trained_run, own_folder, tmp_path, monkeypatch, killed_at):
+    """Before the .npz and before the .npy takes its place."""
+    source = next(path for path in own_folder.rglob("*_000"))
+    command = argv(trained_run, source, tmp_path / "g.npy")
+    assert main(command) == 0
+    expected = load_table(tmp_path / "g.npy")
+
+    def kill(*args):
+        if killed_at.endswith("atomically") or str(args[1]).endswith(".npy"):
+            raise KeyboardInterrupt
+        replace_file(*args)
+
+    replace_file = os.replace
+    monkeypatch.setattr(killed_at, kill)
+    with pytest.raises(KeyboardInterrupt):
+        with opened_input(source, extractor := FeatureExtractor.from_checkpoint(trained_run / "best.pth")) as tracklets:
+            extract_features(extractor, tracklets, trained_run / "best.pth", tmp_path / "g.npy")
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="g.npy does not exist"):
+        load_table(tmp_path / "g.npy")
+    assert main(command) == 0
+    assert np.array_equal(load_table(tmp_path / "g.npy").features, expected.features)
+
+
 def test_whether_two_files_belong_together_is_known(trained_run, own_folder, tmp_path):
     source = next(path for path in own_folder.rglob("*_000"))
     other = load(trained_run / "best.pth")
     other["model"]["neck_g.weight"] += 1
     torch.save(other, tmp_path / "other.pth")
-    torch.save({**other, "epoch": 7}, tmp_path / "copy.pth")
     tables = {}
     for name, weight, opts in (
         ("a", "best.pth", []), ("b", "best.pth", ["TEST.FRAMES_PER_BATCH", "2", "DATALOADER.NUM_WORKERS", "0"]),
@@ -136,6 +180,26 @@ def test_whether_two_files_belong_together_is_known(trained_run, own_folder, tmp
         tables["a"].check_fits(tables["other"], "a", "other")
 
 
+@pytest.mark.parametrize("key, value", [
+    ("MODEL.NAME", "vit_base_patch16_clip_224.laion2b"),  # of another activation
+    ("MODEL.STRIDE_SIZE", "[8, 7]"), ("MODEL.ENCODER.HEADS", "1"), ("MODEL.SIE_CAMERA", "False"),
+    ("MODEL.SIE_COE", "3"), ("MODEL.SIE_UNSEEN", "mean"), ("INPUT.SIZE_TEST", "[16, 32]"), ("INPUT.SEQ_LEN", "3"),
+    ("INPUT.PIXEL_MEAN", "[0.1, 0.1, 0.1]"), ("INPUT.PIXEL_STD", "[0.1, 0.1, 0.1]"),
+    ("INPUT.PIXEL_STATISTICS", "weights"), ("TEST.NECK_FEAT", "after"), ("TEST.SAMPLING", "first"),
+])  # fmt: skip
+def test_a_key_that_changes_features_though_the_weights_fit_is_compared(trained_run, extractor, tested, key, value):
+    tracklets = [NamedTracklet("", "", camera, tested[0][0].frames) for camera in ("1", "5")]
+    more = ["INPUT.SIZE_TRAIN", value] if key == "INPUT.SIZE_TEST" else []
+    cfg = load_cfg(trained_run / "config.yml", [key, value, *more])
+    usual, other = (
+        extract_features(used, tracklets, trained_run / "best.pth")
+        for used in (extractor, FeatureExtractor.from_checkpoint(trained_run / "best.pth", "cpu", cfg))
+    )
+    assert np.abs(usual.features - other.features).max() > 10 * NEAR
+    with pytest.raises(InputError, match=f"a was extracted with {key.replace('STATISTICS', 'MEAN')} "):
+        usual.check_fits(other, "a", "b")
+
+
 def test_faults_of_the_input_are_one_line(trained_run, own_folder, tested, tmp_path, caplog):
     out = tmp_path / "f.npz"
     source = next(path for path in own_folder.rglob("*_000"))
@@ -151,10 +215,11 @@ def test_faults_of_the_input_are_one_line(trained_run, own_folder, tested, tmp_p
     )
     assert "f.txt must end in .npz, or in .npy for features that are mapped" in refusal(out=tmp_path / "f.txt")
     assert (
-        "camera 'roof' is unknown to the model, which knows 1, 2, 3, 4, 5, 6; leave it out, or --camera ''"
+        "camera 'roof' is unknown to the model, which knows 1, 2, 3; leave it out, or --camera ''"
         in refusal(source, out, "--camera", "roof")
     )
     assert "--half belongs to an --out that ends in .npy" in refusal(source, out, "--half")
+    assert "--cache keeps the crops of a CSV file's boxes" in refusal(source, out, "--cache", str(tmp_path / "crops"))
     assert "did you mean TEST.FRAMES_PER_BATCH?" in refusal(source, out, "TEST.FRAME_PER_BATCH", "2")
     (tmp_path / "empty").mkdir()
     assert "empty holds no image" in refusal(tmp_path / "empty")
@@ -165,7 +230,7 @@ def test_faults_of_the_input_are_one_line(trained_run, own_folder, tested, tmp_p
     assert "row 2: " in (line := refusal(tmp_path / "video.csv")) and "a.avi does not exist" in line
     (tmp_path / "a.avi").write_bytes(b"no video")
     assert "a.avi cannot be decoded as a video from frame 0" in refusal(tmp_path / "video.csv")
-    assert "a.avi is not a column" not in refusal(tmp_path / "a.avi") and "lacks tracklet, frame" in caplog.text
+    assert "a.avi lacks tracklet, frame (found: no video); it needs" in refusal(tmp_path / "a.avi")
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "1.png").write_bytes(b"no image")
     for name in ("f.npz", "g.npy"):
@@ -176,6 +241,15 @@ def test_faults_of_the_input_are_one_line(trained_run, own_folder, tested, tmp_p
     plain = ["--weight", str(tmp_path / "plain.pth"), "--input", str(source), "--out", str(out)]
     assert "does not say how it was trained: name its config with --config_file" in one_error(caplog, main, plain)
     assert main([*plain, "--config_file", str(trained_run / "config.yml")]) == 0
+
+
+def test_a_folder_that_takes_no_file_is_named_before_features_are_computed(trained_run, tmp_path, caplog, monkeypatch):
+    def refuse(**_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    line = one_error(caplog, main, argv(trained_run, tmp_path, tmp_path / "f.npz"))
+    assert line.endswith(f"--out {tmp_path} cannot be written (Permission denied)")
 
 
 def test_only_files_of_this_command_are_written_anew(trained_run, own_folder, tmp_path, caplog):

@@ -14,6 +14,7 @@ from configs import load_cfg
 from configs.command import run_command
 from model import build_model
 from processor.extractor import FeatureExtractor
+from processor.extractor import extractor as extractor_module
 from tests.conftest import load, tiny_cfg, tiny_model
 from tests.reference import NARROW_OPTIONS, published_state
 from tests.tolerance import TINY_LAYERS, TINY_SUM, allowed, assert_close
@@ -67,14 +68,14 @@ def test_a_relative_path_is_never_taken_for_a_frame_in_memory(extractor, tmp_pat
 
 
 def test_cameras_are_named_for_all_or_for_each(extractor):
-    assert extractor.cameras == ("1", "2", "3", "4", "5", "6")
+    assert extractor.cameras == ("1", "2", "3")
     clip = noise(2, 32, 16)
     one = extractor.many([clip] * 3, "2", progress=False)
     each = extractor.many([clip] * 3, ["2", "1", None], progress=False)
     assert np.abs(one[0] - each[0]).max() <= NEAR
     assert min(np.abs(each[a] - each[b]).max() for a, b in ((0, 1), (0, 2), (1, 2))) > 10 * NEAR
     assert np.abs(each[2] - extractor(clip)).max() <= NEAR  # not known, as when nothing is said
-    with pytest.raises(InputError, match="camera 'roof' is unknown to the model, which knows 1, 2, 3, 4, 5, 6;"):
+    with pytest.raises(InputError, match="camera 'roof' is unknown to the model, which knows 1, 2, 3;"):
         extractor(clip, camera="roof")
     with pytest.raises(InputError, match="2 cameras were given for 3 tracklets"):
         extractor.many([clip] * 3, ["1", "2"])
@@ -178,6 +179,29 @@ def test_nothing_of_torch_is_changed_and_threads_may_use_it(trained_run):
     thread.start()
     thread.join()
     assert np.array_equal(there[0], here) and state() == before
+
+
+def test_passes_of_several_threads_run_one_after_another(trained_run, extractor, monkeypatch):
+    """Two at once would restore each other's setting of float32 products."""
+    other = FeatureExtractor.from_checkpoint(trained_run / "best.pth", "cpu")
+    means_of_loader, running, most = extractor_module.means_of_loader, [], []
+
+    def slow_pass(*args):
+        running.append(args)
+        time.sleep(0.05)
+        most.append(len(running))
+        try:
+            return means_of_loader(*args)
+        finally:
+            running.pop()
+
+    monkeypatch.setattr(extractor_module, "means_of_loader", slow_pass)
+    threads = [threading.Thread(target=used, args=(noise(2),)) for used in (extractor, other, extractor)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1, 1, 1]
 
 
 def test_a_command_that_was_stopped_does_not_stop_what_comes_after_it(extractor):

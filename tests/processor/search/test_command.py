@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -81,6 +82,42 @@ def test_the_picture_is_left_out_where_frames_are_gone(own, tmp_path, capsys, tr
     assert {row["person"] for row in rows} == {row["frames"] for row in rows} == {""}
 
 
+def test_a_picture_that_cannot_be_read_costs_the_sheet_alone(own, tmp_path, caplog):
+    shutil.copytree(own, tmp_path / "own")
+    broken = load_table(tmp_path / "own" / "gallery.npz").pictures[0]
+    Path(broken).write_bytes(b"no image")
+    assert main(argv(tmp_path / "own", top=99, out=tmp_path / "found")) == 0
+    assert f"no search.png: frame {broken} cannot be decoded" in caplog.text
+    assert [path.name for path in (tmp_path / "found").iterdir()] == ["search.csv"]
+
+
+def test_crops_that_were_not_kept_are_said_to_be(own, trained_run, tmp_path, capsys):
+    frame = next((own / "query").rglob("*.jpg"))
+    shutil.copy(frame, tmp_path / "1.jpg")
+    (tmp_path / "list.csv").write_text("tracklet,frame,x,y,w,h\na,1.jpg,0,0,8,16\n")
+    command_line = ["--weight", f"{trained_run}/best.pth", "--input", f"{tmp_path}/list.csv", "--out"]
+    assert extract.main([*command_line, f"{tmp_path}/g.npz"]) == 0
+    assert main(argv(own, features=tmp_path / "g.npz", out=tmp_path / "found")) == 0
+    assert "are not at hand; python -m processor.extract keeps the crops of a list in" in capsys.readouterr().out
+
+
+def test_a_query_may_have_keys_and_a_config_of_its_own(own, trained_run, tmp_path, caplog, capsys):
+    frame = next((own / "query").rglob("*.jpg"))
+    (tmp_path / "list.csv").write_text(f"tracklet,frame\na,{frame}\n")
+    assert "DATASETS.OUTSIDE allow admits such files" in one_error(caplog, main, argv(own, tmp_path / "list.csv"))
+    found = []
+    for more in (["DATASETS.OUTSIDE", "allow"], ["--config_file", str(trained_run / "config.yml")]):
+        query = tmp_path / "list.csv" if more[0] == "DATASETS.OUTSIDE" else "query"
+        assert main([*argv(own, query), *more]) == 0
+        found.append(capsys.readouterr().out)
+    assert "1 query against" in found[0] and "3 queries against" in found[1]
+    line = one_error(caplog, main, [*argv(own), "TEST.NECK_FEAT", "after"])
+    assert "with TEST.NECK_FEAT before, " in line
+    assert "did you mean TEST.NECK_FEAT?" in one_error(caplog, main, [*argv(own), "TEST.NECK_FEET", "after"])
+    line = one_error(caplog, main, [*argv(own, "query.npz"), "TEST.NECK_FEAT", "after"])
+    assert "belong to a query of frames" in line
+
+
 def test_a_folder_may_be_moved_with_its_features(own, tmp_path):
     shutil.copytree(own, tmp_path / "moved", symlinks=True)
     assert all(map(os.path.isfile, load_table(tmp_path / "moved" / "gallery.npz").pictures))
@@ -134,7 +171,7 @@ def test_what_does_not_fit_is_one_line(own, trained_run, tmp_path, caplog, monke
     assert "x.npz cannot be read as a file of features" in refusal(features=tmp_path / "x.npz")
     assert "x.npz cannot be read as a file of features" in refusal(tmp_path / "x.npz")
     assert "camera 'roof' is unknown to the model" in refusal(camera="roof")
-    assert "--weight and --camera belong to a query of frames" in refusal("query.npz", camera="1")
+    assert "--camera and KEY VALUE belong to a query of frames" in refusal("query.npz", camera="1")
     other = load(trained_run / "best.pth")
     other["model"]["neck_g.weight"] += 1
     torch.save(other, tmp_path / "other.pth")
