@@ -27,6 +27,7 @@ class TrainedModel:
     model: TFCLIP  # in eval mode on the device; its classifiers are not filled
     runtime: Runtime  # of a test: device, number type (TEST.PRECISION), pixel statistics
     cameras: tuple[str, ...]  # names of cameras 0, 1, ...; () when the features do not depend on a camera
+    dataset: str  # whose cameras these are; another set's are not known, even by the same name
 
     @property
     def no_camera(self) -> int:
@@ -83,4 +84,4 @@ def load_trained(
     runtime = Runtime(device, None, Normalize(mean, std).to(device))
     names = table.names if model.encoder.camera_embed is not None else ()
     runtime = runtime.with_precision(cfg.TEST.PRECISION, "TEST.PRECISION")
-    return TrainedModel(cfg, model.eval().to(device), runtime, names)
+    return TrainedModel(cfg, model.eval().to(device), runtime, names, table.dataset)

@@ -23,6 +23,7 @@ from processor.evaluation.html_report import read_camera_pairs as read_camera_pa
 from processor.evaluation.html_report import read_features as read_features
 from processor.evaluation.html_report import read_labels as read_labels
 from processor.evaluation.html_report import read_protocol as read_protocol
+from processor.evaluation.html_report import read_ranks as read_ranks
 from processor.evaluation.html_report import read_scores as read_scores
 from processor.evaluation.html_report import write_page as write_page
 from processor.evaluation.reports import log_table as log_table

@@ -74,9 +74,9 @@ def report(
 def attention_of_test(experiment: Experiment, model: TFCLIP, evaluation: Evaluation) -> list[Picture]:
     """Where the tested model looks in the queries of best, middle and worst average precision."""
     cameras = experiment.splits.cameras if model.encoder.camera_embed is not None else ()
-    trained = TrainedModel(experiment.cfg, model, experiment.test_runtime, cameras)
+    trained = TrainedModel(experiment.cfg, model, experiment.test_runtime, cameras, experiment.dataset)
     precisions = [ranking.average_precision for ranking in evaluation.rankings]
-    return query_pictures(trained, experiment.splits, best_middle_worst(precisions))
+    return query_pictures(trained, experiment.splits, experiment.dataset, best_middle_worst(precisions))
 
 
 def evaluate_one(cfg: CfgNode, weight: Path) -> None:
