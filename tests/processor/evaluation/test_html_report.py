@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -225,6 +226,26 @@ def test_charts_stand_odd_numbers():
     chart = figures.lines_chart("t", {"lr": [(1, 1e-6), (2, 5e-6)]}, 2, log_y=True)
     assert "1e-6" in chart and "nan" not in chart
     assert not re.search(r"nan|inf", figures.score_bar(100, None, None, 99.9))
+
+
+def test_the_paper_stands_beside_the_same_test_alone():
+    mars, same = find_dataset("MARS"), EvalProtocol("MARS", "dense", True)
+    counts = dict(zip(("num_query", "num_gallery"), mars.official_test))
+    assert page._paper(same, counts) == (mars.paper, "Paper: TF-CLIP (AAAI 2024) on MARS.")
+    for field, value, words in (
+        ("re_ranking", (20, 6, 0.3), "re-ranking"), ("ap", "trapezoid", "TEST.AP trapezoid"),
+        ("left_out", "3 frames", "frames left out (DATASETS.EXCLUDE)"), ("sampling", "first", "first sampling"),
+        ("same_camera_filter", False, "TEST.SAME_CAMERA_FILTER False"), ("feat_norm", False, "TEST.FEAT_NORM False"),
+        ("neck_feat", "after", "TEST.NECK_FEAT after"),
+    ):  # fmt: skip
+        said = page._paper(replace(same, **{field: value}), counts)[1]
+        assert said == f"The paper's row is not comparable: this test has {words}."
+    assert "it stands for 1,980 queries" in page._paper(same, counts | {"num_gallery": 9_330})[1]
+
+
+def test_a_score_on_an_edge_belongs_to_the_bar_above_it():
+    chart = figures.ap_chart([n / 20 for n in range(21)])
+    assert re.findall(r"%: (\d) quer", chart) == ["1"] * 19 + ["2"]
 
 
 def test_papers_scores_agree_with_the_rows_of_the_ablation():
