@@ -241,6 +241,18 @@ def create_output_dir(output_dir: Path, key: str = "OUTPUT_DIR") -> None:
         raise InputError(f"{key} {output_dir} cannot be made ({error.strerror})") from None
 
 
+@contextmanager
+def optional(path: Path, advice: str = "") -> Iterator[None]:
+    """Within, a file that cannot be made is one warning: a run that has come to its end does not fail for its pictures.
+
+    `advice` says how to make it again.
+    """
+    try:
+        yield
+    except (InputError, ImportError) as error:
+        logger.warning("no %s: %s%s", path, error, advice and f"; {advice}")
+
+
 def discard_run(output_dir: Path) -> None:
     """Remove the files of a run or of a series of splits, and nothing else."""
     splits = [split for split in sorted(output_dir.glob("split[0-9]")) if split.is_dir()]

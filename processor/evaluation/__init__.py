@@ -29,6 +29,7 @@ from processor.evaluation.html_report import write_page as write_page
 from processor.evaluation.reports import log_table as log_table
 from processor.evaluation.reports import scores_line as scores_line
 from processor.evaluation.session import attention_of_test as attention_of_test
+from processor.evaluation.session import epochs_tested as epochs_tested
 from processor.evaluation.session import evaluate_one as evaluate_one
 from processor.evaluation.session import evaluate_part as evaluate_part
 from processor.evaluation.session import evaluate_several as evaluate_several
