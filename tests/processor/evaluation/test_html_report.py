@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -131,6 +132,15 @@ def test_an_unreadable_frame_is_replaced_or_refused(toy):
     bad_frames = BadFrames(5)
     strips, form = make_strips(splits.query, FILES, bad_frames, 10**6)
     assert list(bad_frames.files) == [broken] and form == FORMATS[0] and len(strips) == 3
+
+
+def test_strips_take_the_cores_that_the_process_may_use(toy, monkeypatch):
+    started = []
+    pool = lambda count: started.append(count) or ThreadPoolExecutor(count)  # noqa: E731
+    monkeypatch.setattr(filmstrips, "ThreadPoolExecutor", pool)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5, 6}, raising=False)
+    make_strips(toy().query, FILES, None, 10**6)
+    assert started == [3]
 
 
 def test_strips_shrink_to_the_bytes_that_are_left(tmp_path, monkeypatch):
