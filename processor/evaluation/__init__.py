@@ -11,6 +11,7 @@ from processor.evaluation.contact_sheet import GREY as GREY
 from processor.evaluation.contact_sheet import RED as RED
 from processor.evaluation.contact_sheet import SheetCell as SheetCell
 from processor.evaluation.contact_sheet import draw_sheet as draw_sheet
+from processor.evaluation.contact_sheet import reader as reader
 from processor.evaluation.curves import draw_curves as draw_curves
 from processor.evaluation.curves import read_history as read_history
 from processor.evaluation.curves import save_curves as save_curves
