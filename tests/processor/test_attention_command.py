@@ -98,7 +98,8 @@ def test_another_data_set_is_not_tested_and_its_cameras_are_not_known(run, tmp_p
     assert "Market1501 has other cameras than the data set of the training" in one_error(caplog, main, argv)
     trained = load_trained(run / "best.pth", load_cfg(tmp_path / "market.yml"), "cpu")
     (query,) = load_splits("Market1501", str(root)).query[:1]
-    (expected,) = attention_pictures(trained, [replace(query, camid=trained.no_camera)], [f"query 1: person {query.pid}, camera 1"])
+    title, query = f"query 1: person {query.pid}, camera 1", replace(query, camid=trained.no_camera)
+    (expected,) = attention_pictures(trained, [query], [title])
     assert main([*argv, "--query", "1"]) == 0
     assert (run / "attention" / "query1.png").read_bytes() == expected.png
 
@@ -158,7 +159,7 @@ FAULTS = {
     "unreadable frame": (["{run}", "--input", "{tmp}/broken"], "frame {tmp}/broken/1.jpg cannot be decoded"),
     "unknown camera": (["{run}", "--input", "{frames}", "--camera", "roof"], "camera 'roof' is unknown to the model"),
     "no config file": (["{run}", "--config_file", "{tmp}/no.yml"], "no.yml"),
-    "out is a file": (["{run}", "--out", "{frames}/1.jpg/out"], "--out {frames}/1.jpg/out cannot be written (Not a directory)"),
+    "out is a file": (["{run}", "--out", "{frames}/1.jpg/a"], "--out {frames}/1.jpg/a cannot be written (Not a dir"),
     "data moved": (["{run}", "--config_file", "{tmp}/moved.yml"], "and --input FOLDER shows frames without a data set"),
 }
 

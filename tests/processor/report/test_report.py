@@ -270,7 +270,7 @@ def test_what_is_no_run_is_refused_in_one_line(run, tmp_path, caplog):
         ([str(tmp_path / "empty")], "holds no run; name"),
         ([str(run.parent)], f"holds no run itself, but {run}"),
         ([str(run), "--out", str(tmp_path)], "is a folder; name a file"),
-        ([str(run), "--out", str(run / "metrics.json" / "page.html")], f"--out {run / 'metrics.json'} cannot be written"),
+        ([str(run), "--out", str(run / "metrics.json/a.html")], f"--out {run}/metrics.json cannot be written"),
         ([str(run), "TEST.RE_RANKING", "True"], "TEST.RE_RANKING: the page shows a test as it was"),
         ([str(run), "DATASETS.ROT_DIR", "x"], "did you mean DATASETS.ROOT_DIR?"),
         ([str(run), "DATASETS.ROOT_DIR"], "has no partner"),
