@@ -8,9 +8,7 @@ worst average precision are shown: as RUN/ranks.csv has it, or after a test. --q
 """
 
 import argparse
-import csv
 import math
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,13 +39,10 @@ def main(argv: Sequence[str]) -> int:
         from utils.files import write_atomically
 
         out = arguments.out or weight.parent / files.ATTENTION
-        _check_out(out)
+        files.check_writable(out, "--out")
         trained = load_trained(weight, config)
         pictures = _of_folder(trained, arguments) if arguments.input else _of_queries(trained, weight, arguments)
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"folder {out} cannot be made ({error.strerror}); name another one with --out") from None
+        files.create_output_dir(out, "--out")
         for name, picture in pictures.items():
             path = out / (name + (f"_clip{arguments.clip}" if arguments.clip > 1 else "") + ".png")
             write_atomically(path, lambda temporary, png=picture.png: temporary.write_bytes(png))
@@ -107,15 +102,6 @@ def _best_of(run: Path) -> Path:
     )
 
 
-def _check_out(out: Path) -> None:
-    """Raise InputError where the folder cannot be made, before anything is computed."""
-    nearest = next(path for path in (out, *out.absolute().parents) if path.exists())
-    if not nearest.is_dir():
-        raise InputError(f"folder {out} cannot be made ({nearest} is a file); name another one with --out")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise InputError(f"folder {nearest} cannot be written; name another one with --out")
-
-
 def _of_folder(trained: "TrainedModel", arguments: argparse.Namespace) -> "dict[str, Picture]":
     """File name -> the picture of the frames in --input."""
     from datasets.own.folder import UnusableError, frames_in
@@ -141,6 +127,7 @@ def _of_folder(trained: "TrainedModel", arguments: argparse.Namespace) -> "dict[
 
 def _of_queries(trained: "TrainedModel", weight: Path, arguments: argparse.Namespace) -> "dict[str, Picture]":
     """File name -> the pictures of the queries that were asked for, or of the best, the middle and the worst."""
+    from datasets import official_name
     from processor.evaluation import best_middle_worst, query_pictures
 
     cfg = trained.cfg.clone()
@@ -158,7 +145,7 @@ def _of_queries(trained: "TrainedModel", weight: Path, arguments: argparse.Names
         notes = best_middle_worst(precisions or _tested_precisions(trained, cfg, splits))
         if not notes:
             raise InputError("no query has a true match, so none is the best or the worst; name some with --query")
-    pictures = query_pictures(trained, splits, notes, arguments.clip - 1)
+    pictures = query_pictures(trained, splits, official_name(cfg.DATASETS.NAMES), notes, arguments.clip - 1)
     return {f"query{row + 1}": picture for row, picture in zip(notes, pictures)}
 
 
@@ -179,25 +166,27 @@ def _saved_precisions(weight: Path, splits: "ReIDSplits") -> list[float] | None:
     """Average precision of each query in ranks.csv beside the weights; None without such a file of these weights."""
     from datasets.tracklet import below
     from processor import run_folder as files
+    from processor.evaluation import read_ranks
 
     folder = weight.parent
     metrics = files.read_metrics(folder) or {}
     try:
-        with (folder / files.RANKS).open(newline="", encoding="utf-8") as file:
-            rows = [(row["query"], float(row["AP"] or "nan")) for row in csv.DictReader(file)]
-    except (OSError, ValueError, KeyError, TypeError, csv.Error):
+        rows = read_ranks(folder)
+    except InputError:
         return None
     is_of_weight = Path(metrics.get("weight", folder / files.BEST)).resolve() == weight.resolve()
-    is_of_queries = [name for name, _ in rows] == [below(splits.root, query.frames[0]) for query in splits.query]
-    return [precision for _, precision in rows] if is_of_weight and is_of_queries else None
+    is_of_queries = [row["query"] for row in rows] == [below(splits.root, query.frames[0]) for query in splits.query]
+    return [float(row["AP"] or "nan") for row in rows] if is_of_weight and is_of_queries else None
 
 
 def _tested_precisions(trained: "TrainedModel", cfg: "CfgNode", splits: "ReIDSplits") -> list[float]:
     """Average precision of each query in a test of the whole data set."""
+    from datasets import official_name
     from processor.evaluation import evaluate_part
     from processor.experiment import prepare
 
-    if trained.cameras not in ((), splits.cameras):
+    here = official_name(cfg.DATASETS.NAMES), splits.cameras
+    if trained.cameras and (trained.dataset, trained.cameras) != here:
         raise InputError(
             f"{cfg.DATASETS.NAMES} has other cameras than the data set of the training, so there is no test here; name "
             "queries with --query"

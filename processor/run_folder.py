@@ -233,12 +233,24 @@ def check_writable(folder: Path, key: str = "OUTPUT_DIR") -> None:
         raise InputError(f"{key} {folder} cannot be written ({error.strerror})") from None
 
 
-def create_output_dir(output_dir: Path) -> None:
-    """Make the folder; raises InputError when the system refuses."""
+def create_output_dir(output_dir: Path, key: str = "OUTPUT_DIR") -> None:
+    """Make the folder; raises InputError, naming `key`, when the system refuses."""
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"OUTPUT_DIR {output_dir} cannot be made ({error.strerror})") from None
+        raise InputError(f"{key} {output_dir} cannot be made ({error.strerror})") from None
+
+
+@contextmanager
+def optional(path: Path, advice: str = "") -> Iterator[None]:
+    """Within, a file that cannot be made is one warning: a run that has come to its end does not fail for its pictures.
+
+    `advice` says how to make it again.
+    """
+    try:
+        yield
+    except (InputError, ImportError) as error:
+        logger.warning("no %s: %s%s", path, error, advice and f"; {advice}")
 
 
 def discard_run(output_dir: Path) -> None:

@@ -28,6 +28,7 @@ class TrainedModel:
     model: TFCLIP  # in eval mode on the device; its classifiers are not filled
     runtime: Runtime  # of a test: device, number type (TEST.PRECISION), pixel statistics
     cameras: tuple[str, ...]  # names of cameras 0, 1, ...; () when the features do not depend on a camera
+    dataset: str  # whose cameras these are; another set's are not known, even by the same name
     weight_sha256: str = ""  # of the file that the weights were read from; '' for a model that is from none
     trained_cameras: tuple[str, ...] = ()  # names of those of `cameras` that training has seen
 
@@ -88,7 +89,7 @@ def load_trained(
     names = table.names if model.encoder.camera_embed is not None else ()
     runtime = runtime.with_precision(cfg.TEST.PRECISION, "TEST.PRECISION")
     seen = tuple(names[row] for row in table.trained if names and names[row])
-    return TrainedModel(cfg, model.eval().to(device), runtime, names, weight_sha256, seen)
+    return TrainedModel(cfg, model.eval().to(device), runtime, names, table.dataset, weight_sha256, seen)
 
 
 def _read(path: Path) -> tuple[WeightFile, str]:

@@ -53,6 +53,11 @@ def current_commit() -> str:
     return done.stdout.strip() if done.returncode == 0 else "unknown (not a git checkout)"
 
 
+def usable_cores() -> int:
+    """CPU cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @contextmanager
 def explain_out_of_memory(advice: str, frames: int = 0) -> Iterator[None]:
     """Within, a full memory of GPU or machine becomes an InputError of one line that ends with `advice`.

@@ -30,13 +30,14 @@ from model.compiled import check_compiler, compile_clip_features
 from model.tfclip import TFCLIP
 from processor.benchmark import parts
 from processor.benchmark.data import SIZES, random_batch, random_memory, read_bytes, some_tracklets, synthetic_mars
-from processor.benchmark.limits import copy_rate, decode_rate, describe_machine, matmul_rate, usable_cores
+from processor.benchmark.limits import copy_rate, decode_rate, describe_machine, matmul_rate
 from processor.benchmark.process import in_own_process, memory_name, with_peak
 from processor.benchmark.ranking import ranking, re_ranking
 from processor.benchmark.table import Measurement, check_json, table, write_json
 from processor.runtime import Runtime
 from processor.training import RunState
 from solver import build_lr_schedule, build_optimizer
+from utils.environment import usable_cores
 from utils.errors import InputError
 
 logger = logging.getLogger(__name__)

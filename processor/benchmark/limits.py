@@ -3,7 +3,6 @@
 The limits are measured in the run itself, so that what is held against them saw the same machine.
 """
 
-import os
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ import torch
 from PIL import Image
 
 from processor.runtime import Runtime
+from utils.environment import usable_cores
 
 
 def describe_machine(runtime: Runtime) -> dict[str, Any]:
@@ -32,11 +32,6 @@ def describe_machine(runtime: Runtime) -> dict[str, Any]:
         "python": platform.python_version(),
         "precision": runtime.precision,
     }
-
-
-def usable_cores() -> int:
-    """CPU cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpu_name() -> str:

@@ -13,9 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.tracklet import Tracklet
-from processor import run_folder as files
-from processor.evaluation import rank_tracklets
-from processor.protocol import EvalProtocol
+from processor.evaluation import rank_tracklets, read_features, read_protocol
 from utils.errors import InputError
 from utils.metrics import SCORES
 
@@ -67,32 +65,16 @@ def _scores(ap: str, inp: str, first_match: str) -> list[float]:
     return [values[name] for name in SCORES]
 
 
-def rank_saved_features(path: Path, described: Mapping[str, Any]) -> tuple[tuple[Query, ...], NDArray[np.float64]]:
+def rank_saved_features(folder: Path, metrics: Mapping[str, Any]) -> tuple[tuple[Query, ...], NDArray[np.float64]]:
     """Queries and their scores (S, Q) from features.npz, ranked by the protocol of the test; digits as in ranks.csv."""
-    try:
-        re_ranking = described.get("re_ranking")
-        fields = {**described, "re_ranking": tuple(re_ranking.values()) if re_ranking else None}
-        protocol = EvalProtocol(**fields)
-    except (TypeError, AttributeError) as error:
-        raise InputError(f"{path.with_name(files.METRICS)}: the protocol cannot be followed ({error})") from None
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            features, *ids, is_query = (file[name] for name in ("features", "pids", "camids", "is_query"))
-        pids, camids = (np.asarray(numbers, dtype=np.int64) for numbers in ids)
-        num_query = int(is_query.sum())
-        if features.ndim != 2 or not len(features) == len(pids) == len(camids) == len(is_query):
-            raise ValueError("features, pids, camids and is_query do not have the same length")
-        if not 0 < num_query or not is_query[:num_query].all() or not np.isfinite(features).all():
-            raise ValueError("the queries must stand first, and features be finite")
-    except Exception as error:  # numpy and zipfile raise many kinds for a damaged file
-        raise InputError(f"{path} is broken ({error}); write it anew with TEST.SAVE_FEATURES True") from None
-    tracklets = [Tracklet(("-",), int(pid), int(camid)) for pid, camid in zip(pids, camids)]
-    rankings = rank_tracklets(features.astype(np.float32), tracklets, num_query, protocol).rankings
+    protocol, saved = read_protocol(folder, metrics), read_features(folder)
+    tracklets = [Tracklet(("-",), int(pid), int(camid)) for pid, camid in zip(saved.pids, saved.camids)]
+    rankings = rank_tracklets(saved.features, tracklets, saved.num_query, protocol).rankings
     cells = [
         (f"{r.average_precision:.6f}", f"{r.inverse_negative_penalty:.6f}", str(r.first_match))
         if r.first_match
         else ("", "", "")
         for r in rankings
     ]
-    queries = tuple(Query("", str(t.pid), str(t.camid)) for t in tracklets[:num_query])
+    queries = tuple(Query("", str(t.pid), str(t.camid)) for t in tracklets[: saved.num_query])
     return queries, np.array([_scores(*query) for query in cells]).T

@@ -134,7 +134,7 @@ def _load_run(folder: Path) -> Run:
         queries, values_SQ = read_ranks(source)
     elif (folder / files.FEATURES).exists():
         source = folder / files.FEATURES
-        queries, values_SQ = rank_saved_features(source, metrics["protocol"])
+        queries, values_SQ = rank_saved_features(folder, metrics)
     else:
         raise MissingFileError(
             f"{folder} has neither {files.RANKS} nor {files.FEATURES}, so its queries are not known; test it once more "

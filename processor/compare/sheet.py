@@ -1,19 +1,14 @@
 """A picture of the queries that changed most: what one row found above what the other found."""
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from datasets.clips import read_nearest_into
-from datasets.frames import frame_source
 from datasets.tracklet import ReIDSplits, Tracklet, below
 from processor import run_folder as files
 from processor.compare.runs import Row, find_config
 from processor.compare.table import by_change
-from processor.evaluation import BLUE, GREEN, RED, SheetCell, draw_sheet
+from processor.evaluation import BLUE, GREEN, RED, SheetCell, draw_sheet, reader
 from utils.errors import InputError
 
 NAME = "changes{number}.png"
@@ -52,21 +47,13 @@ def lines_of(row: Row, against: Row, splits: ReIDSplits, most: int) -> Lines:
 
 def save_changes(path: Path, row: Row, against: Row, lines: Lines, splits: ReIDSplits) -> Path:
     """Draw the lines of `lines_of`; returns the path."""
-    source = frame_source(splits.pack, splits.root)
-
-    def read(frame_1HW3: NDArray[np.uint8], frames: Sequence[str]) -> None:
-        faults: dict[str, str] | None = None if splits.bad_frames is None else {}
-        read_nearest_into(frame_1HW3, [(frames, len(frames) // 2)], source, faults)
-        if faults:
-            splits.bad_frames.add(faults)
-
     upper, lower = (
         (r.name if len(r.name) <= _LONGEST else r.name[: _LONGEST - 1] + "…")
         + (", first seed" if len(r.runs) > 1 else "")
         for r in (against, row)
     )
     legend = f"green = same person, red = another; of two lines the upper: {upper}, the lower: {lower}"
-    draw_sheet(path, lines, _TOP, legend, read)
+    draw_sheet(path, lines, _TOP, legend, reader(splits))
     return path
 
 

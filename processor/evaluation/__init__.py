@@ -11,6 +11,7 @@ from processor.evaluation.contact_sheet import GREY as GREY
 from processor.evaluation.contact_sheet import RED as RED
 from processor.evaluation.contact_sheet import SheetCell as SheetCell
 from processor.evaluation.contact_sheet import draw_sheet as draw_sheet
+from processor.evaluation.contact_sheet import reader as reader
 from processor.evaluation.curves import draw_curves as draw_curves
 from processor.evaluation.curves import read_history as read_history
 from processor.evaluation.curves import save_curves as save_curves
@@ -23,11 +24,13 @@ from processor.evaluation.html_report import read_camera_pairs as read_camera_pa
 from processor.evaluation.html_report import read_features as read_features
 from processor.evaluation.html_report import read_labels as read_labels
 from processor.evaluation.html_report import read_protocol as read_protocol
+from processor.evaluation.html_report import read_ranks as read_ranks
 from processor.evaluation.html_report import read_scores as read_scores
 from processor.evaluation.html_report import write_page as write_page
 from processor.evaluation.reports import log_table as log_table
 from processor.evaluation.reports import scores_line as scores_line
 from processor.evaluation.session import attention_of_test as attention_of_test
+from processor.evaluation.session import epochs_tested as epochs_tested
 from processor.evaluation.session import evaluate_one as evaluate_one
 from processor.evaluation.session import evaluate_part as evaluate_part
 from processor.evaluation.session import evaluate_several as evaluate_several

@@ -26,16 +26,20 @@ WHAT_IT_MEANS = (
 )
 
 
-def query_pictures(trained: TrainedModel, splits: ReIDSplits, notes: Mapping[int, str], clip: int = 0) -> list[Picture]:
+def query_pictures(
+    trained: TrainedModel, splits: ReIDSplits, dataset: str, notes: Mapping[int, str], clip: int = 0
+) -> list[Picture]:
     """One picture per query; `notes` has a note for the title of each, by its row in `splits.query` (from 0).
 
-    `best_middle_worst` gives such notes. Raises as `look_at`.
+    `dataset` is the official name of that of `splits`: only in the data set of the training a camera's name says which
+    one it is. `best_middle_worst` gives such notes. Raises as `look_at`.
     """
     queries = [splits.query[row] for row in notes]
     titles = [_title(row, query, splits, note) for query, (row, note) in zip(queries, notes.items())]
-    if splits.cameras:
+    known = {}
+    if splits.cameras and dataset == trained.dataset:
         known = {name: trained.camera_number(name) for name in trained.cameras}
-        queries = [replace(t, camid=known.get(splits.camera(t.camid), trained.no_camera)) for t in queries]
+    queries = [replace(t, camid=known.get(splits.camera(t.camid), trained.no_camera)) for t in queries]
     source = frame_source(splits.pack, splits.root)
     return attention_pictures(trained, queries, titles, source, splits.bad_frames, clip)
 

@@ -22,6 +22,9 @@ GREEN, RED, BLUE, GREY = "#1a9641", "#d7191c", "#2b5c8a", "#9a9a9a"
 _INK, _PAPER = "#202020", "#ffffff"
 
 
+Read = Callable[[NDArray[np.uint8], Sequence[str]], None]
+
+
 class SheetCell(NamedTuple):
     """One tracklet of a sheet."""
 
@@ -35,14 +38,6 @@ def save_contact_sheet(path: Path, evaluation: Evaluation, splits: ReIDSplits, m
     ranked = [(row, r) for row, r in enumerate(evaluation.rankings) if r.first_match]
     ranked.sort(key=lambda item: -item[1].average_precision)
     chosen = sorted({round(place) for place in np.linspace(0, len(ranked) - 1, min(most, len(ranked)))})
-    source = frame_source(splits.pack, splits.root)
-
-    def read(frame_1HW3: NDArray[np.uint8], frames: Sequence[str]) -> None:
-        faults: dict[str, str] | None = None if splits.bad_frames is None else {}
-        read_nearest_into(frame_1HW3, [(frames, len(frames) // 2)], source, faults)
-        if faults:
-            splits.bad_frames.add(faults)
-
     rows = []
     for row, ranking in (ranked[place] for place in chosen):
         query = evaluation.query[row]
@@ -53,7 +48,20 @@ def save_contact_sheet(path: Path, evaluation: Evaluation, splits: ReIDSplits, m
             note = f"d {evaluation.dist_QG[row, item]:.3f}"
             cells.append(SheetCell(found.frames, colour, (_who(found, splits), note)))
         rows.append(cells)
-    draw_sheet(path, rows, _TOP, "nearest gallery tracklets: green = same person, red = another", read)
+    draw_sheet(path, rows, _TOP, "nearest gallery tracklets: green = same person, red = another", reader(splits))
+
+
+def reader(splits: ReIDSplits) -> Read:
+    """`read` of `draw_sheet` for the frames of a data set; where they may be replaced, the nearest takes the place."""
+    source = frame_source(splits.pack, splits.root)
+
+    def read(frame_1HW3: NDArray[np.uint8], frames: Sequence[str]) -> None:
+        faults: dict[str, str] | None = None if splits.bad_frames is None else {}
+        read_nearest_into(frame_1HW3, [(frames, len(frames) // 2)], source, faults)
+        if faults:
+            splits.bad_frames.add(faults)
+
+    return read
 
 
 def draw_sheet(
@@ -61,7 +69,7 @@ def draw_sheet(
     rows: Sequence[Sequence[SheetCell]],
     top: int,
     legend: str,
-    read: Callable[[NDArray[np.uint8], Sequence[str]], None],
+    read: Read,
 ) -> None:
     """Write a picture whose rows are a query and at most `top` gallery tracklets, below the words `legend`.
 

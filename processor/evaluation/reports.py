@@ -17,7 +17,7 @@ from utils.metrics import SCORES
 
 logger = logging.getLogger(__name__)
 
-_TOP = 10  # gallery tracklets per query in ranks.csv
+NEAREST = 10  # gallery tracklets per query in ranks.csv and on the page of a run
 
 
 def write_reports(
@@ -138,7 +138,7 @@ def save_ranks(path: Path, evaluation: Evaluation, splits: ReIDSplits) -> None:
     query without a true match.
     """
     fields = ["query", "pid", "camera", "AP", "INP", "first_match"]
-    for place in range(1, _TOP + 1):
+    for place in range(1, NEAREST + 1):
         fields += [f"top{place}", f"top{place}_pid", f"top{place}_camera", f"top{place}_distance"]
     gallery, records = evaluation.gallery, []
     for row, (query, ranking) in enumerate(zip(evaluation.query, evaluation.rankings)):
@@ -146,7 +146,7 @@ def save_ranks(path: Path, evaluation: Evaluation, splits: ReIDSplits) -> None:
         if ranking.first_match:
             record |= {"AP": f"{ranking.average_precision:.6f}", "INP": f"{ranking.inverse_negative_penalty:.6f}"}
             record["first_match"] = ranking.first_match
-        for place, item in enumerate(ranking.order[:_TOP], start=1):
+        for place, item in enumerate(ranking.order[:NEAREST], start=1):
             record |= _identify(f"top{place}", f"top{place}_", gallery[item], splits)
             record[f"top{place}_distance"] = f"{evaluation.dist_QG[row, item]:.6f}"
         records.append(record)

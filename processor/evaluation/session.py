@@ -7,7 +7,7 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
-from configs import changed_keys
+from configs import changed_keys, load_cfg
 from datasets import build_test_loader, find_dataset, parse_dataset_list, plain_name
 from datasets.frames import frame_source
 from model import build_model, pixel_statistics
@@ -61,22 +61,35 @@ def report(
     asked = (keys.SAVE_FEATURES, keys.SAVE_RANKS, keys.CAMERA_PAIRS, keys.CONTACT_SHEET)
     if experiment.runtime.ranks.is_main:
         written = write_reports(out, evaluation, extra, splits, *asked)
+        log_results(evaluation, rows)
+        logger.info("wrote %s", ", ".join(map(str, written)))
         if keys.REPORT:
             changes = changed_keys("{}", experiment.cfg)
             changes = {key: changes[key] for key in extra.get("config", changes)}
-            attention = attention_of_test(experiment, model, evaluation)
-            write_page(out / files.PAGE, RunPage(out, evaluation, splits, changes=changes, attention=attention))
-            written.append(out / files.PAGE)
-        log_results(evaluation, rows)
-        logger.info("wrote %s", ", ".join(map(str, written)))
+            with files.optional(out / files.PAGE, f"python -m processor.report {out} makes it again"):
+                attention = attention_of_test(experiment, model, evaluation)
+                page = RunPage(
+                    out, evaluation, splits, changes=changes, attention=attention, epochs_tested=epochs_tested(out)
+                )
+                write_page(out / files.PAGE, page)
+                logger.info("wrote %s", out / files.PAGE)
+
+
+def epochs_tested(folder: Path) -> str:
+    """How the training in a folder tested its epochs for history.csv, in words; empty where no config.yml says so."""
+    if not (folder / files.CONFIG).exists():
+        return ""
+    cfg = load_cfg(folder / files.CONFIG)
+    part = "validation part (SOLVER.SELECT_BY val)" if cfg.SOLVER.SELECT_BY == "val" else "test part"
+    return f"{part}, {cfg.TEST.EVAL_SAMPLING} sampling (TEST.EVAL_SAMPLING)"
 
 
 def attention_of_test(experiment: Experiment, model: TFCLIP, evaluation: Evaluation) -> list[Picture]:
     """Where the tested model looks in the queries of best, middle and worst average precision."""
     cameras = experiment.splits.cameras if model.encoder.camera_embed is not None else ()
-    trained = TrainedModel(experiment.cfg, model, experiment.test_runtime, cameras)
+    trained = TrainedModel(experiment.cfg, model, experiment.test_runtime, cameras, experiment.dataset)
     precisions = [ranking.average_precision for ranking in evaluation.rankings]
-    return query_pictures(trained, experiment.splits, best_middle_worst(precisions))
+    return query_pictures(trained, experiment.splits, experiment.dataset, best_middle_worst(precisions))
 
 
 def evaluate_one(cfg: CfgNode, weight: Path) -> None:

@@ -41,9 +41,10 @@ def main(argv: Sequence[str]) -> int:
         _check(arguments.run, arguments.out, arguments.opts)
         from processor.evaluation import write_page
         from processor.report.source import page_of_run
-        from processor.run_folder import PAGE
+        from processor.run_folder import PAGE, check_writable
 
         out = arguments.out or arguments.run / PAGE
+        check_writable(out.parent, "--out" if arguments.out else "RUN")
         write_page(out, page_of_run(arguments.run, arguments.opts))
         logger.info("wrote %s", out)
 

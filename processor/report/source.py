@@ -5,6 +5,7 @@ Where the data have moved, what the files of the run can show.
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,14 @@ from processor.evaluation import (
     RunPage,
     SavedFeatures,
     attention_of_test,
+    epochs_tested,
     evaluate_part,
     rank_tracklets,
     read_camera_pairs,
     read_features,
     read_labels,
     read_protocol,
+    read_ranks,
     read_scores,
     tested_model,
 )
@@ -35,7 +38,7 @@ from utils.metrics import SCORES
 
 logger = logging.getLogger(__name__)
 
-_SAME = 1e-3  # as a fraction: on another machine near ties may be ranked the other way round
+_SAME = 1e-3  # as a fraction: near ties may be ranked the other way round on another machine
 
 
 def page_of_run(run: Path, opts: Sequence[str]) -> RunPage:
@@ -51,7 +54,7 @@ def page_of_run(run: Path, opts: Sequence[str]) -> RunPage:
     cfg = _config(run, metrics, opts)
     if cfg is None:
         return _without_data(run, metrics, saved, None, f"{run / files.METRICS} does not say where the data are")
-    changes = _changes(run, metrics)
+    changes, tested = _changes(run, metrics), epochs_tested(run)
     try:
         experiment = _experiment(cfg, run)
     except MissingFileError as error:
@@ -59,19 +62,23 @@ def page_of_run(run: Path, opts: Sequence[str]) -> RunPage:
     notes: list[str] = []
     weight = Path(str((metrics or {}).get("weight") or run / files.BEST))
     evaluation = _from_features(run, metrics, saved, experiment, notes)
-    if evaluation is not None and not weight.is_file():
-        notes.append(f"The weights {weight} do not exist, so it is not shown where the model looks.")
-        return RunPage(run, evaluation, experiment.splits, changes=changes, notes=notes)
-    if not weight.is_file():
+    page = partial(RunPage, run, splits=experiment.splits, changes=changes, notes=notes, epochs_tested=tested)
+    if evaluation is None and not weight.is_file():
         raise MissingFileError(
             f"{run} holds no {files.FEATURES} of this test, and its weights {weight} do not exist: test again with "
             "eval-main.py"
         )
-    model = tested_model(experiment, weight).eval().to(experiment.runtime.device)
+    try:
+        model = tested_model(experiment, weight).eval().to(experiment.runtime.device)
+    except InputError as error:
+        if evaluation is None:
+            raise
+        notes.append(f"It is not shown where the model looks: {error.line}.")
+        logger.warning("the page has no pictures of attention: %s", error.line)
+        return page(evaluation=evaluation)
     if evaluation is None:
         evaluation = _anew(model, weight.name, metrics, experiment, notes)
-    attention = attention_of_test(experiment, model, evaluation)
-    return RunPage(run, evaluation, experiment.splits, changes=changes, notes=notes, attention=attention)
+    return page(evaluation=evaluation, attention=attention_of_test(experiment, model, evaluation))
 
 
 def _elsewhere(run: Path) -> str:
@@ -131,20 +138,29 @@ def _from_features(
         reason = "stands beside no scores"
     else:
         evaluation = rank_tracklets(saved.features, tracklets, len(query), read_protocol(run, metrics))
-        if not (reason := _other_scores(evaluation, metrics)):
+        reason, is_same = _other_scores(evaluation, metrics)
+        if is_same:
+            notes += _near_ties(reason)
             return evaluation
     notes.append(f"{files.FEATURES} {reason}, so the tracklets were embedded anew.")
     logger.warning("%s %s: the tracklets are embedded anew", run / files.FEATURES, reason)
     return None
 
 
-def _other_scores(evaluation: Evaluation, metrics: Mapping[str, Any]) -> str:
-    """How the scores differ from those in metrics.json; empty when they agree."""
-    for name, title in SCORES.items():
-        now, then = evaluation.metrics[name], metrics[name]
-        if abs(now - then) > _SAME:
-            return f"gives {title} {100 * now:.2f} %, where {files.METRICS} says {100 * then:.2f} %"
-    return ""
+def _other_scores(evaluation: Evaluation, metrics: Mapping[str, Any]) -> tuple[str, bool]:
+    """Where the score that differs most from metrics.json is printed with other digits, both; whether near ties can do
+    that.
+    """
+    name = max(SCORES, key=lambda name: abs(evaluation.metrics[name] - metrics[name]))
+    now, then = (f"{100 * scores[name]:.2f} %" for scores in (evaluation.metrics, metrics))
+    words = f"gives {SCORES[name]} {now}, where {files.METRICS} says {then}" if now != then else ""
+    return words, abs(evaluation.metrics[name] - metrics[name]) <= _SAME
+
+
+def _near_ties(reason: str) -> list[str]:
+    """The note on features whose scores are printed with other digits than those in metrics.json."""
+    why = "on another machine near ties may be ranked the other way round. The page shows the new scores"
+    return [f"{files.FEATURES} {reason}: {why}."] if reason else []
 
 
 def _anew(
@@ -156,7 +172,7 @@ def _anew(
         notes.append(
             f"This run has no {files.METRICS}: the scores are those of {weight} as it was tested for this page."
         )
-    elif reason := _other_scores(evaluation, metrics):
+    elif reason := _other_scores(evaluation, metrics)[0]:
         notes.append(f"Testing anew with {weight} {reason}; the page shows the new test.")
         logger.warning("testing anew with %s %s", weight, reason)
     return evaluation
@@ -179,20 +195,29 @@ def _without_data(
         splits = _numbered(run, saved)
         tracklets, protocol = (*splits.query, *splits.gallery), read_protocol(run, metrics)
         evaluation = rank_tracklets(saved.features, tracklets, saved.num_query, protocol)
-        if other := _other_scores(evaluation, metrics):
+        reason, is_same = _other_scores(evaluation, metrics)
+        if is_same:
+            notes += _near_ties(reason)
+        else:
             evaluation, splits = None, None
-            notes.append(f"{files.FEATURES} {other}, so it is not used.")
-    return RunPage(run, evaluation, splits, has_frames=False, changes=changes, notes=notes)
+            notes.append(f"{files.FEATURES} {reason}, so it is not used.")
+    return RunPage(
+        run, evaluation, splits, has_frames=False, changes=changes, notes=notes, epochs_tested=epochs_tested(run)
+    )
 
 
 def _numbered(run: Path, saved: SavedFeatures) -> ReIDSplits:
-    """The tracklets of features.npz, whose frames are not known; persons and cameras as labels.json names them."""
+    """The tracklets of features.npz, whose frames are not known; persons and cameras as the files of the run name them.
+
+    labels.json and camera_pairs.csv name all cameras, ranks.csv those of the queries; none has a name where one that is
+    needed has none.
+    """
     labels = read_labels(run)
-    cameras = list(dict.fromkeys(row["query_camera"] for row in read_camera_pairs(run)))
-    count = int(saved.camids.max()) + 1
-    if len(cameras) < count:
-        known = labels.get("cameras", {})
-        cameras = [known.get(number, str(number)) for number in range(count)] if known or count > 1 else []
+    pairs = dict(enumerate(dict.fromkeys(row["query_camera"] for row in read_camera_pairs(run))))
+    queries = dict(zip(saved.camids.tolist(), (row["camera"] for row in read_ranks(run)))) if not pairs else {}
+    known, used = labels.get("cameras") or pairs or queries, set(saved.camids.tolist())
+    is_named = used <= set(known) and set(known.values()) != {"-"}  # which stands for data that name no cameras
+    cameras = [known.get(number, "") for number in range(max(used) + 1)] if is_named else []
     rows = zip(saved.pids.tolist(), saved.camids.tolist())
     tracklets = tuple(Tracklet((f"tracklet {n}",), pid, camid) for n, (pid, camid) in enumerate(rows, start=1))
     return ReIDSplits(

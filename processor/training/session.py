@@ -2,11 +2,9 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from yacs.config import CfgNode
@@ -281,13 +279,7 @@ def _final_test(experiment: Experiment, run: RunState, watch: Watch) -> None:
     report(experiment, run.model, rows, best, extra)
     watch.after_final_test(rows)
     if experiment.runtime.ranks.is_main:
-        _draw_curves(experiment.out / files.CURVES, run.history)
-
-
-def _draw_curves(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
-    """Write curves.png; a run that has come to its end does not fail for a picture."""
-    try:
-        save_curves(path, history)
-        logger.info("wrote %s", path)
-    except (InputError, ImportError) as error:
-        logger.warning("no %s: %s", path.name, error)
+        path = experiment.out / files.CURVES
+        with files.optional(path):
+            save_curves(path, run.history)
+            logger.info("wrote %s", path)

@@ -5,11 +5,14 @@ import math
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from configs import load_cfg
 from datasets import load_splits
+from datasets.synthetic.command import write_set
 from datasets.tracklet import ReIDSplits, Tracklet
 from processor.attention import _saved_precisions, main
 from processor.evaluation import attention_pictures, best_middle_worst
@@ -84,6 +87,23 @@ def test_ranks_of_other_weights_or_queries_are_not_believed(run, splits):
     assert math.isnan(_saved_precisions(best, splits)[0])
 
 
+def test_another_data_set_is_not_tested_and_its_cameras_are_not_known(run, tmp_path, caplog):
+    root = tmp_path / "market"
+    write_set(root, "market1501", workers=0, train_ids=2, test_ids=2, size=(32, 16), cameras=2, tracklets=2)
+    config = [line for line in (run / "config.yml").read_text().splitlines() if "CACHE_DIR" not in line]
+    config = [f"  ROOT_DIR: {root}" if "ROOT_DIR:" in line else line for line in config]
+    text = "\n".join("  NAMES: Market1501" if "NAMES:" in line else line for line in config)
+    (tmp_path / "market.yml").write_text(text)
+    argv = ["--weight", str(run / "best.pth"), "--config_file", str(tmp_path / "market.yml")]
+    assert "Market1501 has other cameras than the data set of the training" in one_error(caplog, main, argv)
+    trained = load_trained(run / "best.pth", load_cfg(tmp_path / "market.yml"), "cpu")
+    (query,) = load_splits("Market1501", str(root)).query[:1]
+    title, query = f"query 1: person {query.pid}, camera 1", replace(query, camid=trained.no_camera)
+    (expected,) = attention_pictures(trained, [query], [title])
+    assert main([*argv, "--query", "1"]) == 0
+    assert (run / "attention" / "query1.png").read_bytes() == expected.png
+
+
 def test_overwriting_a_run_removes_its_pictures(tmp_path):
     (tmp_path / "attention").mkdir()
     for name in ("query1.png", "query12_clip2.png"):
@@ -139,7 +159,7 @@ FAULTS = {
     "unreadable frame": (["{run}", "--input", "{tmp}/broken"], "frame {tmp}/broken/1.jpg cannot be decoded"),
     "unknown camera": (["{run}", "--input", "{frames}", "--camera", "roof"], "camera 'roof' is unknown to the model"),
     "no config file": (["{run}", "--config_file", "{tmp}/no.yml"], "no.yml"),
-    "out is a file": (["{run}", "--out", "{frames}/1.jpg/out"], "cannot be made ({frames}/1.jpg is a file)"),
+    "out is a file": (["{run}", "--out", "{frames}/1.jpg/a"], "--out {frames}/1.jpg/a cannot be written (Not a dir"),
     "data moved": (["{run}", "--config_file", "{tmp}/moved.yml"], "and --input FOLDER shows frames without a data set"),
 }
 

@@ -9,4 +9,5 @@ from processor.evaluation.html_report.run_files import read_camera_pairs as read
 from processor.evaluation.html_report.run_files import read_features as read_features
 from processor.evaluation.html_report.run_files import read_labels as read_labels
 from processor.evaluation.html_report.run_files import read_protocol as read_protocol
+from processor.evaluation.html_report.run_files import read_ranks as read_ranks
 from processor.evaluation.html_report.run_files import read_scores as read_scores

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from datasets.tracklet import ReIDSplits, Tracklet, below
 from processor.evaluation.evaluator import Evaluation
+from processor.evaluation.reports import NEAREST
 from utils.errors import printable
 from utils.metrics import l2_normalize, mean_intervals
 
-NEAREST = 10  # gallery tracklets per query, as in ranks.csv
 MOST_QUERIES = 2_000  # on the page; MARS has 1,980
 _MOST_RANK = 20  # of the CMC curve, the last of the scores
 _BINS = (12, 60)  # of the histograms of distances: least and most
@@ -217,7 +217,7 @@ def _table(names: list[str], cells: Mapping[tuple[int, int], CameraCell]) -> Cam
         return None
     nothing = CameraCell(0, None, None)
     table = [[cells.get((row, column), nothing) for column in columns] for row in rows]
-    left_out = [name for place, name in enumerate(names) if place not in {*rows, *columns}]
+    left_out = [name for place, name in enumerate(names) if name and place not in {*rows, *columns}]
     return CameraTable([names[n] for n in rows], [names[n] for n in columns], table, left_out)
 
 

@@ -80,7 +80,7 @@ def cmc_chart(curve: Curve) -> str:
     ranks = range(1, len(curve.values) + 1)
     floor = math.floor(10 * min(0.9, float(curve.low.min()))) / 10
     chart = _Chart("CMC curve with its 95 % band", (1, max(2, len(curve.values))), (100 * floor, 100))
-    marks = [rank for rank in (1, 5, 10, 20, 30, 40, 50) if rank <= len(curve.values)]
+    marks = [rank for rank in (1, 5, 10, 20) if rank <= len(curve.values)]
     chart.axes({rank: str(rank) for rank in marks}, _percent_ticks(100 * floor, 100), "rank")
     low, high = ([chart.place(rank, 100 * v) for rank, v in zip(ranks, end)] for end in (curve.low, curve.high))
     chart.parts.append(f'<path class="band" d="{_path([*high, *low[::-1]])}z"/>')
@@ -94,8 +94,9 @@ def cmc_chart(curve: Curve) -> str:
 
 def ap_chart(scores: Sequence[float]) -> str:
     """How many queries have which AP; a bar filters the list below."""
-    scores = [score for score in scores if not math.isnan(score)]
-    counts, edges = np.histogram(scores, bins=_BARS, range=(0, 1))
+    # With the digits that the page gives page.js; a score on an edge belongs to the bar above it, 1 to the last.
+    bars = [min(math.floor(round(score, 6) * _BARS + 1e-6), _BARS - 1) for score in scores if not math.isnan(score)]
+    counts, edges = np.bincount(bars, minlength=_BARS), np.linspace(0, 1, _BARS + 1)
     ticks = _whole_ticks(int(counts.max(initial=1)))
     chart = _Chart("histogram of the average precision of the queries", (0, 100), (0, max(*ticks, int(counts.max()))))
     chart.axes({n: str(n) for n in (0, 20, 40, 60, 80, 100)}, ticks, "AP in %", "queries")

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from itertools import chain, repeat
-from os import cpu_count
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +16,7 @@ from datasets.bad_frames import BadFrames
 from datasets.clips import read_nearest_into
 from datasets.frames import FrameSource, FrameStore
 from datasets.tracklet import Tracklet
+from utils.environment import usable_cores
 from utils.interrupt import check_interrupt
 from utils.progress import progress
 
@@ -73,7 +73,7 @@ def _strips(
 ) -> Iterator[bytes]:
     """The strips in order, made by several threads; Ctrl-C is heard between portions."""
     # A pack is read by one thread: its transaction is not made for several.
-    with ThreadPoolExecutor(1 if isinstance(source, FrameStore) else cpu_count()) as threads:
+    with ThreadPoolExecutor(1 if isinstance(source, FrameStore) else usable_cores()) as threads:
         for start in range(0, len(tracklets), _PORTION):
             check_interrupt()
             portion = tracklets[start : start + _PORTION]

@@ -24,6 +24,15 @@ document.addEventListener("pointermove", event => {
 });
 document.addEventListener("pointerleave", () => { tip.hidden = true; });
 
+// What can be scrolled aside fades out at its right edge until the end is reached.
+const fade = box => box.classList.toggle("more", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
+const sized = new ResizeObserver(entries => { for (const { target } of entries) fade(target.closest(".scroll")); });
+for (const box of document.querySelectorAll(".scroll")) {
+  box.addEventListener("scroll", () => fade(box), { passive: true });
+  sized.observe(box);
+  sized.observe(box.firstElementChild);
+}
+
 if (!$("list")) return;
 const data = JSON.parse($("data").textContent);
 // One line of base64 for each tracklet; a picture is decoded when its row comes near the screen.
@@ -136,7 +145,7 @@ function show() {
   const fits = q => (!text || (people.has(text) ? q.own.person.toLowerCase() === text : q.find.includes(text)))
     && (!cam || q.own.camera === cam.slice(1))
     && (!result || (result === "none" ? q.first === 0 : result === "right" ? q.first === 1 : q.first > 1))
-    && (low === null || (q.ap !== null && q.ap >= low - 1e-9)) && (high === null || (q.ap !== null && q.ap <= high + 1e-9));
+    && (low === null || (q.ap !== null && q.ap >= low - 1e-9)) && (high === null || (q.ap !== null && (q.ap < high - 1e-9 || high >= 1)));
   const before = shown[current];
   shown = Q.filter(fits).sort(SORTS[$("sort").value]);
   near.disconnect();

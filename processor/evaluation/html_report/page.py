@@ -4,7 +4,6 @@ import base64
 import json
 import logging
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,8 @@ from processor.evaluation.html_report.run_files import (
     read_scores,
     score_rows,
 )
-from processor.evaluation.html_report.texts import data_facts, protocol_sentences
+from processor.evaluation.html_report.texts import data_facts, other_than_paper, protocol_sentences
+from processor.protocol import EvalProtocol
 from utils.errors import InputError, printable
 from utils.files import save_text
 from utils.metrics import SCORES
@@ -53,6 +53,7 @@ class RunPage:
     changes: Changes | None = None  # keys that differ from the defaults; None: not known
     notes: Sequence[str] = ()  # what a reader must know first, a sentence each
     attention: Attention = ()
+    epochs_tested: str = ""  # part and sampling behind the scores in history.csv; empty: not known
 
 
 def write_page(path: Path, page: RunPage) -> None:
@@ -94,14 +95,16 @@ def _parts(page: RunPage, safe: type) -> dict[str, Any]:
         cameras = content.read_camera_table(read_camera_pairs(page.folder))
         distances, points = None, []
     strips, form = [], None
-    if page.has_frames and lists.pictured:
+    if not page.has_frames:
+        lists = lists._replace(tracklets=[t._replace(frames=0) for t in lists.tracklets], pictured=[])
+    if lists.pictured:
         splits = page.splits
         source = frame_source(splits.pack, splits.root)
         strips, form = make_strips(lists.pictured, source, splits.bad_frames, _STRIP_BYTES)
     curve = content.cmc_curve(firsts, scores["num_gallery"]) if firsts else None
     history = read_history(page.folder)
     name = printable(page.folder.resolve().name)
-    paper, comparable = _paper(protocol.dataset, scores)
+    paper, comparable = _paper(protocol, scores)
     return {
         "title": f"{protocol.dataset}: {name}",
         "dataset": protocol.dataset,
@@ -122,12 +125,11 @@ def _parts(page: RunPage, safe: type) -> dict[str, Any]:
         "distances": safe(figures.distance_chart(distances)) if distances else "",
         "distance_counts": distances,
         "cameras": cameras,
-        "training": _training(history, safe),
+        "training": _training(history, page.epochs_tested, safe),
         "map": _map(points, safe),
         "lists": lists,
         "num_query": scores["num_query"],
         "has_strips": bool(strips),
-        "form": form,
         "attention": [(printable(t), printable(note), safe(_data_url(picture))) for t, note, picture in page.attention],
         "what_attention_means": WHAT_IT_MEANS,
         "data": safe(_json(_list_data(lists, form))),
@@ -141,16 +143,19 @@ def _kept(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {name: metrics[name] for name in names if name in metrics}
 
 
-def _paper(dataset: str, scores: Mapping[str, Any]) -> tuple[Mapping[str, float], str]:
+def _paper(protocol: EvalProtocol, scores: Mapping[str, Any]) -> tuple[Mapping[str, float], str]:
     """The paper's scores in percent on this data set, and whether they may stand beside these, in a sentence."""
     try:
-        known = find_dataset(dataset)
+        known = find_dataset(protocol.dataset)
     except InputError:
         return {}, ""
     here = scores["num_query"], scores["num_gallery"]
     if not known.paper:
         return {}, ""
-    if here == known.official_test:
+    other = other_than_paper(protocol)
+    if other:
+        return known.paper, f"The paper's row is not comparable: this test has {', '.join(other)}."
+    if here == known.official_test:  # the gallery counts with the queries where the data set's rule includes them
         of_splits = f", the mean of {known.num_splits} splits" if known.num_splits > 1 else ""
         return known.paper, f"Paper: TF-CLIP (AAAI 2024) on {known.name}{of_splits}."
     return known.paper, (
@@ -186,25 +191,22 @@ def _rows(scores: Mapping[str, Any], paper: Mapping[str, float]) -> list[tuple[s
 
 
 def _facts(page: RunPage, scores: Mapping[str, Any], dataset: str) -> list[tuple[str, str]]:
-    """What was tested, with what, and when."""
+    """What was tested, and with what."""
     facts = [("Data set", dataset)]
     if page.splits is not None and page.splits.train:
         facts += data_facts(page.splits)
     facts.append(("Test", f"{scores['num_query']:,} queries against {scores['num_gallery']:,} gallery tracklets"))
     if "epoch" in scores:
-        chosen = _SELECTED.get(scores.get("selected_by", ""), "the last one")
+        chosen = _SELECTED.get(str(scores.get("selected_by")), "the last one")
         facts.append(("Epoch", f"{scores['epoch']} ({chosen})"))
     facts.append(("Weights", str(scores.get("weight", files.BEST))))
     if "train_items" in scores:
         facts.append(("Training items", str(scores["train_items"])))
-    tested = page.folder / files.METRICS
-    if tested.exists():
-        facts.append(("Tested", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(tested.stat().st_mtime))))
     return facts
 
 
-def _training(history: Sequence[Mapping[str, float]], safe: type) -> list[dict[str, Any]]:
-    """The charts of history.csv: losses, scores, learning rate; none without epochs."""
+def _training(history: Sequence[Mapping[str, float]], tested: str, safe: type) -> list[dict[str, Any]]:
+    """The charts of history.csv: losses, scores (`tested` says of what), learning rate; none without epochs."""
     columns = {name for row in history for name in row}
 
     def series(names: Sequence[str], factor: float = 1.0) -> dict[str, list[tuple[float, float]]]:
@@ -223,7 +225,8 @@ def _training(history: Sequence[Mapping[str, float]], safe: type) -> list[dict[s
     ):  # fmt: skip
         if any(lines.values()):
             picture = safe(figures.lines_chart(title, lines, history[-1].get("epoch", 0), **options))
-            charts.append({"title": title, "chart": picture, "names": list(lines)})
+            about = f"{tested}: " if tested and lines is scores else ""
+            charts.append({"title": title, "about": about, "chart": picture, "names": list(lines)})
     return charts
 
 
@@ -246,7 +249,6 @@ def _list_data(lists: content.RankedLists, form: Format | None) -> dict[str, Any
     return {
         "people": people,
         "cameras": cameras,
-        "aspect": 2,
         "tracklets": [
             [t.name, person[t.person], camera[t.camera], t.frames, count] for t, count in zip(lists.tracklets, shown)
         ],

@@ -5,9 +5,8 @@ n tracklets, F features.
 
 import csv
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processor import run_folder as files
+from processor.evaluation.reports import NEAREST
 from processor.protocol import EvalProtocol
 from utils.errors import InputError
 from utils.metrics import SCORES
 
 _TEST_AGAIN = "test again with eval-main.py, or remove it"
 _MEND = "mend the file or remove it"
+_CHOICES = {"sampling": ("dense", "first"), "neck_feat": ("before", "after"), "ap": ("step", "trapezoid")}
 _PAIR_COLUMNS = ("query_camera", "gallery_camera", "num_query", "mAP", "rank1")
 
 
@@ -52,6 +53,19 @@ def read_scores(folder: Path) -> dict[str, Any] | None:
     metrics = files.read_metrics(folder)
     if metrics is None:
         raise InputError(f"{path} holds no scores of a test; {_TEST_AGAIN}")
+    for name in ("num_query", "num_gallery"):
+        if type(metrics[name]) is not int or metrics[name] < 1:
+            raise InputError(f"{path}: {name} must be a whole number from 1; {_TEST_AGAIN}")
+    untrained = metrics.get("untrained") or {}
+    if not isinstance(untrained, dict) or not all(isinstance(untrained.get(name, 0.0), float) for name in SCORES):
+        raise InputError(f"{path}: untrained must hold scores as fractions; {_TEST_AGAIN}")
+    try:
+        ends = [float(end) for low, high in metrics.get("ci95", {}).values() for end in (low, high)]
+        is_sound = all(0 <= end <= 1 for end in ends)
+    except (TypeError, ValueError, AttributeError):
+        is_sound = False
+    if not is_sound:
+        raise InputError(f"{path}: ci95 must hold two fractions for each score; {_TEST_AGAIN}")
     return metrics
 
 
@@ -61,9 +75,19 @@ def read_protocol(folder: Path, metrics: Mapping[str, Any]) -> EvalProtocol:
         described = dict(metrics["protocol"])
         if described.get("re_ranking") is not None:
             described["re_ranking"] = tuple(described["re_ranking"][name] for name in ("k1", "k2", "lambda"))
-        return EvalProtocol(**described)
+        protocol = EvalProtocol(**described)
+        for field in fields(EvalProtocol):
+            value = getattr(protocol, field.name)
+            if field.type in (str, bool) and type(value) is not field.type:
+                raise TypeError(f"{field.name} {value}")
+        for name, choices in _CHOICES.items():
+            if getattr(protocol, name) not in choices:
+                raise ValueError(f"{name} {getattr(protocol, name)}")
+        if protocol.re_ranking and not all(type(number) in (int, float) for number in protocol.re_ranking):
+            raise TypeError("re_ranking holds no numbers")
     except (TypeError, KeyError, ValueError) as error:
         raise InputError(f"{folder / files.METRICS} holds no protocol of a test ({error}); {_TEST_AGAIN}") from None
+    return protocol
 
 
 def read_history(folder: Path) -> list[dict[str, float]]:
@@ -74,17 +98,26 @@ def read_history(folder: Path) -> list[dict[str, float]]:
             rows.append({name: float(cell) for name, cell in row.items() if cell})
         except (TypeError, ValueError):
             raise InputError(f"{path}, line {number}: every cell must be a number or empty; {_MEND}") from None
+        if not _is_count(row["epoch"]):
+            raise InputError(f"{path}, line {number}: the epoch must be a whole number; {_MEND}")
     return rows
 
 
 def read_ranks(folder: Path) -> list[dict[str, str]]:
     """The rows of ranks.csv; [] where there is no such file."""
     path = folder / files.RANKS
-    rows = _read_table(path, ("query", "pid", "camera", "AP", "INP", "first_match"))
+    nearest = [f"top{place}" for place in range(1, NEAREST + 1)]
+    found = [f"{top}{part}" for top in nearest for part in ("", "_pid", "_camera", "_distance")]
+    rows = _read_table(path, ("query", "pid", "camera", "AP", "INP", "first_match", *found))
     for number, row in enumerate(rows, start=2):
-        cells = [row["AP"], row["INP"], row["first_match"], *(v for k, v in row.items() if k.endswith("_distance"))]
-        if not all(_is_number(cell) for cell in cells if cell):
-            raise InputError(f"{path}, line {number}: AP, INP, first match and distances must be numbers; {_MEND}")
+        scores, distances = (row["AP"], row["INP"]), [row[f"{top}_distance"] for top in nearest]
+        is_sound = all(_is_number(cell) and 0 <= float(cell) <= 1 for cell in scores if cell)
+        is_sound &= not row["first_match"] or _is_count(row["first_match"])
+        if not is_sound or not all(_is_number(cell) for cell in distances if cell):
+            raise InputError(
+                f"{path}, line {number}: AP and INP must be fractions, first match a whole number, distances numbers; "
+                f"{_MEND}"
+            )
     return rows
 
 
@@ -93,8 +126,12 @@ def read_camera_pairs(folder: Path) -> list[dict[str, str]]:
     path = folder / files.PAIRS
     rows = _read_table(path, _PAIR_COLUMNS)
     for number, row in enumerate(rows, start=2):
-        if not all(_is_number(row[name]) for name in _PAIR_COLUMNS[2:] if row[name]):
-            raise InputError(f"{path}, line {number}: counts and scores must be numbers; {_MEND}")
+        scores = [row[name] for name in ("mAP", "rank1")]
+        if not (row["num_query"].isdecimal() and (row["num_query"].strip("0") == "" or all(map(_is_number, scores)))):
+            raise InputError(
+                f"{path}, line {number}: num_query must be a whole number, with mAP and rank1 where it is above 0; "
+                f"{_MEND}"
+            )
     return rows
 
 
@@ -112,8 +149,9 @@ def read_features(folder: Path) -> SavedFeatures | None:
         sound &= np.issubdtype(pids.dtype, np.integer) and np.issubdtype(camids.dtype, np.integer)
         if not (sound and np.isfinite(features).all() and camids.min() >= 0):
             raise ValueError("its tables do not fit one another")
-    except (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is broken ({error}); remove it, and the report embeds the tracklets anew") from None
+    except Exception as error:  # numpy and zipfile raise many kinds for a damaged file
+        advice = "remove it, or write it anew with TEST.SAVE_FEATURES True"
+        raise InputError(f"{path} is broken ({error}); {advice}") from None
     return SavedFeatures(features.astype(np.float32), pids.astype(np.int64), camids.astype(np.int64), num_query)
 
 
@@ -146,6 +184,10 @@ def _read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         if None in row:
             raise InputError(f"{path}, line {number}: more cells than columns; {_MEND}")
     return rows
+
+
+def _is_count(cell: str) -> bool:
+    return cell.isdecimal() and int(cell) > 0
 
 
 def _is_number(cell: str) -> bool:

@@ -42,6 +42,18 @@ def protocol_sentences(protocol: EvalProtocol, metrics: Mapping[str, Any]) -> li
     return [printable(sentence) for sentence in sentences]
 
 
+def other_than_paper(protocol: EvalProtocol) -> list[str]:
+    """The choices that make a test another one than the paper's, on the same queries and gallery."""
+    paper = EvalProtocol(protocol.dataset, "dense", protocol.gallery_includes_query)
+    choices = {
+        "sampling": f"{protocol.sampling} sampling", "re_ranking": "re-ranking", "ap": f"TEST.AP {protocol.ap}",
+        "neck_feat": f"TEST.NECK_FEAT {protocol.neck_feat}", "feat_norm": f"TEST.FEAT_NORM {protocol.feat_norm}",
+        "same_camera_filter": f"TEST.SAME_CAMERA_FILTER {protocol.same_camera_filter}",
+        "left_out": "frames left out (DATASETS.EXCLUDE)",
+    }  # fmt: skip
+    return [words for name, words in choices.items() if getattr(protocol, name) != getattr(paper, name)]
+
+
 def data_facts(splits: ReIDSplits) -> list[tuple[str, str]]:
     """How much there is of each part."""
     facts = []

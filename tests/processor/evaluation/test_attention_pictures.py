@@ -142,7 +142,7 @@ def test_cameras_are_found_by_their_names(trained, splits, monkeypatch):
     given = []
     monkeypatch.setattr(attention, "attention_pictures", lambda trained, *rest: given.extend(rest))
     other = replace(splits, cameras=("roof", *splits.cameras))  # each camera has the next one's number, 0 a new one
-    query_pictures(trained, other, {0: "AP 0.500", 2: ""})
+    query_pictures(trained, other, "MARS", {0: "AP 0.500", 2: ""})
     queries, titles = given[:2]
     for row, query in zip((0, 2), queries, strict=True):
         camid = splits.query[row].camid
@@ -150,6 +150,11 @@ def test_cameras_are_found_by_their_names(trained, splits, monkeypatch):
     names = [other.camera(splits.query[row].camid) for row in (0, 2)]
     assert titles[0] == f"query 1: person {splits.query[0].pid}, camera {names[0]} (AP 0.500)"
     assert titles[1].endswith(f"camera {names[1]}")
+    # The cameras of another data set are other ones, whatever their names; so are those of data that name none.
+    for there, dataset in ((splits, "Market1501"), (replace(splits, cameras=()), "MARS")):
+        given.clear()
+        query_pictures(trained, there, dataset, {0: "", 2: ""})
+        assert [query.camid for query in given[0]] == [trained.no_camera] * 2
 
 
 def test_an_unreadable_frame_is_an_error_or_replaced(trained, splits, tmp_path):

@@ -4,6 +4,8 @@ import json
 import math
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -132,6 +134,15 @@ def test_an_unreadable_frame_is_replaced_or_refused(toy):
     assert list(bad_frames.files) == [broken] and form == FORMATS[0] and len(strips) == 3
 
 
+def test_strips_take_the_cores_that_the_process_may_use(toy, monkeypatch):
+    started = []
+    pool = lambda count: started.append(count) or ThreadPoolExecutor(count)  # noqa: E731
+    monkeypatch.setattr(filmstrips, "ThreadPoolExecutor", pool)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5, 6}, raising=False)
+    make_strips(toy().query, FILES, None, 10**6)
+    assert started == [3]
+
+
 def test_strips_shrink_to_the_bytes_that_are_left(tmp_path, monkeypatch):
     monkeypatch.setattr(filmstrips, "_SAMPLE", 4)
     rng = np.random.default_rng(0)
@@ -225,6 +236,26 @@ def test_charts_stand_odd_numbers():
     chart = figures.lines_chart("t", {"lr": [(1, 1e-6), (2, 5e-6)]}, 2, log_y=True)
     assert "1e-6" in chart and "nan" not in chart
     assert not re.search(r"nan|inf", figures.score_bar(100, None, None, 99.9))
+
+
+def test_the_paper_stands_beside_the_same_test_alone():
+    mars, same = find_dataset("MARS"), EvalProtocol("MARS", "dense", True)
+    counts = dict(zip(("num_query", "num_gallery"), mars.official_test))
+    assert page._paper(same, counts) == (mars.paper, "Paper: TF-CLIP (AAAI 2024) on MARS.")
+    for field, value, words in (
+        ("re_ranking", (20, 6, 0.3), "re-ranking"), ("ap", "trapezoid", "TEST.AP trapezoid"),
+        ("left_out", "3 frames", "frames left out (DATASETS.EXCLUDE)"), ("sampling", "first", "first sampling"),
+        ("same_camera_filter", False, "TEST.SAME_CAMERA_FILTER False"), ("feat_norm", False, "TEST.FEAT_NORM False"),
+        ("neck_feat", "after", "TEST.NECK_FEAT after"),
+    ):  # fmt: skip
+        said = page._paper(replace(same, **{field: value}), counts)[1]
+        assert said == f"The paper's row is not comparable: this test has {words}."
+    assert "it stands for 1,980 queries" in page._paper(same, counts | {"num_gallery": 9_330})[1]
+
+
+def test_a_score_on_an_edge_belongs_to_the_bar_above_it():
+    chart = figures.ap_chart([n / 20 for n in range(21)])
+    assert re.findall(r"%: (\d) quer", chart) == ["1"] * 19 + ["2"]
 
 
 def test_papers_scores_agree_with_the_rows_of_the_ablation():

@@ -139,12 +139,13 @@ def test_the_keyboard_moves_opens_and_finds(page, run):
 
 
 def test_a_bar_filters_and_a_point_opens_its_query(page, run):
-    scores = [float(row["AP"]) for row in read_csv(run / "ranks.csv")]
-    bars = [bar for bar in page.all(".bar") if ": 0 " not in bar.get_attribute("data-tip")]
-    low = float(bars[0].get_attribute("data-low")) / 100
-    page.click(bars[0])
-    wait(page, f"document.querySelectorAll('.query').length < {len(scores)}")
-    assert len(page.labels()) == sum(low <= score <= low + 0.05 for score in scores)
+    counts = []
+    for bar in page.all(".bar"):
+        counts.append(int(bar.get_attribute("data-tip").split()[-2]))
+        page.click(bar)
+        wait(page, f"document.getElementById('low').value === '{bar.get_attribute('data-low')}'")
+        wait(page, f"document.querySelectorAll('.query').length === {counts[-1]}")
+    assert sum(counts) == len(read_csv(run / "ranks.csv"))
     name = read_csv(run / "ranks.csv")[3]["query"]
     point = page.all(f"#map [data-name='{name}']")[0]
     page.click(point)
@@ -165,6 +166,23 @@ def test_nothing_is_wider_than_the_window(browser, run, width):
         "[...document.querySelectorAll('.query:not(.open)')].every(r => r.scrollHeight <= r.clientHeight + 1)"
     )
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_pictures_keep_their_size_and_what_is_cut_off_fades_out(browser, run):
+    size = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    page = Page(browser, run / "report" / "index.html")
+    page.ask("document.getElementById('attention').scrollIntoView()")
+    wait(page, "[...document.querySelectorAll('#attention img')].every(i => i.complete && i.naturalWidth)")
+    assert page.ask("[...document.querySelectorAll('#attention img')].every(i => i.clientWidth === i.naturalWidth)")
+    for box in (".scroll:has(.numbers)", "#attention .scroll", ".scroll:has(.heat)"):
+        fades = f"getComputedStyle(document.querySelector('{box}')).maskImage !== 'none'"
+        wait(page, fades)
+        page.ask(f"document.querySelector('{box}').scrollTo(9999, 0)")
+        wait(page, f"!({fades})")
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    page.browser.set_window_size(1400, 1000)
+    assert not page.ask("document.querySelector('.scroll:has(.numbers)').classList.contains('more')")
 
 
 def test_the_theme_follows_the_system_and_the_switch(browser, run):
