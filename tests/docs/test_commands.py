@@ -19,6 +19,7 @@ import sys
 import warnings
 from argparse import Namespace
 from importlib.metadata import entry_points
+from itertools import dropwhile
 from pathlib import Path
 
 import numpy as np
@@ -241,9 +242,14 @@ def tiny_arguments(words: tuple[str, ...]) -> list[str] | None:
     return [part for pair in options.items() for part in pair]
 
 
+def is_setting(word: str) -> bool:
+    """Whether a word before a command sets a variable of the environment."""
+    return re.match(r"[A-Z_]+=", word) is not None
+
+
 RUNNABLE = [
     command
-    for command in dict.fromkeys(Command("", tuple(w for w in c.words if "=" not in w)) for c in commands())
+    for command in dict.fromkeys(Command("", tuple(dropwhile(is_setting, c.words))) for c in commands())
     if command.words[0] == "python" and tiny_arguments(command.words[1:]) is not None
 ]
 
@@ -265,7 +271,7 @@ def workspace(tmp_path_factory):
         shutil.copytree("runs/mars", "your_output_dir")
         shutil.copy("runs/mars/best.pth", "other.pth")
         Path("mine.yml").write_text("MODEL:\n   TEMPORAL: 'TAP'\n")
-        for name in ("base", "mine", *(f"{row}{seed}" for row in ("base", "mine") for seed in (1, 2, 3))):
+        for name in ("base", "new", *(f"{row}{seed}" for row in ("base", "new") for seed in (1, 2, 3))):
             shutil.copytree("runs/mars", f"runs/{name}")
         tracklets = sorted(path for path in Path("sets/mars/bbox_test").iterdir() if path.is_dir())
         for name, tracklet in zip(("my-tracklet", "my-query", "my-tracklets/a", "my-tracklets/b"), tracklets):

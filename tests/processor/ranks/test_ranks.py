@@ -87,7 +87,8 @@ def test_several_processes_compute_what_one_computes(variant, tiny_mars, tmp_pat
         for found, expected in zip(losses, steps):
             assert found == pytest.approx(expected, rel=1e-5, abs=1e-6)
         norms, expected = (curves(run)["gradient/norm"] for run in (folder, one))
-        assert len(norms) == len(steps) and norms == [(step, pytest.approx(norm, rel=1e-4)) for step, norm in expected]
+        assert len(norms) == sum("id" in step for step in steps)  # the text stage has no events
+        assert norms == [(step, pytest.approx(norm, rel=1e-4)) for step, norm in expected]
         assert len(list((folder / "tensorboard").iterdir())) == 1  # rank 0 alone
         for name, weight in alone["model"].items():
             np.testing.assert_allclose(together["model"][name], weight, rtol=1e-5, atol=1e-5, err_msg=name)
