@@ -11,7 +11,7 @@ from utils.errors import InputError, MissingFileError
 NOTE = (
     "* mAP differs, up or down, from that of the first row of the table that was tested on the same data: p < 0.05 "
     "after Holm's correction over the rows of the table. With several seeds each, p is about other seeds and other "
-    "queries; with one, about other queries alone (a paired permutation test): for these trainings, not for the method."
+    "persons; with one, about other persons alone (a paired permutation test): for these trainings, not for the method."
 )
 
 

@@ -1,6 +1,6 @@
 """What is compared: rows of one or several runs, with the scores of every query.
 
-Q queries, V those of them with a true match, S scores (utils.metrics.SCORES), N seeds of a row.
+Q queries, V those of them with a true match, P persons they show, S scores (utils.metrics.SCORES), N seeds of a row.
 """
 
 import json
@@ -59,6 +59,22 @@ class Row:
         """The scores of every query in every run."""
         values_SNQ = np.stack([run.values_SQ for run in self.runs], axis=1)
         return values_SNQ[:, :, ~np.isnan(values_SNQ[0, 0])]
+
+    @cached_property
+    def sums_SNP(self) -> NDArray[np.float64]:
+        """The sums of `values_SNV` over the queries of each person, in the order in which the queries name them."""
+        persons_V = self._persons_V
+        return np.apply_along_axis(lambda values_V: np.bincount(persons_V, values_V), 2, self.values_SNV)
+
+    @cached_property
+    def counts_P(self) -> NDArray[np.int64]:
+        """The number of queries of each person."""
+        return np.bincount(self._persons_V)
+
+    @property
+    def _persons_V(self) -> NDArray[np.int64]:
+        number: dict[str, int] = {}
+        return np.array([number.setdefault(query.person, len(number)) for query in self.queries])
 
 
 def load_row(name: str, folders: Sequence[Path]) -> Row:
