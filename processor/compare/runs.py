@@ -5,6 +5,7 @@ Q queries, V those of them with a true match, P persons they show, S scores (uti
 
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -184,13 +185,17 @@ def find_config(folder: Path, metrics: Mapping[str, Any]) -> Path:
     return next((path for path in places if path.is_file()), places[0])
 
 
+def tested_keys(metrics: Mapping[str, Any]) -> list[str]:
+    """KEY VALUE pairs that eval-main.py has noted of a test; empty for the test at the end of a training."""
+    own = metrics.get("config")
+    return [str(part) for pair in own.items() for part in pair] if isinstance(own, dict) else []
+
+
 def _retest(folder: Path, metrics: Mapping[str, Any]) -> str:
     """The command that tests the run's weights into a folder beside it, with ranks.csv."""
-    config, weight = find_config(folder, metrics), _weight(folder, metrics)
-    return (
-        f"python eval-main.py --config_file {config} TEST.WEIGHT {weight} OUTPUT_DIR {folder}-ranks "
-        "TEST.SAVE_RANKS True"
-    )
+    words = ["--config_file", find_config(folder, metrics), *tested_keys(metrics), "TEST.WEIGHT"]
+    words += [_weight(folder, metrics), "OUTPUT_DIR", f"{folder}-ranks", "TEST.SAVE_RANKS", "True"]
+    return shlex.join(["python", "eval-main.py", *map(str, words)])
 
 
 def _in_order(run: Run, first: Run) -> Run:

@@ -13,7 +13,9 @@ import pytest
 from PIL import Image
 
 from datasets.tracklet import ReIDSplits, Tracklet
+from processor.compare import load_row
 from processor.compare.command import main
+from processor.compare.sheet import config_of
 from processor.compare.statistics import permutation_p, person_intervals
 from processor.evaluation import rank_tracklets
 from processor.evaluation.reports import write_reports
@@ -244,8 +246,10 @@ def test_the_command_to_test_again_is_the_one_that_helps(tmp_path, caplog):
     assert f"python eval-main.py --config_file {b}/config.yml TEST.WEIGHT {b}/best.pth OUTPUT_DIR {b}-ranks" in line
     edit(b / "metrics.json", lambda m: m.update(weight=f"{a}/best.pth"))
     (a / "config.yml").write_text("")
+    edit(b / "metrics.json", lambda m: m.update(config={"TEST.RE_RANKING": True, "DATASETS.ROOT_DIR": "my data"}))
     line = one_error(caplog, main, [str(a), str(b)])
-    assert f"--config_file {a}/config.yml TEST.WEIGHT {a}/best.pth OUTPUT_DIR {b}-ranks TEST.SAVE_RANKS True" in line
+    assert f"--config_file {a}/config.yml TEST.RE_RANKING True DATASETS.ROOT_DIR 'my data'" in line
+    assert f"'my data' TEST.WEIGHT {a}/best.pth OUTPUT_DIR {b}-ranks TEST.SAVE_RANKS True" in line
 
 
 @pytest.mark.parametrize(
@@ -256,6 +260,7 @@ def test_the_command_to_test_again_is_the_one_that_helps(tmp_path, caplog):
         (["{a}", "{a}"], "two rows are called {a}; give one another name"),
         (["x={a}", "x={b}"], "two rows are called x"),
         (["{a}", "x={b},{b}"], "x names a run twice"),
+        (["{a}", ""], "command line: a RUN is empty"),
         (["{a}", "x="], "RUN x= is neither a folder nor NAME="),
         (["{a}", "={b}"], "is neither a folder nor NAME="),
         (["{a}", "{b}", "--sheet", "2"], "--sheet writes pictures; name their folder with --out"),
@@ -311,7 +316,12 @@ def re_ranked(trained_run, tiny_mars, tmp_path):
 
 def test_a_sheet_shows_both_ranked_lists_of_the_queries_that_changed_most(trained_run, re_ranked, tmp_path):
     out = tmp_path / "out"
+    out.mkdir()
+    (out / "changes7.png").write_bytes(b"of an earlier comparison")
     assert main([str(trained_run), str(re_ranked), "--out", str(out), "--sheet", "2"]) == 0
+    assert not (out / "changes7.png").exists()
+    config, keys = config_of(load_row("re_ranked", [re_ranked]))  # of the test, not of the training
+    assert config is None and keys[keys.index("TEST.RE_RANKING") + 1] == "True"
     changed = sum(float(row["change re_ranked"]) != 0 for row in read_csv(out / "queries.csv"))
     assert changed > 2
     picture = np.asarray(Image.open(out / "changes1.png").convert("RGB"))
