@@ -6,12 +6,13 @@ from itertools import groupby
 from pathlib import Path
 
 from processor.compare import Row, check_comparable, compare, load_row
+from processor.run_folder import SPLITS_TABLE
 from utils.errors import InputError, MissingFileError
 
 NOTE = (
     "* mAP differs, up or down, from that of the first row of the table that was tested on the same data: p < 0.05 "
     "after Holm's correction over the rows of the table. With several seeds each, p is about other seeds and other "
-    "queries; with one, about other queries alone (a paired permutation test): for these trainings, not for the method."
+    "persons; with one, about other persons alone (a paired permutation test): for these trainings, not for the method."
 )
 
 
@@ -33,8 +34,10 @@ def find_marks(rows: Sequence[tuple[str, str, str, Sequence[Path]]]) -> tuple[li
     """
     loaded: dict[int, Row] = {}
     reasons: list[str] = []
-    for number, (_, _, _, folders) in enumerate(rows):
-        if folders:
+    for number, (_, _, label, folders) in enumerate(rows):
+        if any((folder / SPLITS_TABLE).exists() for folder in folders):
+            reasons.append(f"{label} is tested on several splits, which share people; such rows get no star")
+        elif folders:
             try:
                 loaded[number] = load_row(str(number), folders)
             except MissingFileError:

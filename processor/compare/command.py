@@ -69,6 +69,8 @@ def _named(texts: Sequence[str]) -> dict[str, list[Path]]:
 
 def _split(text: str) -> tuple[str, list[Path]]:
     """(name, empty where none is given; folders) of a RUN; an existing folder is one even if its name holds '='."""
+    if not text:
+        raise ConfigError("command line: a RUN is empty")
     name, equals, folders = text.partition("=")
     if not equals or Path(text).exists():
         return "", [Path(text)]
@@ -86,6 +88,8 @@ def _compare(arguments: argparse.Namespace, named: dict[str, list[Path]]) -> Non
     rows = check_comparable([load_row(name, folders) for name, folders in named.items()])
     if arguments.out is not None:
         _make(arguments.out)
+        for picture in arguments.out.glob("changes*.png"):  # of an earlier comparison
+            picture.unlink()
     pairs = [(second, first) for first, second in combinations(rows, 2) if arguments.all_pairs or first is rows[0]]
     scores, differences = [scores_of(row) for row in rows], compare(pairs)
     say(
@@ -119,7 +123,7 @@ def _draw(arguments: argparse.Namespace, pairs: Sequence[tuple["Row", "Row"]]) -
     from processor.compare import sheet
 
     try:
-        splits = configured_splits(load_cfg(sheet.config_of(pairs[0][1])))
+        splits = configured_splits(load_cfg(*sheet.config_of(pairs[0][1])))
         check_frames_present(splits)
         pictures = [sheet.lines_of(row, against, splits, arguments.sheet) for row, against in pairs]
     except InputError as error:

@@ -1,6 +1,6 @@
 """Differences between rows: how large, how sure, and whether they hold when several are compared.
 
-S scores with an interval (utils.metrics.WITH_INTERVAL), V queries with a true match, N seeds of a row.
+S scores with an interval (utils.metrics.WITH_INTERVAL), P persons with a query that has a true match, N seeds of a row.
 """
 
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processor.compare.runs import Row
-from processor.compare.statistics import bootstrap_p, holm, over_seeds, permutation_p
-from utils.metrics import SCORES, WITH_INTERVAL, mean_intervals
+from processor.compare.statistics import bootstrap_p, holm, over_seeds, permutation_p, person_intervals
+from utils.metrics import SCORES, WITH_INTERVAL
 
 LEVEL = 0.05  # below it a difference holds
 _TESTED = [list(SCORES).index(name) for name in WITH_INTERVAL]
@@ -25,7 +25,7 @@ class Score:
     name: str  # of SCORES
     value: float  # mean over the seeds
     spread: float | None  # standard deviation over the seeds (n - 1); None for one seed
-    interval: tuple[float, float] | None  # 95 %, over the queries, for these trainings; None for Rank-5 and beyond
+    interval: tuple[float, float] | None  # 95 %, over the persons, for these trainings; None for Rank-5 and beyond
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,22 @@ class Difference:
     against: str
     name: str  # of WITH_INTERVAL
     value: float
-    interval: tuple[float, float]  # over the queries, for these trainings
-    p_bootstrap: float  # over the queries
+    interval: tuple[float, float]  # over the persons, for these trainings
+    p_bootstrap: float  # over the persons, as p_permutation
     p_permutation: float
-    seeds_interval: tuple[float, float] | None  # over seeds and queries; None unless both rows have several seeds
+    seeds_interval: tuple[float, float] | None  # over seeds and persons; None unless both rows have several seeds
     p_seeds: float | None
     p_holm: float = 1.0  # of `p`, after Holm's correction over the differences of this score
 
     @property
+    def decides(self) -> str:
+        """The name of the p-value that decides: over seeds and persons where that is known, else of permutations."""
+        return "p_permutation" if self.p_seeds is None else "p_seeds"
+
+    @property
     def p(self) -> float:
-        """The p-value that decides: over seeds and queries where that is known, else of the permutation test."""
-        return self.p_permutation if self.p_seeds is None else self.p_seeds
+        """The p-value that decides."""
+        return getattr(self, self.decides)
 
     @property
     def holds(self) -> bool:
@@ -56,10 +61,10 @@ class Difference:
 
 def scores_of(row: Row) -> list[Score]:
     """All SCORES of a row."""
-    values_SNV = row.values_SNV
-    intervals = dict(zip(WITH_INTERVAL, _pairs(mean_intervals(values_SNV[_TESTED].mean(axis=1)))))
+    sums_SP = row.sums_SNP[_TESTED].mean(axis=1)
+    intervals = dict(zip(WITH_INTERVAL, _pairs(person_intervals(sums_SP, row.counts_P))))
     found = []
-    for name, of_seeds in zip(SCORES, values_SNV.mean(axis=2)):
+    for name, of_seeds in zip(SCORES, row.values_SNV.mean(axis=2)):
         spread = float(of_seeds.std(ddof=1)) if len(of_seeds) > 1 else None
         found.append(Score(row.name, name, float(of_seeds.mean()), spread, intervals.get(name)))
     return found
@@ -68,10 +73,10 @@ def scores_of(row: Row) -> list[Score]:
 def compare(pairs: Sequence[tuple[Row, Row]]) -> list[Difference]:
     """The differences of all pairs (row, against), for each score of WITH_INTERVAL in turn.
 
-    The rows are those of `check_comparable`. Tests over the queries take each query's mean over the seeds of a row:
-    they say what other queries would change with these trainings, not what other trainings would. Queries
-    count as independent; several of one person are alike, for which intervals and p-values are rather too sure. Holm's
-    correction is over the pairs, for each score by itself.
+    The rows are those of `check_comparable`. Tests over the persons take each query's mean over the seeds of a row:
+    they say what other persons, with their queries, would change with these trainings, not what other trainings would.
+    Persons count as independent, the queries of one do not. Holm's correction is over the pairs, for each score by
+    itself.
     """
     by_pair = [_differences(row, against) for row, against in pairs]
     corrected = []
@@ -83,17 +88,17 @@ def compare(pairs: Sequence[tuple[Row, Row]]) -> list[Difference]:
 
 def _differences(row: Row, against: Row) -> list[Difference]:
     """Those of one pair, not corrected."""
-    first_SNV, second_SNV = row.values_SNV[_TESTED], against.values_SNV[_TESTED]
-    difference_SV = first_SNV.mean(axis=1) - second_SNV.mean(axis=1)
+    first_SNP, second_SNP, counts_P = row.sums_SNP[_TESTED], against.sums_SNP[_TESTED], row.counts_P
+    sums_SP = first_SNP.mean(axis=1) - second_SNP.mean(axis=1)
     columns = zip(
-        WITH_INTERVAL, difference_SV.mean(axis=1).tolist(), _pairs(mean_intervals(difference_SV)),
-        bootstrap_p(difference_SV).tolist(), permutation_p(difference_SV).tolist(),
+        WITH_INTERVAL, (sums_SP.sum(axis=1) / counts_P.sum()).tolist(), _pairs(person_intervals(sums_SP, counts_P)),
+        bootstrap_p(sums_SP, counts_P).tolist(), permutation_p(sums_SP).tolist(),
     )  # fmt: skip
     found = []
     for score, (name, value, interval, p_bootstrap, p_permutation) in enumerate(columns):
         seeds_interval, p_seeds = None, None
         if len(row.runs) > 1 and len(against.runs) > 1:
-            low, high, p_seeds = over_seeds(first_SNV[score], second_SNV[score])
+            low, high, p_seeds = over_seeds(first_SNP[score], second_SNP[score], counts_P)
             seeds_interval = (low, high)
         found.append(
             Difference(

@@ -1,10 +1,11 @@
 """What is compared: rows of one or several runs, with the scores of every query.
 
-Q queries, V those of them with a true match, S scores (utils.metrics.SCORES), N seeds of a row.
+Q queries, V those of them with a true match, P persons they show, S scores (utils.metrics.SCORES), N seeds of a row.
 """
 
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -59,6 +60,22 @@ class Row:
         """The scores of every query in every run."""
         values_SNQ = np.stack([run.values_SQ for run in self.runs], axis=1)
         return values_SNQ[:, :, ~np.isnan(values_SNQ[0, 0])]
+
+    @cached_property
+    def sums_SNP(self) -> NDArray[np.float64]:
+        """The sums of `values_SNV` over the queries of each person, in the order in which the queries name them."""
+        persons_V = self._persons_V
+        return np.apply_along_axis(lambda values_V: np.bincount(persons_V, values_V), 2, self.values_SNV)
+
+    @cached_property
+    def counts_P(self) -> NDArray[np.int64]:
+        """The number of queries of each person."""
+        return np.bincount(self._persons_V)
+
+    @property
+    def _persons_V(self) -> NDArray[np.int64]:
+        number: dict[str, int] = {}
+        return np.array([number.setdefault(query.person, len(number)) for query in self.queries])
 
 
 def load_row(name: str, folders: Sequence[Path]) -> Row:
@@ -168,13 +185,17 @@ def find_config(folder: Path, metrics: Mapping[str, Any]) -> Path:
     return next((path for path in places if path.is_file()), places[0])
 
 
+def tested_keys(metrics: Mapping[str, Any]) -> list[str]:
+    """KEY VALUE pairs that eval-main.py has noted of a test; empty for the test at the end of a training."""
+    own = metrics.get("config")
+    return [str(part) for pair in own.items() for part in pair] if isinstance(own, dict) else []
+
+
 def _retest(folder: Path, metrics: Mapping[str, Any]) -> str:
     """The command that tests the run's weights into a folder beside it, with ranks.csv."""
-    config, weight = find_config(folder, metrics), _weight(folder, metrics)
-    return (
-        f"python eval-main.py --config_file {config} TEST.WEIGHT {weight} OUTPUT_DIR {folder}-ranks "
-        "TEST.SAVE_RANKS True"
-    )
+    words = ["--config_file", find_config(folder, metrics), *tested_keys(metrics), "TEST.WEIGHT"]
+    words += [_weight(folder, metrics), "OUTPUT_DIR", f"{folder}-ranks", "TEST.SAVE_RANKS", "True"]
+    return shlex.join(["python", "eval-main.py", *map(str, words)])
 
 
 def _in_order(run: Run, first: Run) -> Run:

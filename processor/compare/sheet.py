@@ -6,7 +6,7 @@ from pathlib import Path
 
 from datasets.tracklet import ReIDSplits, Tracklet, below
 from processor import run_folder as files
-from processor.compare.runs import Row, find_config
+from processor.compare.runs import Row, find_config, tested_keys
 from processor.compare.table import by_change
 from processor.evaluation import BLUE, GREEN, RED, SheetCell, draw_sheet, reader
 from utils.errors import InputError
@@ -18,9 +18,11 @@ _LONGEST = 24  # characters of a row's name in the legend
 Lines = list[list[SheetCell]]  # a query and what was found for it
 
 
-def config_of(row: Row) -> Path:
-    """The config that says where the frames are."""
-    return find_config(row.runs[0].folder, row.runs[0].metrics)
+def config_of(row: Row) -> tuple[Path | None, list[str]]:
+    """The config file and KEY VALUE pairs of the test, which say where the frames are; no file where the pairs do."""
+    run = row.runs[0]
+    keys = tested_keys(run.metrics)
+    return None if keys else find_config(run.folder, run.metrics), keys
 
 
 def lines_of(row: Row, against: Row, splits: ReIDSplits, most: int) -> Lines:

@@ -1,6 +1,10 @@
-"""How much of a difference is chance: tests over the queries, an interval over seeds and queries, Holm's correction.
+"""How much of a difference is chance: tests over the persons, an interval over seeds and persons, Holm's correction.
 
-S scores, V queries with a true match, N seeds of a row.
+Several queries of one person are alike: a row that finds one of them better mostly finds the others better too. So the
+persons are the units that could have been others, each with all its queries, while a score stays the mean over the
+queries. Everything here takes the sums of the values over each person's queries, and the number of these queries.
+
+S scores, P persons with a query that has a true match, V such queries, N seeds of a row.
 """
 
 from collections.abc import Sequence
@@ -18,35 +22,51 @@ _SEED = 0  # the same runs have the same p-values
 _ROUNDING = 1e-10  # of the sum of all absolute differences: means that differ by less are equal
 
 
-def bootstrap_p(difference_SV: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Two-sided p-values (S,) of the paired bootstrap for per-query differences, whose mean is 0 by the hypothesis.
+def person_intervals(sums_SP: NDArray[np.float64], counts_P: NDArray[np.int64]) -> NDArray[np.float64]:
+    """95 % intervals (S, 2), low and high, of the means over the queries, for other persons.
 
-    The share of resamples of the queries whose mean, shifted to the hypothesis, is at least as far from 0 as the mean
+    Percentile bootstrap of clusters (Davison and Hinkley 1997, section 3.8): persons are drawn with replacement, each
+    with all its queries. With one query for each person it is `utils.metrics.mean_intervals`.
+    """
+    return np.quantile(_resampled(sums_SP, counts_P), (0.025, 0.975), axis=0).T
+
+
+def bootstrap_p(sums_SP: NDArray[np.float64], counts_P: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Two-sided p-values (S,) of the paired bootstrap for differences, whose mean is 0 by the hypothesis.
+
+    The share of resamples of the persons whose mean, shifted to the hypothesis, is at least as far from 0 as the mean
     that was found (Efron and Tibshirani 1993, section 16.4; for retrieval: Sakai, SIGIR 2006). The resamples are those
-    of the intervals (`utils.metrics.mean_intervals`), so that the smallest value is 1 / 2,001.
+    of `person_intervals`, so that the smallest value is 1 / 2,001.
     """
-    found_S = difference_SV.mean(axis=1)
-    shifted = np.abs(resampled_means(difference_SV) - found_S)
-    return _share(shifted, np.abs(found_S) - _smallest(difference_SV))
+    found_S = sums_SP.sum(axis=1) / counts_P.sum()
+    shifted = np.abs(_resampled(sums_SP, counts_P) - found_S)
+    return _share(shifted, np.abs(found_S) - _smallest(sums_SP) / counts_P.sum())
 
 
-def permutation_p(difference_SV: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Two-sided p-values (S,) of the paired permutation test for per-query differences.
+def _resampled(sums_SP: NDArray[np.float64], counts_P: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Means (resamples, S) over the queries of persons drawn with replacement."""
+    *sums, counts = resampled_means(np.vstack([sums_SP, counts_P])).T
+    return np.stack(sums, axis=1) / counts[:, None]
 
-    If both rows were the same, each query's two values could as well be swapped: the share of swaps whose mean
-    difference is at least as far from 0 as the one that was found (Fisher 1935; for retrieval: Smucker, Allan and
-    Carterette, CIKM 2007). All swaps are counted where there are at most 10,000, else as many are drawn, and the one
-    that was found counts as one of them (Phipson and Smyth 2010). Queries without any difference change nothing.
+
+def permutation_p(sums_SP: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Two-sided p-values (S,) of the paired permutation test for differences.
+
+    If both rows were the same, their values could as well be swapped for all queries of a person: the share of swaps
+    whose mean difference is at least as far from 0 as the one that was found (Fisher 1935; for retrieval: Smucker,
+    Allan and Carterette, CIKM 2007). All swaps are counted where there are at most 10,000, else as many are drawn, and
+    the one that was found counts as one of them (Phipson and Smyth 2010). Persons without any difference change
+    nothing.
     """
-    changed_SV = difference_SV[:, difference_SV.any(axis=0)]
-    changed = changed_SV.shape[1]
-    found_S = np.abs(changed_SV.sum(axis=1)) - len(difference_SV[0]) * _smallest(difference_SV)
+    changed_SP = sums_SP[:, sums_SP.any(axis=0)]
+    changed = changed_SP.shape[1]
+    found_S = np.abs(changed_SP.sum(axis=1)) - _smallest(sums_SP)
     if 2**changed <= _PERMUTATIONS:
         signs = np.array(list(product((-1.0, 1.0), repeat=changed)))
-        return (np.abs(signs @ changed_SV.T) >= found_S).mean(axis=0)
+        return (np.abs(signs @ changed_SP.T) >= found_S).mean(axis=0)
     rng = np.random.default_rng(_SEED)
     sums = [
-        np.abs((2.0 * rng.integers(2, size=(_PER_BLOCK, changed), dtype=np.int8) - 1) @ changed_SV.T)
+        np.abs((2.0 * rng.integers(2, size=(_PER_BLOCK, changed), dtype=np.int8) - 1) @ changed_SP.T)
         for _ in range(_PERMUTATIONS // _PER_BLOCK)
     ]
     return _share(np.concatenate(sums), found_S)
@@ -57,42 +77,47 @@ def _share(drawn: NDArray[np.float64], found_S: NDArray[np.float64]) -> NDArray[
     return ((drawn >= found_S).sum(axis=0) + 1) / (len(drawn) + 1)
 
 
-def _smallest(difference_SV: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The mean difference (S,) below which only rounding counts."""
-    return _ROUNDING * np.abs(difference_SV).mean(axis=1)
+def _smallest(sums_SP: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The sum of differences (S,) below which only rounding counts."""
+    return _ROUNDING * np.abs(sums_SP).sum(axis=1)
 
 
-def over_seeds(first_NV: NDArray[np.float64], second_NV: NDArray[np.float64]) -> tuple[float, float, float]:
-    """95 % interval (low, high) and two-sided p-value of mean(first) - mean(second) for other seeds and other queries.
+def over_seeds(
+    first_NP: NDArray[np.float64], second_NP: NDArray[np.float64], counts_P: NDArray[np.int64]
+) -> tuple[float, float, float]:
+    """95 % interval (low, high) and two-sided p-value of mean(first) - mean(second) for other seeds and other persons.
 
-    Each row has at least two seeds (the numbers may differ); the queries are the same. Seeds and queries are crossed
-    random factors, as readers and cases in diagnostic studies (Obuchowski and Rockette 1995; Hillis 2007). The variance
-    of the difference is
+    Given are each row's sums of a score over each person's queries. Each row has at least two seeds (the numbers may
+    differ); the queries are the same. Seeds and persons are crossed random factors, as readers and cases in diagnostic
+    studies (Obuchowski and Rockette 1995; Hillis 2007). The variance of the difference is
 
-        var_queries(d) / V + sum over both rows of max(0, var_seeds(m) - r / V) / N,
+        var_persons(d) + sum over both rows of max(0, var_seeds(m) - var_persons(r)) / N,
 
-    with d the differences of each query's means over the seeds, m the means of each seed over the queries, r the
-    residual mean square of seeds x queries, which both of the other terms contain. The interval is Student's t with
-    Satterthwaite's degrees of freedom, from the uncorrected terms. A bootstrap of seeds and queries is too narrow for
-    the two to five seeds that are usual: where seeds differed much, it covered 78, 86 and 89 % with two, three and five
-    of them in simulations, and this interval 94 to 97 %.
+    with d the differences of each query's means over the seeds, m the means of each seed over the queries, r what seeds
+    and queries leave unexplained in one seed, which both of the other terms contain; var_persons is the variance of the
+    mean over the queries where whole persons are drawn (a ratio: Cochran 1977, section 6.4). The interval is Student's
+    t with Satterthwaite's degrees of freedom, from the uncorrected terms. A bootstrap of both is too narrow for
+    the two to five seeds that are usual: where seeds differed much, it covered 78, 86 and 89 % with two, three and
+    five of them in simulations, and this interval 93 to 98 %.
     """
-    difference_V = first_NV.mean(axis=0) - second_NV.mean(axis=0)
-    found, num_queries = float(difference_V.mean()), len(difference_V)
-    of_queries = difference_V.var(ddof=1) / num_queries if num_queries > 1 else np.inf
-    variance, spread = of_queries, of_queries**2 / max(1, num_queries - 1)
-    for values_NV in (first_NV, second_NV):
-        num_seeds = len(values_NV)
-        of_seeds_N1 = values_NV.mean(axis=1, keepdims=True)
-        residual_NV = values_NV - values_NV.mean(axis=0) - of_seeds_N1 + values_NV.mean()
-        residual = (residual_NV**2).sum() / ((num_seeds - 1) * max(1, num_queries - 1))
+    num_queries, num_persons = counts_P.sum(), len(counts_P)
+    if num_persons < 2:
+        return -np.inf, np.inf, 1.0
+    to_variance = num_persons / (num_persons - 1) / num_queries**2  # of sums of squares over the persons
+    difference_P = first_NP.mean(axis=0) - second_NP.mean(axis=0)
+    found = float(difference_P.sum() / num_queries)
+    variance = to_variance * ((difference_P - found * counts_P) ** 2).sum()
+    spread = variance**2 / (num_persons - 1)
+    for sums_NP in (first_NP, second_NP):
+        num_seeds = len(sums_NP)
+        of_seeds_N1 = sums_NP.sum(axis=1, keepdims=True) / num_queries
+        residual_NP = sums_NP - sums_NP.mean(axis=0) - counts_P * (of_seeds_N1 - of_seeds_N1.mean())
+        residual = to_variance * (residual_NP**2).sum() / (num_seeds - 1)
         of_seeds = of_seeds_N1.var(ddof=1)
-        variance += max(0.0, of_seeds - residual / num_queries) / num_seeds
+        variance += max(0.0, of_seeds - residual) / num_seeds
         spread += (of_seeds / num_seeds) ** 2 / (num_seeds - 1)
     if not variance > (_ROUNDING * max(1.0, abs(found))) ** 2:
         return found, found, float(abs(found) <= _ROUNDING)
-    if not np.isfinite(variance):
-        return -np.inf, np.inf, 1.0
     error, freedom = np.sqrt(variance), variance**2 / spread
     half = stats.t.ppf(0.975, freedom) * error
     return found - half, found + half, float(2 * stats.t.sf(abs(found) / error, freedom))

@@ -11,10 +11,10 @@ from utils.files import save_csv
 from utils.metrics import SCORES
 
 TABLE, QUERIES = "compare.csv", "queries.csv"
-_FEW = 50  # queries; below them a percentile bootstrap is too narrow (with 17 it covered about 90 % in simulations)
+_FEW = 50  # persons; below them a percentile bootstrap is too narrow (docs/evaluation.md has the measured coverage)
 _COLUMNS = (
     "row", "against", "score", "seeds", "value", "spread", "low", "high", "p_bootstrap", "p_permutation", "seeds_low",
-    "seeds_high", "p_seeds", "p_holm", "star",
+    "seeds_high", "p_seeds", "decides", "p_holm", "star",
 )  # fmt: skip
 
 
@@ -24,7 +24,7 @@ def score_lines(rows: Sequence[Row], scores: Sequence[Sequence[Score]]) -> list[
         [row.name, str(len(row.runs)), *(f"{_percent(s.value)}{_spread(s)}{_interval(s)}" for s in found)]
         for row, found in zip(rows, scores)
     ]
-    title = "percent [95 % interval over the queries, for these trainings]"
+    title = "percent [95 % interval over the persons, for these trainings]"
     title += ", ± standard deviation over the seeds:" if any(len(row.runs) > 1 for row in rows) else ":"
     return [title, *_aligned(["", "seeds", *SCORES.values()], body)]
 
@@ -40,8 +40,8 @@ def _interval(score: Score) -> str:
 def difference_lines(differences: Sequence[Difference]) -> list[str]:
     """Every difference in points with its intervals and p-values, and what they mean."""
     with_seeds = any(difference.p_seeds is not None for difference in differences)
-    header = ["", "", "difference", "over queries", "p bootstrap", "p permutation"]
-    header += ["over seeds and queries", "p seeds"] if with_seeds else []
+    header = ["", "", "difference", "over persons", "p bootstrap", "p permutation"]
+    header += ["over seeds and persons", "p seeds"] if with_seeds else []
     header += ["p Holm", ""]
     body = []
     for d in differences:
@@ -59,26 +59,33 @@ def _notes(differences: Sequence[Difference], with_seeds: bool) -> list[str]:
     notes = [
         f"p Holm: {decides}, corrected for {pairs} comparison{'s' * (pairs > 1)} of one score (Holm); * below {LEVEL}"
     ]
+    notes.append(
+        "over persons: the queries of one person are alike, so each person counts as one, with all its queries; "
+        "ci95 in metrics.json takes every query by itself and is narrower where persons have several"
+    )
     if any(d.p_seeds is None for d in differences):
         notes.append(
-            "a row of one seed: its intervals and p-values are about other queries, not about another training of the "
+            "a row of one seed: its intervals and p-values are about other persons, not about another training of the "
             "same method; several seeds would tell"
         )
     return notes
 
 
 def size_lines(rows: Sequence[Row]) -> list[str]:
-    """What was tested, and a warning where the queries are few."""
+    """What was tested, and a warning where the persons are few."""
     metrics, scored = rows[0].runs[0].metrics, len(rows[0].queries)
     left_out = f" ({metrics['num_query'] - scored} without a true match are left out)"
     lines = [
         f"{metrics['protocol']['dataset']}, {metrics['num_query']} queries"
         f"{left_out if scored < metrics['num_query'] else ''} against {metrics['num_gallery']} gallery tracklets"
     ]
-    if scored < _FEW:
+    persons = len(rows[0].counts_P)
+    if persons < _FEW:
+        never = f", and can never fall below {LEVEL}" if 2.0 ** (1 - persons) >= LEVEL else ""
         lines.append(
-            f"{scored} queries are few: intervals over queries and 'p bootstrap' are too sure then (95 % means "
-            "about 90), 'p permutation' holds"
+            f"the queries show {persons} person{'s' * (persons > 1)}, which is few: intervals over persons and 'p "
+            "bootstrap' are too sure then (95 % means about 91 with 20 persons, 80 with 5), 'p permutation' holds"
+            + never
         )
     return lines
 
@@ -97,7 +104,7 @@ def save_table(path: Path, rows: Sequence[Row], scores: Sequence[Sequence[Score]
         record |= _bounds("", d.interval) | _bounds("seeds_", d.seeds_interval)
         p_values = {name: getattr(d, name) for name in ("p_bootstrap", "p_permutation", "p_seeds", "p_holm")}
         record |= {name: f"{p:.6g}" for name, p in p_values.items() if p is not None}
-        records.append(record | {"star": "*" if d.holds else ""})
+        records.append(record | {"decides": d.decides, "star": "*" if d.holds else ""})
     save_csv(path, _COLUMNS, records)
 
 

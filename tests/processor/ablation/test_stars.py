@@ -107,6 +107,10 @@ def test_a_row_of_another_test_is_not_compared_and_the_others_are(tmp_path):
     assert marks[:2] == [None, None] and marks[2].holds
     assert len(reasons) == 1 and "are different tests: num_query 50 and 60" in reasons[0]
     assert find_marks([("t", "toy", "x", [])]) == ([None], [])
+    (folders[2] / "splits.csv").write_text("")
+    marks, (*_, reason) = find_marks([("t", "toy", folder.parent.name, [folder]) for folder in folders[::2]])
+    assert marks == [None, None]
+    assert reason == "c is tested on several splits, which share people; such rows get no star"
 
 
 def test_runs_save_their_queries_and_finished_ones_without_are_left_alone(tiny_mars, tmp_path, caplog, monkeypatch):

@@ -13,7 +13,10 @@ import pytest
 from PIL import Image
 
 from datasets.tracklet import ReIDSplits, Tracklet
+from processor.compare import load_row
 from processor.compare.command import main
+from processor.compare.sheet import config_of
+from processor.compare.statistics import permutation_p, person_intervals
 from processor.evaluation import rank_tracklets
 from processor.evaluation.reports import write_reports
 from processor.protocol import EvalProtocol
@@ -67,7 +70,8 @@ def test_untrained_against_trained_is_a_clear_difference(tmp_path, capsys):
     assert main([str(old), str(new), "--out", str(tmp_path / "out")]) == 0
     shown = capsys.readouterr().out
     assert "toy, 31 queries (1 without a true match are left out) against 60 gallery tracklets" in shown
-    assert "30 queries are few" in shown and "trained - untrained     mAP" in shown and shown.count("  *\n") == 3
+    assert "the queries show 30 persons, which is few" in shown
+    assert "trained - untrained     mAP" in shown and shown.count("  *\n") == 3
     for score, name in (("mAP", "mAP"), ("mINP", "mINP"), ("Rank-1", "rank1")):
         record = difference(tmp_path / "out", "trained", name)
         expected = metrics(new)[name] - metrics(old)[name]
@@ -75,9 +79,10 @@ def test_untrained_against_trained_is_a_clear_difference(tmp_path, capsys):
         assert 0 < float(record["low"]) < expected < float(record["high"]) and record["star"] == "*"
         assert max(float(record[p]) for p in ("p_bootstrap", "p_permutation", "p_holm")) < 0.001
         assert record["p_seeds"] == record["seeds_low"] == "" and score in shown
+        assert record["decides"] == "p_permutation"
     (own,) = records(tmp_path / "out", row="trained", against="", score="mAP")
     interval = [float(own[end]) for end in ("low", "high")]
-    assert interval == pytest.approx(metrics(new)["ci95"]["mAP"], abs=1e-6)  # the same bootstrap as metrics.json
+    assert interval == pytest.approx(metrics(new)["ci95"]["mAP"], abs=1e-6)  # with one query each
     (rank5,) = records(tmp_path / "out", row="trained", score="rank5")
     assert float(rank5["value"]) == pytest.approx(metrics(new)["rank5"], abs=1e-6) and rank5["low"] == ""
 
@@ -126,11 +131,12 @@ def test_a_row_of_several_seeds_says_what_another_training_would_change(tmp_path
     assert better["seeds"] == "3" and better["star"] == "*" and float(better["p_seeds"]) < float(better["p_holm"])
     assert float(better["seeds_low"]) < float(better["low"]) < float(better["high"]) < float(better["seeds_high"])
     assert float(same["value"]) == 0 and float(same["p_seeds"]) == 1
+    assert [found["decides"] for found in (better, same, one)] == ["p_seeds", "p_seeds", "p_permutation"]
     assert one["p_seeds"] == "" and one["seeds"] == "1"  # its trainings cannot be told from chance
     (own,) = records(tmp_path / "out", row="better", against="", score="mAP")
     assert float(own["spread"]) == pytest.approx(np.std(scores["better"], ddof=1), abs=2e-6)
     shown = capsys.readouterr().out
-    assert "over seeds and queries" in shown and "corrected for 3 comparisons" in shown
+    assert "over seeds and persons" in shown and "corrected for 3 comparisons" in shown
     assert "a row of one seed: its intervals" in shown and " ± " in shown
 
 
@@ -148,6 +154,24 @@ def test_other_choices_of_the_test_are_what_one_compares(tmp_path, capsys):
     assert f"re_ranking differs: plain off; re {re_ranked}; half off; raw off; bare {re_ranked}" in shown
     assert "precision differs: plain float32; re float32; half bfloat16" in shown and "feat_norm differs" in shown
     assert difference(tmp_path / "out", "re")["value"] == difference(tmp_path / "out", "bare")["value"] != "0.000000"
+
+
+def test_the_persons_are_the_units_with_all_their_queries(tmp_path, capsys):
+    """The same scores, once of 30 persons and once of 5 with six queries each."""
+    runs = [write_run(tmp_path / name, signal) for name, signal in (("a", 1.0), ("b", 2.0))]
+    assert main([*map(str, runs), "--out", str(tmp_path / "own")]) == 0
+    for run in runs:
+        cells(run, lambda t: [row.__setitem__(1, f"p{place % 5}") for place, row in enumerate(t[1:])])
+    assert main([*map(str, runs), "--out", str(tmp_path / "shared")]) == 0
+    assert "the queries show 5 persons" in (shown := capsys.readouterr().out) and "can never fall below 0.05" in shown
+    own, shared = difference(tmp_path / "own", "b"), difference(tmp_path / "shared", "b")
+    assert own["value"] == shared["value"] and own["star"] == "*" and shared["star"] == ""
+    assert float(shared["p_permutation"]) in [count / 2**5 for count in range(2, 33)]
+    changes = [(int(r["pid"][1:]), float(r["change b"])) for r in read_csv(tmp_path / "shared" / "queries.csv")]
+    sums = np.bincount(*zip(*changes))[None]
+    assert float(shared["p_permutation"]) == permutation_p(sums)[0]
+    low, high = person_intervals(sums, np.full(5, PEOPLE // 5))[0]
+    assert (float(shared["low"]), float(shared["high"])) == pytest.approx((low, high), abs=5e-6)
 
 
 def edit(path, change):
@@ -222,8 +246,10 @@ def test_the_command_to_test_again_is_the_one_that_helps(tmp_path, caplog):
     assert f"python eval-main.py --config_file {b}/config.yml TEST.WEIGHT {b}/best.pth OUTPUT_DIR {b}-ranks" in line
     edit(b / "metrics.json", lambda m: m.update(weight=f"{a}/best.pth"))
     (a / "config.yml").write_text("")
+    edit(b / "metrics.json", lambda m: m.update(config={"TEST.RE_RANKING": True, "DATASETS.ROOT_DIR": "my data"}))
     line = one_error(caplog, main, [str(a), str(b)])
-    assert f"--config_file {a}/config.yml TEST.WEIGHT {a}/best.pth OUTPUT_DIR {b}-ranks TEST.SAVE_RANKS True" in line
+    assert f"--config_file {a}/config.yml TEST.RE_RANKING True DATASETS.ROOT_DIR 'my data'" in line
+    assert f"'my data' TEST.WEIGHT {a}/best.pth OUTPUT_DIR {b}-ranks TEST.SAVE_RANKS True" in line
 
 
 @pytest.mark.parametrize(
@@ -234,6 +260,7 @@ def test_the_command_to_test_again_is_the_one_that_helps(tmp_path, caplog):
         (["{a}", "{a}"], "two rows are called {a}; give one another name"),
         (["x={a}", "x={b}"], "two rows are called x"),
         (["{a}", "x={b},{b}"], "x names a run twice"),
+        (["{a}", ""], "command line: a RUN is empty"),
         (["{a}", "x="], "RUN x= is neither a folder nor NAME="),
         (["{a}", "={b}"], "is neither a folder nor NAME="),
         (["{a}", "{b}", "--sheet", "2"], "--sheet writes pictures; name their folder with --out"),
@@ -289,7 +316,12 @@ def re_ranked(trained_run, tiny_mars, tmp_path):
 
 def test_a_sheet_shows_both_ranked_lists_of_the_queries_that_changed_most(trained_run, re_ranked, tmp_path):
     out = tmp_path / "out"
+    out.mkdir()
+    (out / "changes7.png").write_bytes(b"of an earlier comparison")
     assert main([str(trained_run), str(re_ranked), "--out", str(out), "--sheet", "2"]) == 0
+    assert not (out / "changes7.png").exists()
+    config, keys = config_of(load_row("re_ranked", [re_ranked]))  # of the test, not of the training
+    assert config is None and keys[keys.index("TEST.RE_RANKING") + 1] == "True"
     changed = sum(float(row["change re_ranked"]) != 0 for row in read_csv(out / "queries.csv"))
     assert changed > 2
     picture = np.asarray(Image.open(out / "changes1.png").convert("RGB"))

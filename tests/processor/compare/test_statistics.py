@@ -7,10 +7,15 @@ import pytest
 from scipy import stats
 
 from processor.compare import statistics
-from processor.compare.statistics import bootstrap_p, holm, over_seeds, permutation_p
+from processor.compare.statistics import bootstrap_p, holm, over_seeds, permutation_p, person_intervals
 from utils import metrics
 from utils.metrics import mean_intervals
 from utils.ranking import average_precision
+
+
+def once(values: np.ndarray) -> np.ndarray:
+    """Counts of persons with one query each, who are then the queries."""
+    return np.ones(values.shape[-1], dtype=int)
 
 
 def means_of(values: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -54,13 +59,13 @@ def test_a_small_case_by_hand():
 
 def test_equal_rows_are_not_different():
     zero = np.zeros((2, 40))
-    assert permutation_p(zero).tolist() == bootstrap_p(zero).tolist() == [1, 1]
+    assert permutation_p(zero).tolist() == bootstrap_p(zero, once(zero)).tolist() == [1, 1]
     assert mean_intervals(zero).tolist() == [[0, 0], [0, 0]]
     seeds = np.random.default_rng(0).random((3, 40))
-    low, high, p = over_seeds(seeds, seeds)
+    low, high, p = over_seeds(seeds, seeds, once(seeds))
     assert low < 0 < high and p == 1
-    assert over_seeds(seeds[[0, 0]], seeds[[0, 0]]) == (0, 0, 1)
-    assert over_seeds(np.ones((2, 9)), np.zeros((2, 9))) == (1, 1, 0)
+    assert over_seeds(seeds[[0, 0]], seeds[[0, 0]], once(seeds)) == (0, 0, 1)
+    assert over_seeds(np.ones((2, 9)), np.zeros((2, 9)), np.ones(9)) == (1, 1, 0)
 
 
 def test_scores_and_unchanged_queries_do_not_disturb_each_other():
@@ -90,7 +95,7 @@ def test_drawn_swaps_agree_with_scipy_within_their_error():
 
 def test_the_bootstrap_agrees_with_scipy_within_its_error():
     difference = np.random.default_rng(5).normal([[0.0], [0.15]], 1, (2, 200))
-    for row, p, interval in zip(difference, bootstrap_p(difference), mean_intervals(difference)):
+    for row, p, interval in zip(difference, bootstrap_p(difference, once(difference)), mean_intervals(difference)):
         expected = stats.bootstrap((row,), np.mean, n_resamples=20_000, method="percentile", rng=6)
         width = interval[1] - interval[0]
         ends = expected.confidence_interval
@@ -110,11 +115,11 @@ def test_intervals_cover_and_tests_alarm_as_often_as_they_say(queries, quick_res
     assert 0.93 <= coverage(mean_intervals(difference), (second - first).mean()) <= 0.97
     swapped = np.where(rng.random(difference.shape) < 0.5, difference, -difference)
     assert 0.035 <= (permutation_p(swapped) <= 0.05).mean() <= 0.065
-    assert 0.035 <= (bootstrap_p(swapped) <= 0.05).mean() <= 0.065
+    assert 0.035 <= (bootstrap_p(swapped, once(swapped)) <= 0.05).mean() <= 0.065
 
 
-def test_with_few_queries_the_permutation_test_still_holds_and_the_bootstrap_is_too_sure():
-    """What the command warns of: 17 queries."""
+def test_with_few_persons_the_permutation_test_still_holds_and_the_bootstrap_is_too_sure():
+    """What the command warns of: 17 persons."""
     draws, queries, (first, second) = 1000, 17, population(1)
     rng = np.random.default_rng(8)
     difference = (second - first)[rng.integers(len(first), size=(draws, queries))]
@@ -138,32 +143,91 @@ def test_a_ranking_metric_behaves_as_the_logistic_population_does():
     assert 0.1 < values.std() and 0.93 <= coverage(mean_intervals(drawn), values.mean()) <= 0.97
 
 
-@pytest.mark.parametrize("seed_spread", [0.1, 0.3])
-def test_the_interval_over_seeds_covers_where_that_over_queries_does_not(seed_spread):
-    """Two equal methods with three seeds each: the trainings differ, the methods do not."""
-    rng, draws, seeds, queries = np.random.default_rng(10), 400, 3, 200
-    covered = over_queries = 0
+def counts_of(persons: int, queries: int) -> np.ndarray:
+    """Queries of each person: one, and the others by chance."""
+    others = np.random.default_rng(0).integers(persons, size=queries - persons)
+    return 1 + np.bincount(others, minlength=persons)
+
+
+def alike(rng: np.random.Generator, shape: tuple[int, ...], counts: np.ndarray, correlation: float) -> np.ndarray:
+    """Normal values (*shape, queries) of which those of one person correlate."""
+    of_persons = np.repeat(rng.normal(size=(*shape, len(counts))), counts, axis=-1)
+    return correlation**0.5 * of_persons + (1 - correlation) ** 0.5 * rng.normal(size=(*shape, counts.sum()))
+
+
+def sums_of(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    return np.add.reduceat(values, np.cumsum(counts) - counts, axis=-1)
+
+
+def alike_pair(rng: np.random.Generator, draws: int, counts: np.ndarray, correlation: float) -> list[np.ndarray]:
+    """AP (draws, queries) of two methods, the second a little better, as in `population`."""
+    ease = 2 + 2 * alike(rng, (draws,), counts, correlation)
+    return [1 / (1 + np.exp(-(ease + gain + 0.8 * alike(rng, (draws,), counts, correlation)))) for gain in (0.0, 0.2)]
+
+
+@pytest.mark.parametrize(
+    ("persons", "queries", "correlation", "as_queries"),
+    [(60, 200, 0.3, 0.09), (626, 1980, 0.3, 0.09), (626, 1980, 0.0, 0.035)],
+)
+def test_persons_with_several_queries_make_nothing_too_sure(persons, queries, correlation, as_queries, quick_resamples):
+    """1,000 query sets each, the second shaped as MARS; `as_queries`: the least false alarms of flipping queries."""
+    rng, counts = np.random.default_rng(7), counts_of(persons, queries)
+    first, second = alike_pair(rng, 1000, counts, correlation)
+    truth = [x.mean() for x in alike_pair(rng, 100, np.full(3000, 3), correlation)]
+    difference = sums_of(second - first, counts)
+    assert 0.925 <= coverage(person_intervals(sums_of(first, counts), counts), truth[0]) <= 0.97
+    assert 0.93 <= coverage(person_intervals(difference, counts), truth[1] - truth[0]) <= 0.97
+    signs = np.where(rng.random(difference.shape) < 0.5, 1, -1)
+    assert 0.035 <= (permutation_p(signs * difference) <= 0.05).mean() <= 0.065
+    assert 0.035 <= (bootstrap_p(signs * difference, counts) <= 0.05).mean() <= 0.065
+    each = np.repeat(signs, counts, axis=1) * (second - first)
+    assert (permutation_p(each[:400]) <= 0.05).mean() >= as_queries  # why the persons are the units
+
+
+def test_a_person_with_three_queries_by_hand():
+    """Persons with the differences 0.1, 0.2, 0.3 and 0.4: of the four swaps only none and both reach the mean."""
+    sums, counts = np.array([[0.6, 0.4]]), np.array([3, 1])
+    assert permutation_p(sums).tolist() == [2 / 4]
+    # Two draws with replacement: the means over the queries are 0.2 (1 of 4), 0.25 (2 of 4) and 0.4 (1 of 4).
+    assert person_intervals(sums, counts) == pytest.approx(np.array([[0.2, 0.4]]))
+    assert bootstrap_p(sums, counts) == pytest.approx([1 / 2001], abs=1e-12)  # none is 0.25 from 0.25
+
+
+def test_one_query_of_each_person_gives_the_intervals_of_metrics_json():
+    values = np.random.default_rng(11).random((3, 80))
+    np.testing.assert_allclose(person_intervals(values, once(values)), mean_intervals(values), rtol=1e-12)
+
+
+SEVERAL_SEEDS = [(200, 200, 2, 0.1), (200, 200, 2, 0.3), (200, 200, 3, 0.1), (200, 200, 3, 0.3), (60, 200, 3, 0.1)]
+
+
+@pytest.mark.parametrize(("persons", "queries", "seeds", "seed_spread"), SEVERAL_SEEDS)
+def test_the_interval_over_seeds_covers_where_that_over_persons_does_not(persons, queries, seeds, seed_spread):
+    """Two equal methods with a few seeds each, whose trainings differ; queries of a person are alike."""
+    rng, draws, counts = np.random.default_rng(10), 400, counts_of(persons, queries)
+    covered = over_persons = 0
     for _ in range(draws):
         ease = rng.normal(2, 2, queries)
         rows = []
         for _ in range(2):
-            of_method = ease + rng.normal(0, 0.7, queries)
-            noise = rng.normal(0, seed_spread, (seeds, 1)) + rng.normal(0, 0.8, (seeds, queries))
-            rows.append(1 / (1 + np.exp(-(of_method + noise))))
-        low, high, p = over_seeds(*rows)
+            of_method = ease + 0.7 * alike(rng, (), counts, 0.3)
+            noise = rng.normal(0, seed_spread, (seeds, 1)) + 0.8 * alike(rng, (seeds,), counts, 0.3)
+            rows.append(sums_of(1 / (1 + np.exp(-(of_method + noise))), counts))
+        low, high, p = over_seeds(*rows, counts)
         assert (p > 0.05) == (low <= 0 <= high)
         covered += low <= 0 <= high
         difference = rows[0].mean(axis=0) - rows[1].mean(axis=0)
-        half = 1.96 * difference.std(ddof=1) / math.sqrt(queries)
-        over_queries += abs(difference.mean()) <= half
-    assert 0.92 <= covered / draws <= 0.985
-    assert over_queries / draws < (0.95 if seed_spread == 0.1 else 0.75)
+        mean = difference.sum() / queries
+        half = 1.96 * math.sqrt(((difference - mean * counts) ** 2).sum()) / queries
+        over_persons += abs(mean) <= half
+    assert 0.92 <= covered / draws <= 0.99
+    assert over_persons / draws < (0.95 if seed_spread == 0.1 else 0.75)
 
 
 def test_the_interval_over_seeds_is_a_t_test_where_all_queries_agree():
     """Without differences between queries only the seeds are left: Welch's t-test of their means."""
     first, second = np.array([0.70, 0.74, 0.75]), np.array([0.60, 0.66])
-    low, high, p = over_seeds(np.tile(first[:, None], 50), np.tile(second[:, None], 50))
+    low, high, p = over_seeds(np.tile(first[:, None], 50), np.tile(second[:, None], 50), np.ones(50))
     expected = stats.ttest_ind(first, second, equal_var=False)
     ends = expected.confidence_interval(0.95)
     assert (low, high, p) == pytest.approx((ends.low, ends.high, expected.pvalue), rel=1e-9)
