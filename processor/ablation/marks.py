@@ -16,6 +16,9 @@ NOTE = (
 )
 
 
+_OF_THE_TEST = ("sampling", "re_ranking", "neck_feat", "feat_norm")  # of a protocol: no part of the method
+
+
 @dataclass(frozen=True)
 class Mark:
     """How sure a row's difference to its reference is."""
@@ -57,6 +60,9 @@ def find_marks(rows: Sequence[tuple[str, str, str, Sequence[Path]]]) -> tuple[li
         for number in (number for number in others if number in loaded):
             try:
                 reference, row = check_comparable([loaded[first], loaded[number]])
+                if differing := [name for name in _OF_THE_TEST if len(_values(reference, row, name)) > 1]:
+                    names = f"{rows[number][2]} and {rows[first][2]}"
+                    raise InputError(f"{names} were tested in other ways ({', '.join(differing)})")
                 pairs.append((row, reference))
             except InputError as error:
                 reasons.append(error.line)
@@ -64,3 +70,8 @@ def find_marks(rows: Sequence[tuple[str, str, str, Sequence[Path]]]) -> tuple[li
             if difference.name == "mAP":
                 marks[int(difference.row)] = Mark(rows[first][2], difference.p_holm, difference.holds)
     return marks, list(dict.fromkeys(reasons))
+
+
+def _values(reference: Row, row: Row, name: str) -> set[str]:
+    """What the tests of both rows chose for this field of the protocol."""
+    return {str(run.metrics["protocol"].get(name)) for run in (*reference.runs, *row.runs)}

@@ -144,8 +144,11 @@ def _load_run(folder: Path) -> Run:
         raise InputError(f"{path} holds no scores of one test; {_instead(folder)}")
     if "splits" in metrics:
         raise InputError(f"{folder} is a series of splits, which share people; compare one split, {folder / 'split0'}")
-    if not isinstance(metrics["protocol"], dict):
-        raise InputError(f"{path}: protocol says nothing of the test")
+    protocol, counts = metrics["protocol"], (metrics["num_query"], metrics["num_gallery"])
+    if not (isinstance(protocol, dict) and isinstance(protocol.get("dataset"), str)):
+        raise InputError(f"{path}: protocol names no dataset; {_instead(folder)}")
+    if not all(type(count) is int for count in counts):
+        raise InputError(f"{path}: num_query or num_gallery is no number; {_instead(folder)}")
     if (folder / files.RANKS).exists():
         source = folder / files.RANKS
         queries, values_SQ = read_ranks(source)

@@ -51,6 +51,10 @@ def train_one_epoch(
         run.meters = meters.state_dict() | {"seconds": before + time.perf_counter() - start}
         safety.save()
 
+    def save_if_due() -> None:
+        if safety.save_every and run.step % safety.save_every == 0 and run.step < last:
+            save_here()
+
     with watch.bar(loader, run, last) as bar:
         for batch in until_stopped(bar):
             if runtime.ranks.told_to_stop():
@@ -66,6 +70,7 @@ def train_one_epoch(
                 for buffer, before_step in zip(run.model.buffers(), statistics):
                     buffer.copy_(before_step)
                 safety.skip(_terms_text({name: value.detach() for name, value in losses.items()}))
+                save_if_due()
                 continue
             finite.add(losses, run.step)
             watch.before_update(run, losses)
@@ -74,8 +79,7 @@ def train_one_epoch(
             meters.update(losses)
             frames += (compute.batch_size or clips.shape[0]) * clips.shape[1]
             watch.after_step(run, meters, frames / (time.perf_counter() - start))
-            if safety.save_every and run.step % safety.save_every == 0 and run.step < last:
-                save_here()
+            save_if_due()
     finite.finish()
     if meters.count == 0:
         raise NonFiniteLossError(f"no step of epoch {run.epoch + 1} has a finite loss; lower SOLVER.BASE_LR")

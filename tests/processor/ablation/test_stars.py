@@ -135,3 +135,13 @@ def test_runs_save_their_queries_and_finished_ones_without_are_left_alone(tiny_m
     assert compared["compared with"] == "2: CLIP-M" and 0 < float(compared["p mAP"]) <= 1
     assert main([rows[0], *argv, "--seeds", "7"]) == 0  # new runs save them unasked
     assert (out / "table2_row2" / "seed7" / "ranks.csv").exists()
+
+
+def test_rows_that_were_tested_in_other_ways_are_not_starred(tmp_path):
+    folders = [write_run(tmp_path / name / "seed1", shift, 5) for name, shift in (("a", 0), ("b", 1))]
+    path = folders[1] / "metrics.json"
+    content = json.loads(path.read_text())
+    content["protocol"]["re_ranking"] = {"k1": 20, "k2": 6, "lambda": 0.3}
+    path.write_text(json.dumps(content))
+    marks, reasons = find_marks([("t", "toy", folder.parent.name, [folder]) for folder in folders])
+    assert marks == [None, None] and reasons == ["b and a were tested in other ways (re_ranking)"]

@@ -55,6 +55,18 @@ def test_a_step_may_be_left_out_and_leaves_no_trace(tiny_argv, tmp_path, monkeyp
     assert len(list((tmp_path / "run").glob("nonfinite_*.csv"))) == 2
 
 
+def test_the_state_after_a_step_that_was_left_out_is_saved_when_it_is_due(
+    tiny_argv, tmp_path, interrupt_when, break_steps, monkeypatch
+):
+    saved = []
+    monkeypatch.setattr("processor.training.state.RunState.save", lambda run, *_: saved.append((run.epoch, run.step)))
+    break_steps({2})
+    keys = {"SOLVER__ON_NONFINITE": "skip", "SOLVER__SAVE_EVERY_STEPS": 2}
+    interrupt_when(lambda epoch, step: (epoch, step) == (1, 3))
+    assert train_main(tiny_argv(**keys)) == 130
+    assert (0, 2) in saved
+
+
 @pytest.mark.slow
 def test_a_resumed_run_leaves_out_the_same_steps(tiny_argv, tmp_path, monkeypatch, interrupt_when, break_steps):
     keys = {"SOLVER__ON_NONFINITE": "skip", "SOLVER__MAX_EPOCHS": 2, "SOLVER__SAVE_EVERY_STEPS": 2}
