@@ -255,7 +255,7 @@ def test_weights_beyond_two_gibibytes_are_refused_for_onnx(vit_program, tmp_path
 def test_an_onnx_file_that_cannot_be_run_is_said_in_one_line(tmp_path):
     pytest.importorskip("onnxruntime")
     (tmp_path / "file").write_bytes(b"no such graph")
-    with pytest.raises(InputError, match=r"onnxruntime \S+ cannot run the file \(.*\); take a lower --opset"):
+    with pytest.raises(InputError, match=r"onnxruntime \S+ cannot run the file \(.*Protobuf parsing failed.*\)$"):
         onnx_file.load(tmp_path / "file")
 
 

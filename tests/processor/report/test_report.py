@@ -27,6 +27,7 @@ def page_of(run, *opts):
     return run / "report" / "index.html"
 
 
+@pytest.mark.slow
 def test_the_page_has_the_lists_of_ranks_csv_whatever_it_is_made_from(run, tmp_path, caplog):
     from_features = page_of(run)
     assert caplog.messages[-1] == f"wrote {from_features}"

@@ -99,6 +99,7 @@ def test_config_and_final_scores_are_there_as_text(watched_run):
     assert "| percent | mAP |" in scores and "| last, epoch 3 |" in scores and "| untrained |" in scores
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stop_at", "saved"),
     [((2, 8), 5), pytest.param((1, 5), 0, marks=pytest.mark.slow), pytest.param((3, 4), 0, marks=pytest.mark.slow)],
@@ -153,6 +154,7 @@ def updates(run: Path) -> int:
     return int(load(run / "last.pth")["optimizer"]["state"][0]["step"])
 
 
+@pytest.mark.slow
 def test_the_key_may_change_when_a_run_continues_and_off_needs_no_package(
     trained_run, tiny_argv, tmp_path, monkeypatch
 ):
@@ -281,4 +283,4 @@ def test_a_picture_that_cannot_be_drawn_ends_no_run(tiny_argv, tmp_path, monkeyp
     monkeypatch.setattr(session, "save_curves", missing)
     with caplog.at_level(logging.WARNING):
         assert train_main(tiny_argv(SOLVER__MAX_EPOCHS=1)) == 0
-    assert "no curves.png: No module named 'matplotlib'" in caplog.text
+    assert "curves.png: No module named 'matplotlib'" in caplog.text
