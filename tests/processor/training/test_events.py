@@ -6,6 +6,7 @@ import math
 import shutil
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,12 @@ STEPS = (9, 8, 9)  # of the epochs of the tiny set
 def accumulated(run: Path):
     events = event_accumulator.EventAccumulator(str(run / "tensorboard"), {"scalars": 0, "tensors": 0})
     return events.Reload()
+
+
+def go_on(argv: list[str]) -> int:
+    """`train_main` in the next second: TensorBoard orders the files of one process and second by their names."""
+    time.sleep(1 - time.time() % 1)
+    return train_main(argv)
 
 
 def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
@@ -115,7 +122,7 @@ def test_the_curves_of_a_continued_run_have_no_gap_and_no_overlap(
     assert (state["epoch"], state["step"]) == (stop_at[0] - 1, saved)
     assert curves(run)["loss/total"][-1][0] >= sum(STEPS[: state["epoch"]]) + saved
     monkeypatch.undo()
-    assert train_main(tiny_argv("--resume", **WATCHED)) == 0
+    assert go_on(tiny_argv("--resume", **WATCHED)) == 0
     assert len(list((run / "tensorboard").iterdir())) == 2
     assert repeatable(run) == repeatable(watched_run)
 
@@ -136,14 +143,14 @@ def test_a_run_that_was_killed_while_it_saved_the_scores_of_a_test_shows_them_on
     assert train_main(tiny_argv(**WATCHED)) == 130
     assert len(curves(run)["test/mAP"]) == 2 and "mAP" not in load(run / "last.pth")["history"][-1]
     monkeypatch.undo()
-    assert train_main(tiny_argv("--resume", **WATCHED)) == 0
+    assert go_on(tiny_argv("--resume", **WATCHED)) == 0
     assert repeatable(run) == repeatable(watched_run)
 
 
 def test_a_finished_run_goes_on_behind_its_curves(watched_run, tiny_argv, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(watched_run, run)
-    assert train_main(tiny_argv("--resume", **WATCHED | {"SOLVER__MAX_EPOCHS": 4})) == 0
+    assert go_on(tiny_argv("--resume", **WATCHED | {"SOLVER__MAX_EPOCHS": 4})) == 0
     before, after = repeatable(watched_run), repeatable(run)
     assert {tag: points[: len(before[tag])] for tag, points in after.items()} == before
     assert [step for step, _ in after["test/mAP"]] == [9, 17, 26, updates(run)]
@@ -165,7 +172,7 @@ def test_the_key_may_change_when_a_run_continues_and_off_needs_no_package(
     assert not (run / "tensorboard").exists()
     monkeypatch.undo()
     first = updates(run)
-    assert train_main(tiny_argv("--resume", SOLVER__MAX_EPOCHS=5, **ON | {"SOLVER__LOG_PERIOD": 1})) == 0
+    assert go_on(tiny_argv("--resume", SOLVER__MAX_EPOCHS=5, **ON | {"SOLVER__LOG_PERIOD": 1})) == 0
     assert [step for step, _ in curves(run)["loss/total"]] == list(range(first, updates(run)))
     assert curves(run)["epoch/number"] == [(first, 4), (updates(run), 5)]
 
