@@ -27,7 +27,7 @@ from datasets import check_frames_present, configured_splits
 from model import build_model, build_text_branch, check_model
 from processor import run_folder as files
 from processor.ablation.cost import Cost, count_cost
-from processor.ablation.tables import RowResult, log_costs, log_tables, write_tables
+from processor.ablation.tables import RowResult, log_costs, write_tables
 from processor.distributed import current_ranks
 from processor.launch import run_on_ranks
 from processor.series import is_finished, run_or_continue, split_cfgs
@@ -130,8 +130,8 @@ def _run(arguments: argparse.Namespace) -> None:
     log_to_file(out / _LOG, append=True)
     if ranks.is_main:
         results = _results(rows, seeds, costs, out)
-        log_tables(results)
-        logger.info("wrote %s", ", ".join(map(str, write_tables(out, results))))
+        written = write_tables(out, results, log=True)
+        logger.info("wrote %s", ", ".join(map(str, written)))
     if failed:
         raise InputError(f"{len(failed)} runs did not end: {', '.join(failed)}; the reason of each stands above")
 

@@ -25,6 +25,7 @@ class Mark:
 
     reference: str  # label of the first row
     p: float  # of the difference in mAP, after Holm's correction
+    decides: str  # the test that it comes from: 'p_seeds' or 'p_permutation'
     holds: bool
 
 
@@ -68,7 +69,8 @@ def find_marks(rows: Sequence[tuple[str, str, str, Sequence[Path]]]) -> tuple[li
                 reasons.append(error.line)
         for difference in compare(pairs):
             if difference.name == "mAP":
-                marks[int(difference.row)] = Mark(rows[first][2], difference.p_holm, difference.holds)
+                against, p = rows[first][2], difference.p_holm
+                marks[int(difference.row)] = Mark(against, p, difference.decides, difference.holds)
     return marks, list(dict.fromkeys(reasons))
 
 

@@ -12,6 +12,7 @@ from datasets import find_dataset
 from processor.ablation.cost import Cost
 from processor.ablation.marks import NOTE, Mark, find_marks
 from processor.ablation.paper import PAPER_ROWS, PaperRow
+from processor.compare import aligned
 from processor.splits_table import mean_and_spread
 from utils.files import save_csv, save_text
 from utils.metrics import SCORES
@@ -25,7 +26,7 @@ _OWN_ROWS = "Own rows"
 _COLUMNS = (
     "table", "row", "config", "data set", "seeds",
     *(title + part for title, _ in _METRICS for part in ("", " spread", " paper", " difference")),
-    "compared with", "p mAP", "star",
+    "compared with", "p mAP", "decides", "star",
     "params M", "params M paper", "FLOPs G", "FLOPs G paper", "deployed FLOPs G",
 )  # fmt: skip
 _NOTES = (
@@ -57,19 +58,22 @@ class RowResult:
     folders: Sequence[Path] = ()  # of the same seeds; without them the row is compared with none
 
 
-def write_tables(out: Path, results: Sequence[RowResult]) -> list[Path]:
-    """Write tables.md and tables.csv with a row for each result, in the order of the paper's tables."""
+def write_tables(out: Path, results: Sequence[RowResult], log: bool = False) -> list[Path]:
+    """Write tables.md and tables.csv with a row for each result, in the order of the paper's tables.
+
+    With `log` the tables also go to the screen and the log.
+    """
     records, reasons = _records(results)
     sections = [f"## {table}\n\n{_markdown(rows)}\n" for table, rows in _by_table(records).items()]
     notes = [*_NOTES, *_comparability(records), *_of_marks(records, reasons)]
     save_text(out / MARKDOWN, "\n".join([*sections, *notes, ""]))
     save_csv(out / CSV, _COLUMNS, records)
+    if log:
+        _log_tables(records, reasons)
     return [out / MARKDOWN, out / CSV]
 
 
-def log_tables(results: Sequence[RowResult]) -> None:
-    """The same tables on screen and in the log."""
-    records, reasons = _records(results)
+def _log_tables(records: Sequence[dict[str, str]], reasons: Sequence[str]) -> None:
     for table, rows in _by_table(records).items():
         _log_aligned(table, *_short_cells(rows))
     for note in (*_comparability(records), *_of_marks(records, reasons)):
@@ -92,12 +96,9 @@ def log_costs(results: Sequence[RowResult]) -> None:
 
 
 def _log_aligned(title: str, header: Sequence[str], body: Sequence[Sequence[str]]) -> None:
-    """A title and a line per row: the first column stands left, the others right."""
-    widths = [max(map(len, column)) for column in zip(header, *body)]
-    logger.info("%s", title)
-    for first, *others in (header, *body):
-        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:]))]
-        logger.info("  %s", "  ".join(cells))
+    """A title and a line per row."""
+    for line in (title, *aligned(header, body)):
+        logger.info("%s", line)
 
 
 def _records(results: Sequence[RowResult]) -> tuple[list[dict[str, str]], list[str]]:
@@ -130,7 +131,8 @@ def _record(paper: PaperRow, result: RowResult, mark: Mark | None) -> dict[str, 
     if not result.runs:
         return record
     if mark is not None:
-        record |= {"compared with": mark.reference, "p mAP": f"{mark.p:.4f}", "star": "*" if mark.holds else ""}
+        record |= {"compared with": mark.reference, "p mAP": f"{mark.p:.4f}", "decides": mark.decides}
+        record["star"] = "*" if mark.holds else ""
     mean, spread = mean_and_spread(result.runs)
     published = dict(zip(_PUBLISHED, paper.scores.get(dataset, ())))
     for title, name in _METRICS:

@@ -26,7 +26,7 @@ def score_lines(rows: Sequence[Row], scores: Sequence[Sequence[Score]]) -> list[
     ]
     title = "percent [95 % interval over the persons, for these trainings]"
     title += ", ± standard deviation over the seeds:" if any(len(row.runs) > 1 for row in rows) else ":"
-    return [title, *_aligned(["", "seeds", *SCORES.values()], body)]
+    return [title, *aligned(["", "seeds", *SCORES.values()], body)]
 
 
 def _spread(score: Score) -> str:
@@ -50,7 +50,7 @@ def difference_lines(differences: Sequence[Difference]) -> list[str]:
         if with_seeds:
             cells += ["-", "-"] if d.p_seeds is None else [_points_interval(d.seeds_interval), _chance(d.p_seeds)]
         body.append([*cells, _chance(d.p_holm), "*" if d.holds else ""])
-    return ["differences in points [95 % interval]:", *_aligned(header, body), *_notes(differences, with_seeds)]
+    return ["differences in points [95 % interval]:", *aligned(header, body), *_notes(differences, with_seeds)]
 
 
 def _notes(differences: Sequence[Difference], with_seeds: bool) -> list[str]:
@@ -128,7 +128,7 @@ def by_change(rows: Sequence[Row]) -> list[int]:
     return np.argsort(-change_V.round(9), kind="stable").tolist()
 
 
-def _aligned(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+def aligned(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     """A line per row: the first column stands left, the others right."""
     widths = [max(map(len, column)) for column in zip(header, *body)]
     lines = []

@@ -13,7 +13,6 @@ from processor.evaluation.contact_sheet import SheetCell as SheetCell
 from processor.evaluation.contact_sheet import draw_sheet as draw_sheet
 from processor.evaluation.contact_sheet import reader as reader
 from processor.evaluation.curves import draw_curves as draw_curves
-from processor.evaluation.curves import read_history as read_history
 from processor.evaluation.curves import save_curves as save_curves
 from processor.evaluation.evaluator import Evaluation as Evaluation
 from processor.evaluation.evaluator import rank_tracklets as rank_tracklets

@@ -1,6 +1,5 @@
 """The course of a training as a picture: losses, scores, learning rate and seconds per epoch, from history.csv."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,12 +20,6 @@ _FEW = 30  # epochs up to which each has a dot
 _SHOWN = ("mAP", "mINP", "rank1", "rank5")  # of SCORES; those after Rank-5 lie at the upper edge
 
 Points = tuple[list[float], list[float]]  # epochs, values
-
-
-def read_history(path: Path) -> list[dict[str, str]]:
-    """The rows of a history.csv."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def save_curves(path: Path, history: Sequence[Mapping[str, Any]]) -> None:

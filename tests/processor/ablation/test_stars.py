@@ -62,11 +62,12 @@ def test_a_star_stands_where_the_difference_to_the_first_row_of_the_table_is_rea
     (tmp_path / "without").mkdir()
     write_tables(tmp_path / "without", [RowResult(r.name, None, True, r.runs) for r in results])
     plain = {record["config"]: record for record in read_csv(tmp_path / "without" / "tables.csv")}
-    new = ("compared with", "p mAP", "star")
+    new = ("compared with", "p mAP", "decides", "star")
     assert {n: {k: v for k, v in r.items() if k not in new} for n, r in records.items()} == {
         n: {k: v for k, v in r.items() if k not in new} for n, r in plain.items()
     }
     assert "* mAP differs" not in (tmp_path / "without" / "tables.md").read_text()
+    assert {record["decides"] for record in records.values()} == {"", "p_seeds"}
 
 
 def test_holm_counts_the_rows_of_the_table(tmp_path):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from processor.evaluation import draw_curves, read_history, save_curves
+from processor.evaluation import draw_curves, save_curves
+from processor.evaluation.html_report.run_files import read_history
 from tests.refusals import refused
 
 
@@ -56,8 +57,8 @@ def test_the_picture_is_written_whole(tmp_path, epochs):
 
 def test_the_picture_is_drawn_from_the_file_of_a_run(trained_run, tmp_path):
     """And that of the run is the same."""
-    rows = read_history(trained_run / "history.csv")
-    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    rows = read_history(trained_run)
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
     save_curves(tmp_path / "again.png", rows)
     with Image.open(trained_run / "curves.png") as first, Image.open(tmp_path / "again.png") as second:
         assert np.array_equal(np.asarray(first), np.asarray(second))
